@@ -1,0 +1,162 @@
+//! The nouns of the protocol: who takes part, in which view, and what they agree on.
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+/// A place in the log. The first entry has index 1; 0 means "nothing yet".
+pub type Index = u64;
+
+/// Milliseconds on a monotonic clock. The core is told the time with every step and never asks for it.
+pub type Millis = u64;
+
+/// The operator's number for a node, 1 to [`NodeId::MAX`]. It outlives processes, stores and incarnations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct NodeId(pub u16);
+
+impl NodeId {
+    /// Highest id that the operator may give.
+    pub const MAX: u16 = 9999;
+}
+
+impl fmt::Display for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// One membership of one node: random, drawn anew for every join, kept in the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Incarnation(pub u64);
+
+impl fmt::Display for Incarnation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// The number of a view. Epoch 0 is "no view yet"; the first view has epoch 1.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Epoch(pub u64);
+
+impl Epoch {
+    /// The epoch of the view that follows.
+    pub fn next(self) -> Epoch {
+        Epoch(self.0 + 1)
+    }
+}
+
+impl fmt::Display for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The identity of a cluster's history, drawn at random when its first view is proposed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ClusterId(pub u128);
+
+impl fmt::Display for ClusterId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+/// A node in one of its incarnations: what a view lists and what a mailbox is named after.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Member {
+    pub id: NodeId,
+    pub incarnation: Incarnation,
+}
+
+impl fmt::Display for Member {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.id, self.incarnation)
+    }
+}
+
+/// A link of a digest chain: the first 16 bytes of a SHA-256. Two equal digests mean two equal histories.
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Digest(pub [u8; 16]);
+
+impl Digest {
+    /// The digest of nothing, from which every chain starts.
+    pub const ZERO: Digest = Digest([0; 16]);
+
+    /// The next link: `SHA-256(self || parts...)`, cut to 16 bytes.
+    pub fn chain(self, parts: &[&[u8]]) -> Digest {
+        let mut hash = Sha256::new();
+        hash.update(self.0);
+        for part in parts {
+            hash.update(part);
+        }
+        let mut digest = [0; 16];
+        digest.copy_from_slice(&hash.finalize()[..16]);
+        Digest(digest)
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for byte in self.0 {
+            write!(f, "{byte:02x}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// One entry of the log: what a head ordered in one go. The ring does not look into `body`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Entry {
+    /// Place in the log.
+    pub index: Index,
+    /// Epoch of the head that gave the place.
+    pub epoch: Epoch,
+    /// When the head gave it: milliseconds since the Unix epoch, never less than the entry before.
+    pub time_ms: u64,
+    /// The log's digest chain up to and including this entry.
+    pub digest: Digest,
+    /// What was ordered. At most [`Entry::MAX_BODY_BYTES`].
+    pub body: Arc<[u8]>,
+}
+
+impl Entry {
+    /// Largest body of one entry. A head closes an entry before it would pass this.
+    pub const MAX_BODY_BYTES: usize = 256 * 1024;
+
+    /// The entry that follows one with digest `previous`.
+    pub fn new(previous: Digest, index: Index, epoch: Epoch, time_ms: u64, body: Arc<[u8]>) -> Entry {
+        let digest = previous.chain(&[
+            &index.to_le_bytes(),
+            &epoch.0.to_le_bytes(),
+            &time_ms.to_le_bytes(),
+            &body,
+        ]);
+        Entry {
+            index,
+            epoch,
+            time_ms,
+            digest,
+            body,
+        }
+    }
+
+    /// Whether this entry continues a log whose last digest is `previous`.
+    pub fn follows(&self, previous: Digest) -> bool {
+        let expected = Entry::new(previous, self.index, self.epoch, self.time_ms, self.body.clone());
+        expected.digest == self.digest
+    }
+}

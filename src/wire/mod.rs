@@ -1,0 +1,3 @@
+//! What crosses a wire: frames between nodes, JSON towards clients.
+
+pub mod client;
