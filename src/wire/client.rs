@@ -22,8 +22,8 @@ use serde::{Deserialize, Serialize};
 use crate::chat::{ErrorCode, SessionId};
 
 pub use parse::{
-    Incoming, MAX_BODY_BYTES, MAX_HISTORY_LIMIT, MAX_QUEUE_NAME_BYTES, MAX_REQUESTS, MAX_TEXT_BYTES, RequestLimits,
-    parse_requests, valid_reply_to,
+    Incoming, MAX_BODY_BYTES, MAX_HISTORY_LIMIT, MAX_QUEUE_NAME_BYTES, MAX_REQUESTS, MAX_TEXT_BYTES, RequestError,
+    RequestLimits, parse_requests, valid_reply_to,
 };
 pub use time::rfc3339;
 pub use write::{encode_delivery, encode_group_events};
