@@ -180,7 +180,14 @@ fn a_groups_history_starts_at_the_entry_that_holds_the_number() {
         batch.outputs(index, b"x");
     }
     // Group "1" has numbers 1-3 in entry 2, 4 in entry 5, 5 and more in entry 7; its neighbours have others.
-    for (group, first, index) in [("1", 1, 2), ("1", 4, 5), ("1", 5, 7), ("11", 1, 3), ("0", 1, 4), ("", 1, 6)] {
+    for (group, first, index) in [
+        ("1", 1, 2),
+        ("1", 4, 5),
+        ("1", 5, 7),
+        ("11", 1, 3),
+        ("0", 1, 4),
+        ("", 1, 6),
+    ] {
         batch.group_index(group, first, index);
     }
     batch.commit().unwrap();
@@ -318,13 +325,18 @@ fn another_layout_is_refused_with_the_way_out() {
     drop(open(home.path()));
     {
         let database = fjall::Database::builder(home.path().join("db")).open().unwrap();
-        let meta = database.keyspace("meta", fjall::KeyspaceCreateOptions::default).unwrap();
+        let meta = database
+            .keyspace("meta", fjall::KeyspaceCreateOptions::default)
+            .unwrap();
         meta.insert("layout", 99_u32.to_be_bytes()).unwrap();
     }
     let error = Store::open(home.path(), &Durability::default()).err().expect("refused");
     assert_eq!(error.exit_code(), 78);
     let text = error.to_string();
-    assert!(text.contains("layout 99") && text.contains("move the directory away"), "{text}");
+    assert!(
+        text.contains("layout 99") && text.contains("move the directory away"),
+        "{text}"
+    );
 }
 
 #[test]

@@ -108,6 +108,13 @@ fn damage_to_any_file_is_an_error_or_a_shorter_log() {
             fs::remove_dir_all(&directory).unwrap();
         }
     }
-    println!("{} files, {errors} errors, without an error: {accepted:#?}", files.len());
-    assert!(errors > files.len(), "only {errors} damages of {} files were noticed", files.len());
+    println!(
+        "{} files, {errors} errors, without an error: {accepted:#?}",
+        files.len()
+    );
+    assert!(
+        errors > files.len(),
+        "only {errors} damages of {} files were noticed",
+        files.len()
+    );
 }

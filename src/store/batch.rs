@@ -51,7 +51,11 @@ impl<'a> Batch<'a> {
             }
             self.log_end = entry.index;
             self.end_digest = entry.digest;
-            self.writes.insert(&self.store.engine.log, keys::index(entry.index), keys::encode_entry(entry));
+            self.writes.insert(
+                &self.store.engine.log,
+                keys::index(entry.index),
+                keys::encode_entry(entry),
+            );
             self.appended.push(entry.clone());
         }
     }
@@ -73,20 +77,28 @@ impl<'a> Batch<'a> {
     /// Stores what applying the entry at `index` gave. Every applied entry gets one, empty or not.
     pub fn outputs(&mut self, index: Index, outputs: &[u8]) {
         self.last_applied = self.last_applied.max(index);
-        self.writes.insert(&self.store.engine.outputs, keys::index(index), outputs);
+        self.writes
+            .insert(&self.store.engine.outputs, keys::index(index), outputs);
     }
 
     /// Says that the entry at `index` gave `group` events from `first_seq` on. Its outputs are stored before or with it.
     pub fn group_index(&mut self, group: &str, first_seq: u64, index: Index) {
         if index > self.last_applied {
-            return self.misfit(format!("entry {index} is indexed for a group before its outputs are stored"));
+            return self.misfit(format!(
+                "entry {index} is indexed for a group before its outputs are stored"
+            ));
         }
-        self.writes.insert(&self.store.engine.groups, keys::group(group, first_seq), keys::index(index));
+        self.writes.insert(
+            &self.store.engine.groups,
+            keys::group(group, first_seq),
+            keys::index(index),
+        );
     }
 
     /// Replaces the snapshot of the chat's state, which contains everything up to and including entry `index`.
     pub fn snapshot(&mut self, index: Index, state: &[u8]) {
-        self.writes.insert(&self.store.engine.meta, keys::SNAPSHOT, keys::with_index(index, state));
+        self.writes
+            .insert(&self.store.engine.meta, keys::SNAPSHOT, keys::with_index(index, state));
     }
 
     /// Takes the entries from `from` to the log's end out of the log, with their outputs and places in groups' histories,
@@ -204,7 +216,10 @@ impl<'a> Batch<'a> {
         let durable = matches!(self.store.fsyncer, super::Fsyncer::Always);
         let outcome = match self.store.fsyncer.error() {
             Some(error) => Err(format!("fsync: {error}")),
-            None => self.store.engine.commit(std::mem::replace(&mut self.writes, self.store.engine.batch()), durable),
+            None => self
+                .store
+                .engine
+                .commit(std::mem::replace(&mut self.writes, self.store.engine.batch()), durable),
         };
         if let Err(why) = outcome {
             self.store.failed = Some(why.clone());

@@ -13,8 +13,9 @@ use super::keys;
 use crate::ring::Index;
 
 /// Bytes of unwritten data a keyspace holds in memory before it is written out. Small, because a node has five of them
-/// and all nodes of a ring may share a machine; the engine's default of 64 MiB is made for one big database.
-const MEMTABLE_BYTES: u64 = 2 * 1024 * 1024;
+/// and all nodes of a ring may share a machine; the engine's default of 64 MiB is made for one big database. When it is
+/// full the engine writes it out in the background; a writer that fills four before that is held up, 100 ms at a time.
+const MEMTABLE_BYTES: u64 = 1024 * 1024;
 
 /// Bytes of blocks kept in memory for reading. When it is full the least recently used go.
 const BLOCK_CACHE_BYTES: u64 = 1024 * 1024;
@@ -55,7 +56,11 @@ pub(super) fn prepare_directory(directory: &Path) -> Result<File, StoreError> {
     made.map_err(|e| failed("making the directory", e))?;
     let private = std::fs::set_permissions(directory, Permissions::from_mode(0o700));
     private.map_err(|e| failed("making the directory private", e))?;
-    let lock = File::options().create(true).truncate(false).write(true).open(directory.join("lock"));
+    let lock = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(directory.join("lock"));
     let lock = lock.map_err(|e| failed("opening its lock", e))?;
     match lock.try_lock() {
         Ok(()) => Ok(lock),
@@ -70,7 +75,9 @@ impl Engine {
     /// The caller holds the directory's lock.
     pub(super) fn open(directory: &Path) -> Result<Engine, StoreError> {
         let path = database_path(directory);
-        let exists = path.try_exists().map_err(|e| open_error(directory, fjall::Error::Io(e)))?;
+        let exists = path
+            .try_exists()
+            .map_err(|e| open_error(directory, fjall::Error::Io(e)))?;
         if !exists {
             create(directory, &path)?;
         }
@@ -126,14 +133,29 @@ impl Engine {
 
     /// Commits; with `durable` it is on the disk when this returns, else with the operating system.
     pub(super) fn commit(&self, batch: OwnedWriteBatch, durable: bool) -> Result<(), String> {
-        let mode = if durable { PersistMode::SyncData } else { PersistMode::Buffer };
+        let mode = if durable {
+            PersistMode::SyncData
+        } else {
+            PersistMode::Buffer
+        };
         let outcome = catch_unwind(AssertUnwindSafe(|| batch.durability(Some(mode)).commit()));
         match outcome {
             Ok(Ok(())) => Ok(()),
             Ok(Err(fjall::Error::Io(error))) => Err(error.to_string()),
-            Ok(Err(fjall::Error::Poisoned)) => Err("an earlier write in the background failed".to_string()),
+            Ok(Err(fjall::Error::Poisoned)) => Err(format!("an earlier write in the background failed{}", self.room())),
             Ok(Err(error)) => Err(error.to_string()),
             Err(_) => Err("the storage engine gave up (its message is in the node's log)".to_string()),
+        }
+    }
+
+    /// The engine does not tell why a background write failed; how much room the disk has tells the commonest reason.
+    fn room(&self) -> String {
+        match nix::sys::statvfs::statvfs(&self.directory) {
+            Ok(disk) => format!(
+                "; {} KiB are free there",
+                disk.blocks_available() * disk.fragment_size() / 1024
+            ),
+            Err(_) => String::new(),
         }
     }
 
@@ -154,7 +176,9 @@ impl Engine {
         &self,
         keyspace: &Keyspace,
     ) -> Result<impl Iterator<Item = Result<Slice, StoreError>> + use<>, StoreError> {
-        Ok(self.pairs(self.read(|| Ok(keyspace.iter()))?).map(|pair| pair.map(|(key, _)| key)))
+        Ok(self
+            .pairs(self.read(|| Ok(keyspace.iter()))?)
+            .map(|pair| pair.map(|(key, _)| key)))
     }
 
     /// All pairs from the key that begins with `index` on.
@@ -198,7 +222,8 @@ impl Engine {
         let directory = self.directory.clone();
         std::iter::from_fn(move || {
             let step = guarded(&directory, || iterator.next().map(Guard::into_inner).transpose());
-            step.and_then(|pair| pair.map_err(|e| read_error(&directory, e))).transpose()
+            step.and_then(|pair| pair.map_err(|e| read_error(&directory, e)))
+                .transpose()
         })
     }
 

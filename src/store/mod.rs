@@ -113,7 +113,8 @@ impl Store {
     fn load(&mut self) -> Result<(), StoreError> {
         let engine = &self.engine;
         if let Some(bytes) = engine.get(&engine.meta, keys::MEMBERSHIP)? {
-            self.membership = postcard::from_bytes(&bytes).map_err(|e| self.corrupt(format!("membership record: {e}")))?;
+            self.membership =
+                postcard::from_bytes(&bytes).map_err(|e| self.corrupt(format!("membership record: {e}")))?;
         }
         if let Some((key, _)) = engine.first(&engine.log)? {
             self.log_start = keys::read_index(&key).ok_or_else(|| self.corrupt("key in the log"))?;

@@ -40,8 +40,12 @@ impl Recent {
 
     /// Forgets the entries from `from` on.
     pub(super) fn truncate(&mut self, from: Index) {
-        while let Some(newest) = self.entries.pop_back_if(|entry| entry.index >= from) {
-            self.bytes -= newest.body.len();
+        let Some(first) = self.first_index() else { return };
+        let kept = usize::try_from(from.saturating_sub(first)).unwrap_or(usize::MAX);
+        while self.entries.len() > kept {
+            if let Some(newest) = self.entries.pop_back() {
+                self.bytes -= newest.body.len();
+            }
         }
     }
 }
