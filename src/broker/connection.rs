@@ -77,42 +77,48 @@ impl ConnectError {
         }
     }
 
-    /// What `error`, met while working with `url`, means.
-    pub fn classify(url: &BrokerUrl, error: &lapin::Error) -> ConnectError {
-        let why = error.to_string();
+    /// What an error means that `url`'s broker answered to the attempt to connect.
+    fn while_connecting(url: &BrokerUrl, error: &lapin::Error) -> ConnectError {
+        let text = error.to_string();
         let url = url.to_string();
         match error.kind() {
             ErrorKind::ProtocolError(amqp) => {
                 let why = amqp.get_message().to_string();
                 match amqp.kind() {
-                    AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED) if why.contains("login") => {
-                        ConnectError::Credentials { url, why }
-                    }
-                    AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED) => ConnectError::Permission { url, why },
+                    AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED) => ConnectError::Credentials { url, why },
                     AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED | AMQPHardError::INVALIDPATH) => {
                         ConnectError::VhostMissing { url, why }
                     }
                     _ => ConnectError::Other { url, why },
                 }
             }
-            ErrorKind::IOError(io) if io.kind() == io::ErrorKind::InvalidData => ConnectError::Other { url, why },
+            // This is how TLS reports a certificate that it does not trust, or bytes that are not TLS.
+            ErrorKind::IOError(io) if io.kind() == io::ErrorKind::InvalidData => ConnectError::Other { url, why: text },
             ErrorKind::IOError(io) => {
                 let why = io.to_string();
                 ConnectError::Unreachable { url, why }
             }
-            ErrorKind::MissingHeartbeatError => ConnectError::Unreachable { url, why },
-            _ => ConnectError::Other { url, why },
+            ErrorKind::MissingHeartbeatError => ConnectError::Unreachable { url, why: text },
+            _ => ConnectError::Other { url, why: text },
         }
+    }
+
+    /// What an error means that came on a connection to `url` that stood: `None` if it is not about permissions.
+    pub fn refused(url: &BrokerUrl, error: &lapin::Error) -> Option<ConnectError> {
+        let ErrorKind::ProtocolError(amqp) = error.kind() else {
+            return None;
+        };
+        (*amqp.kind() == AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED)).then(|| ConnectError::Permission {
+            url: url.to_string(),
+            why: amqp.get_message().to_string(),
+        })
     }
 }
 
 impl BrokerUrl {
     /// Reads an `amqp://` or `amqps://` URL. The error does not repeat a password.
     pub fn parse(text: &str) -> Result<BrokerUrl, ConnectError> {
-        let bad = |why: String| ConnectError::BadUrl {
-            url: redact(text),
-            why,
-        };
+        let bad = |why: String| ConnectError::BadUrl { url: redact(text), why };
         if !text.starts_with("amqp://") && !text.starts_with("amqps://") {
             return Err(bad("it does not start with amqp:// or amqps://".to_owned()));
         }
@@ -156,7 +162,11 @@ impl BrokerUrl {
 impl fmt::Display for BrokerUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let AMQPUri { scheme, authority, .. } = &self.uri;
-        write!(f, "{scheme}://{}@{}:{}", authority.userinfo.username, authority.host, authority.port)?;
+        write!(
+            f,
+            "{scheme}://{}@{}:{}",
+            authority.userinfo.username, authority.host, authority.port
+        )?;
         match self.uri.vhost.as_str() {
             "/" => Ok(()),
             vhost => write!(f, "/{vhost}"),
@@ -174,7 +184,11 @@ impl fmt::Debug for BrokerUrl {
 pub fn redact(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else {
         // Without a scheme nobody can say where a password would stand.
-        return if url.contains('@') { "(hidden)".to_owned() } else { url.to_owned() };
+        return if url.contains('@') {
+            "(hidden)".to_owned()
+        } else {
+            url.to_owned()
+        };
     };
     match rest.rsplit_once('@') {
         Some((userinfo, host)) => {
@@ -192,7 +206,7 @@ pub async fn connect_once(url: &BrokerUrl, name: &str) -> Result<Connection, Con
     let attempt = Connection::connect_uri(url.uri.clone(), properties);
     match tokio::time::timeout(CONNECT_DEADLINE, attempt).await {
         Ok(Ok(connection)) => Ok(connection),
-        Ok(Err(error)) => Err(ConnectError::classify(url, &error)),
+        Ok(Err(error)) => Err(ConnectError::while_connecting(url, &error)),
         Err(_) => Err(ConnectError::Unreachable {
             url: url.to_string(),
             why: format!("no answer within {} s", CONNECT_DEADLINE.as_secs()),
@@ -201,10 +215,7 @@ pub async fn connect_once(url: &BrokerUrl, name: &str) -> Result<Connection, Con
 }
 
 /// Tries each URL once, in turn. If none serves, the error that needs a person is returned before one that may pass.
-pub async fn connect_any<'a>(
-    urls: &'a [BrokerUrl],
-    name: &str,
-) -> Result<(Connection, &'a BrokerUrl), ConnectError> {
+pub async fn connect_any<'a>(urls: &'a [BrokerUrl], name: &str) -> Result<(Connection, &'a BrokerUrl), ConnectError> {
     let mut failure: Option<ConnectError> = None;
     for url in urls {
         match connect_once(url, name).await {
@@ -281,7 +292,10 @@ mod tests {
 
     #[tokio::test]
     async fn nobody_there_is_unreachable() {
-        let free = TcpListener::bind("127.0.0.1:0").await.and_then(|l| l.local_addr()).expect("a free port");
+        let free = TcpListener::bind("127.0.0.1:0")
+            .await
+            .and_then(|l| l.local_addr())
+            .expect("a free port");
         for scheme in ["amqp", "amqps"] {
             let url = BrokerUrl::parse(&format!("{scheme}://u:p@{free}/%2f")).expect("a good URL");
             let error = connect_once(&url, "test").await.expect_err("nobody listens");
@@ -303,7 +317,10 @@ mod tests {
         });
         let url = BrokerUrl::parse(&format!("amqps://u:p@localhost:{}/%2f", address.port())).expect("a good URL");
         let error = connect_once(&url, "test").await.expect_err("not TLS");
-        assert!(matches!(error, ConnectError::Other { .. } | ConnectError::Unreachable { .. }), "{error:?}");
+        assert!(
+            matches!(error, ConnectError::Other { .. } | ConnectError::Unreachable { .. }),
+            "{error:?}"
+        );
     }
 
     #[tokio::test]

@@ -31,6 +31,11 @@ pub(super) fn log_directory(directory: &Path) -> PathBuf {
     directory.join("log")
 }
 
+/// Where epmd's and RabbitMQ's standard output and error go; emptied before each start.
+pub(super) fn output_path(directory: &Path) -> PathBuf {
+    log_directory(directory).join("output.log")
+}
+
 pub(super) fn data_directory(directory: &Path) -> PathBuf {
     directory.join("data")
 }
@@ -44,13 +49,17 @@ pub(super) fn write_all(
 ) -> Result<(), PrivateBrokerError> {
     make_private_directory(&log_directory(directory))?;
     make_private_directory(&data_directory(directory))?;
+    write_private(&output_path(directory), "")?;
     write_private(&directory.join(".erlang.cookie"), &credentials.cookie)?;
     write_private(&directory.join("enabled_plugins"), "[].\n")?;
     // RabbitMQ would read /etc/rabbitmq/rabbitmq-env.conf and advanced.config if these were not there.
     write_private(&directory.join("rabbitmq-env.conf"), "")?;
     write_private(&directory.join("advanced.config"), "[].\n")?;
     write_private(&directory.join("definitions.json"), &definitions(credentials, names)?)?;
-    write_private(&directory.join("rabbitmq.conf"), &configuration(directory, listen, credentials))
+    write_private(
+        &directory.join("rabbitmq.conf"),
+        &configuration(directory, listen, credentials),
+    )
 }
 
 /// `rabbitmq.conf`. With definitions to load, RabbitMQ creates no default user `guest`.
@@ -148,7 +157,11 @@ fn failed(path: &Path) -> impl FnOnce(io::Error) -> PrivateBrokerError {
 
 /// Makes the directory if needed and closes it to everybody else.
 pub(super) fn make_private_directory(path: &Path) -> Result<(), PrivateBrokerError> {
-    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed(path))?;
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(failed(path))?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(failed(path))
 }
 
@@ -190,7 +203,10 @@ pub(super) fn tail(path: &Path, bytes: u64, lines: usize) -> Vec<String> {
     let content = read().unwrap_or_default();
     let text = String::from_utf8_lossy(&content);
     let all: Vec<&str> = text.lines().collect();
-    all.iter().skip(all.len().saturating_sub(lines)).map(|line| (*line).to_owned()).collect()
+    all.iter()
+        .skip(all.len().saturating_sub(lines))
+        .map(|line| (*line).to_owned())
+        .collect()
 }
 
 #[cfg(test)]

@@ -56,7 +56,9 @@ pub enum PrivateBrokerError {
         path.display(), path.parent().unwrap_or(path).display()
     )]
     Damaged { path: PathBuf, why: String },
-    #[error("the private broker cannot listen on {address}: {error}; choose another with broker.listen and broker.port")]
+    #[error(
+        "the private broker cannot listen on {address}: {error}; choose another with broker.listen and broker.port"
+    )]
     Listen { address: SocketAddr, error: io::Error },
     #[error("no random numbers from the operating system: {0}; try again")]
     Random(String),
@@ -176,14 +178,29 @@ impl PrivateBroker {
         files::log_directory(&self.directory).join(files::LOG_FILE)
     }
 
-    /// The last `lines` lines of the broker's log, fewer if there are not that many.
+    /// The last `lines` lines that the broker said, fewer if there are not that many: from its log, or from its standard
+    /// output if it did not come as far as to write the log.
     pub fn log_tail(&self, lines: usize) -> Vec<String> {
-        files::tail(&self.log_path(), LOG_TAIL_BYTES, lines)
+        let written = |path: &Path| std::fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
+        let output = files::output_path(&self.directory);
+        let latest = if written(&output) > written(&self.log_path()) {
+            output
+        } else {
+            self.log_path()
+        };
+        files::tail(&latest, LOG_TAIL_BYTES, lines)
     }
 
     fn url(&self, user: &str, password: &str, host: &str) -> String {
-        let bracketed = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
-        format!("amqp://{user}:{password}@{bracketed}:{}/%2f", self.credentials.amqp_port)
+        let bracketed = if host.contains(':') {
+            format!("[{host}]")
+        } else {
+            host.to_owned()
+        };
+        format!(
+            "amqp://{user}:{password}@{bracketed}:{}/%2f",
+            self.credentials.amqp_port
+        )
     }
 
     /// Where this machine reaches the broker: the listening address, unless that is "any".

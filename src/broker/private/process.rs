@@ -1,12 +1,13 @@
 //! Where RabbitMQ is installed, and how it and Erlang's name server are started as plain foreground children.
 
 use std::env;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use super::PrivateBrokerError;
 use super::credentials::Credentials;
-use super::files::{data_directory, log_directory};
+use super::files::{data_directory, log_directory, output_path};
 
 /// Where Debian's package puts RabbitMQ's own start script. What it puts into `PATH` is a wrapper that changes the user.
 const DEBIAN_SCRIPT: &str = "/usr/lib/rabbitmq/bin/rabbitmq-server";
@@ -30,17 +31,25 @@ pub fn find_rabbitmq() -> Result<Installation, PrivateBrokerError> {
 }
 
 fn find_in(debian: &Path, path: &str) -> Result<Installation, PrivateBrokerError> {
-    let script = if debian.is_file() { Some(debian.to_owned()) } else { search(path, "rabbitmq-server") };
+    let script = if debian.is_file() {
+        Some(debian.to_owned())
+    } else {
+        search(path, "rabbitmq-server")
+    };
     let rabbitmq_server = script.ok_or_else(|| PrivateBrokerError::NotInstalled {
         looked: format!("{} and rabbitmq-server in {path}", debian.display()),
     })?;
     let epmd = search(path, "epmd").or_else(|| search(DEFAULT_PATH, "epmd"));
-    let epmd = epmd.ok_or_else(|| PrivateBrokerError::NoEpmd { looked: path.to_owned() })?;
+    let epmd = epmd.ok_or_else(|| PrivateBrokerError::NoEpmd {
+        looked: path.to_owned(),
+    })?;
     Ok(Installation { rabbitmq_server, epmd })
 }
 
 fn search(path: &str, program: &str) -> Option<PathBuf> {
-    env::split_paths(path).map(|directory| directory.join(program)).find(|file| file.is_file())
+    env::split_paths(path)
+        .map(|directory| directory.join(program))
+        .find(|file| file.is_file())
 }
 
 /// A command with nothing of the caller's environment but what finds programs, so that a `RABBITMQ_...` or `ERL_...` of
@@ -49,16 +58,27 @@ fn command(program: &Path, directory: &Path, credentials: &Credentials) -> Comma
     let mut command = Command::new(program);
     command
         .env_clear()
-        .env("PATH", format!("{DEFAULT_PATH}:{}", env::var("PATH").unwrap_or_default()))
+        .env(
+            "PATH",
+            format!("{DEFAULT_PATH}:{}", env::var("PATH").unwrap_or_default()),
+        )
         .env("LANG", "C.UTF-8")
         // Erlang reads its cookie from the home directory.
         .env("HOME", directory)
         .env("ERL_EPMD_ADDRESS", "127.0.0.1")
         .env("ERL_EPMD_PORT", credentials.epmd_port.to_string())
         .current_dir(directory)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
+        .stdin(Stdio::null());
+    // What a program says before it can write its log, such as why it cannot read its configuration. If the file cannot
+    // be had, the program runs all the same, unheard.
+    let output = || {
+        File::options()
+            .create(true)
+            .append(true)
+            .open(output_path(directory))
+            .map_or(Stdio::null(), Stdio::from)
+    };
+    command.stdout(output()).stderr(output());
     command
 }
 
