@@ -103,6 +103,7 @@ fn what_is_wrong_does_not_touch_what_came_before() {
         (format!("[{good}] x"), 1),
         (format!("{good}{good}"), 1),
         (format!("[[{good}],{good}]"), 1),
+        (format!(r#"[{good},["leave","{S}",1,"1"]]"#), 1),
     ] {
         let results = parse(&body);
         assert_eq!(
