@@ -128,17 +128,29 @@ mod tests {
     use crate::ring::{Cause, Digest, Entry, Incarnation, NodeId, Progress};
 
     fn member() -> Member {
-        Member { id: NodeId(3), incarnation: Incarnation(u64::MAX) }
+        Member {
+            id: NodeId(3),
+            incarnation: Incarnation(u64::MAX),
+        }
     }
 
     fn frame(body: &[u8]) -> Frame {
         let entry = Entry::new(Digest::ZERO, 1, Epoch(1), 1_700_000_000_000, body.into());
-        let progress = Progress { log_end: 1, commit: 0, delivered: 0, synced: true };
+        let progress = Progress {
+            log_end: 1,
+            commit: 0,
+            delivered: 0,
+            synced: true,
+        };
         Frame {
             cluster: ClusterId(7),
             epoch: Epoch(2),
             from: member(),
-            payload: Payload::Ring(Message::Entries { first: 1, entries: vec![entry], progress }),
+            payload: Payload::Ring(Message::Entries {
+                first: 1,
+                entries: vec![entry],
+                progress,
+            }),
         }
     }
 
@@ -165,7 +177,10 @@ mod tests {
         let mut longer = frame(b"x").encode();
         longer.push(0);
         assert!(matches!(Frame::decode(&longer), Err(FrameError::Malformed(_))));
-        assert_eq!(Frame::decode(&vec![1; MAX_FRAME_BYTES + 1]), Err(FrameError::TooLong(MAX_FRAME_BYTES + 1)));
+        assert_eq!(
+            Frame::decode(&vec![1; MAX_FRAME_BYTES + 1]),
+            Err(FrameError::TooLong(MAX_FRAME_BYTES + 1))
+        );
     }
 
     proptest! {
