@@ -22,7 +22,10 @@ const MAY_IMPORT: [(&str, &[&str]); 11] = [
         &["broker", "store", "control", "config", "wire", "chat", "ring"],
     ),
     ("client", &["broker", "control", "config", "wire", "chat", "ring"]),
-    ("terminal", &["client", "broker", "control", "config", "wire", "chat", "ring"]),
+    (
+        "terminal",
+        &["client", "broker", "control", "config", "wire", "chat", "ring"],
+    ),
 ];
 
 /// Folders whose code is a pure function of its arguments.
