@@ -109,10 +109,7 @@ impl ConnectError {
 impl BrokerUrl {
     /// Reads an `amqp://` or `amqps://` URL. The error does not repeat a password.
     pub fn parse(text: &str) -> Result<BrokerUrl, ConnectError> {
-        let bad = |why: String| ConnectError::BadUrl {
-            url: redact(text),
-            why,
-        };
+        let bad = |why: String| ConnectError::BadUrl { url: redact(text), why };
         if !text.starts_with("amqp://") && !text.starts_with("amqps://") {
             return Err(bad("it does not start with amqp:// or amqps://".to_owned()));
         }
@@ -156,7 +153,11 @@ impl BrokerUrl {
 impl fmt::Display for BrokerUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let AMQPUri { scheme, authority, .. } = &self.uri;
-        write!(f, "{scheme}://{}@{}:{}", authority.userinfo.username, authority.host, authority.port)?;
+        write!(
+            f,
+            "{scheme}://{}@{}:{}",
+            authority.userinfo.username, authority.host, authority.port
+        )?;
         match self.uri.vhost.as_str() {
             "/" => Ok(()),
             vhost => write!(f, "/{vhost}"),
@@ -174,7 +175,11 @@ impl fmt::Debug for BrokerUrl {
 pub fn redact(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else {
         // Without a scheme nobody can say where a password would stand.
-        return if url.contains('@') { "(hidden)".to_owned() } else { url.to_owned() };
+        return if url.contains('@') {
+            "(hidden)".to_owned()
+        } else {
+            url.to_owned()
+        };
     };
     match rest.rsplit_once('@') {
         Some((userinfo, host)) => {
@@ -201,10 +206,7 @@ pub async fn connect_once(url: &BrokerUrl, name: &str) -> Result<Connection, Con
 }
 
 /// Tries each URL once, in turn. If none serves, the error that needs a person is returned before one that may pass.
-pub async fn connect_any<'a>(
-    urls: &'a [BrokerUrl],
-    name: &str,
-) -> Result<(Connection, &'a BrokerUrl), ConnectError> {
+pub async fn connect_any<'a>(urls: &'a [BrokerUrl], name: &str) -> Result<(Connection, &'a BrokerUrl), ConnectError> {
     let mut failure: Option<ConnectError> = None;
     for url in urls {
         match connect_once(url, name).await {
@@ -281,7 +283,10 @@ mod tests {
 
     #[tokio::test]
     async fn nobody_there_is_unreachable() {
-        let free = TcpListener::bind("127.0.0.1:0").await.and_then(|l| l.local_addr()).expect("a free port");
+        let free = TcpListener::bind("127.0.0.1:0")
+            .await
+            .and_then(|l| l.local_addr())
+            .expect("a free port");
         for scheme in ["amqp", "amqps"] {
             let url = BrokerUrl::parse(&format!("{scheme}://u:p@{free}/%2f")).expect("a good URL");
             let error = connect_once(&url, "test").await.expect_err("nobody listens");
@@ -303,7 +308,10 @@ mod tests {
         });
         let url = BrokerUrl::parse(&format!("amqps://u:p@localhost:{}/%2f", address.port())).expect("a good URL");
         let error = connect_once(&url, "test").await.expect_err("not TLS");
-        assert!(matches!(error, ConnectError::Other { .. } | ConnectError::Unreachable { .. }), "{error:?}");
+        assert!(
+            matches!(error, ConnectError::Other { .. } | ConnectError::Unreachable { .. }),
+            "{error:?}"
+        );
     }
 
     #[tokio::test]

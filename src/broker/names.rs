@@ -140,7 +140,10 @@ mod tests {
         assert_eq!(names().deliver_exchange(), "chaley.c-1.deliver");
         assert_eq!(names().views(), "chaley.c-1.views");
         assert_eq!(names().mailbox(member()), "chaley.c-1.node.3.0000000000000abc");
-        assert_eq!(names().requests_queue(member()), "chaley.c-1.requests.3.0000000000000abc");
+        assert_eq!(
+            names().requests_queue(member()),
+            "chaley.c-1.requests.3.0000000000000abc"
+        );
         assert_eq!(names().client_queue("x"), "chaley.c-1.client.x");
         assert_eq!(Names::group_key("1"), "group.1");
     }

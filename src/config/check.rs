@@ -1,6 +1,7 @@
 //! What each value may be. One place, whatever source the value came from.
 
 use super::Config;
+use crate::broker::connection::BrokerUrl;
 
 /// The ranges of all settings, each end included.
 pub mod limits {
@@ -44,7 +45,11 @@ impl Config {
         found.range("chat.max_text_bytes", self.chat.max_text_bytes, limits::MAX_TEXT_BYTES);
         found.range("chat.client_beat_ms", self.chat.client_beat_ms, limits::CLIENT_BEAT_MS);
         found.range("chat.away_grace_ms", self.chat.away_grace_ms, limits::AWAY_GRACE_MS);
-        found.range("store.fsync_interval_ms", self.store.fsync_interval_ms, limits::FSYNC_INTERVAL_MS);
+        found.range(
+            "store.fsync_interval_ms",
+            self.store.fsync_interval_ms,
+            limits::FSYNC_INTERVAL_MS,
+        );
         found.0
     }
 
@@ -58,12 +63,18 @@ impl Config {
         let count = u16::try_from(ids.len()).unwrap_or(u16::MAX);
         found.range("cluster.nodes", count, limits::NODES);
         if let Some(id) = ids.iter().find(|id| !(1..=crate::ring::NodeId::MAX).contains(*id)) {
-            found.add("cluster.nodes", format!("{id} is no node id: 1 to {}", crate::ring::NodeId::MAX));
+            found.add(
+                "cluster.nodes",
+                format!("{id} is no node id: 1 to {}", crate::ring::NodeId::MAX),
+            );
         }
         let mut sorted = ids;
         sorted.sort_unstable();
         if let Some(pair) = sorted.windows(2).find(|pair| pair.first() == pair.last()) {
-            found.add("cluster.nodes", format!("node {} is listed twice", pair.first().copied().unwrap_or(0)));
+            found.add(
+                "cluster.nodes",
+                format!("node {} is listed twice", pair.first().copied().unwrap_or(0)),
+            );
         }
     }
 
@@ -75,7 +86,10 @@ impl Config {
         if !self.broker.client_url.is_empty() {
             check_url("broker.client_url", &self.broker.client_url, found);
             if self.broker.url.0.is_empty() {
-                found.add("broker.client_url", "is only for a broker given by broker.url".to_owned());
+                found.add(
+                    "broker.client_url",
+                    "is only for a broker given by broker.url".to_owned(),
+                );
             }
         }
     }
@@ -88,25 +102,21 @@ impl Config {
         if ring.suspect_after_ms < least {
             found.add(
                 "ring.suspect_after_ms",
-                format!("{} must be at least {least}, 3 times ring.heartbeat_ms", ring.suspect_after_ms),
+                format!(
+                    "{} must be at least {least}, 3 times ring.heartbeat_ms",
+                    ring.suspect_after_ms
+                ),
             );
         }
         found.range("ring.grace_ms", ring.grace_ms, limits::GRACE_MS);
     }
 }
 
-/// Only the scheme and host are checked here: whether the broker is there is for the start to find out.
+/// Only the form is checked here: whether the broker is there is for the start to find out.
 fn check_url(key: &'static str, text: &str, found: &mut Found) {
-    let problem = match url::Url::parse(text) {
-        Err(e) => format!("is not a URL ({e})"),
-        Ok(url) if !matches!(url.scheme(), "amqp" | "amqps") => {
-            format!("has the scheme {:?}; RabbitMQ's are amqp and amqps", url.scheme())
-        }
-        Ok(url) if url.host_str().is_none_or(str::is_empty) => "names no host".to_owned(),
-        Ok(_) => return,
-    };
-    // The text may hold a password, so it is not repeated.
-    found.add(key, format!("{problem}; it looks like amqp://user:password@host:5672/%2f"));
+    if let Err(error) = BrokerUrl::parse(text) {
+        found.add(key, error.to_string());
+    }
 }
 
 struct Found(Vec<Problem>);
@@ -123,7 +133,10 @@ impl Found {
         range: std::ops::RangeInclusive<T>,
     ) {
         if !range.contains(&value) {
-            self.add(key, format!("{value} is out of range: {} to {}", range.start(), range.end()));
+            self.add(
+                key,
+                format!("{value} is out of range: {} to {}", range.start(), range.end()),
+            );
         }
     }
 }

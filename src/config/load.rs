@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use toml::{Table, Value};
 
-use super::{Config, did_you_mean, redacted};
+use super::{Config, did_you_mean};
+use crate::broker::connection::redact;
 use crate::control::exit;
 
 /// Largest `cluster.toml` in bytes; a larger one is refused unread, because it is not one.
@@ -118,9 +119,9 @@ impl Settings {
     pub fn describe(&self) -> Vec<(String, String, Origin)> {
         let flat = flat_text(&self.config);
         let describe = |(key, value): (String, String)| {
-            let shown = shown_value(&key, &value);
+            let text = shown(&key, &value);
             let origin = self.origins.get(&key).cloned().unwrap_or(Origin::Default);
-            (key, shown, origin)
+            (key, text, origin)
         };
         flat.into_iter().map(describe).collect()
     }
@@ -137,17 +138,20 @@ impl Settings {
             Origin::Flag { .. } => exit::USAGE,
             _ => exit::CONFIG,
         };
-        let message = format!("{}\nRun `chaleyd config show --origin` to see where each setting comes from.", lines.join("\n"));
+        let message = format!(
+            "{}\nRun `chaleyd config show --origin` to see where each setting comes from.",
+            lines.join("\n")
+        );
         Err(ConfigError { code, message })
     }
 }
 
 /// The value of `key` fit to be shown: URLs lose their password.
-pub(super) fn shown_value(key: &str, value: &str) -> String {
+pub fn shown(key: &str, value: &str) -> String {
     if value.is_empty() || !matches!(key, "broker.url" | "broker.client_url") {
         return value.to_owned();
     }
-    value.split(',').map(redacted).collect::<Vec<_>>().join(",")
+    value.split(',').map(redact).collect::<Vec<_>>().join(",")
 }
 
 /// The environment variable of a key.
@@ -162,7 +166,10 @@ pub fn environment_name(key: &str) -> String {
 
 pub(super) fn flat_text(config: &Config) -> BTreeMap<String, String> {
     let tree = Table::try_from(config).unwrap_or_default();
-    leaves(&tree).into_iter().map(|(key, value)| (key, plain_text(&value))).collect()
+    leaves(&tree)
+        .into_iter()
+        .map(|(key, value)| (key, plain_text(&value)))
+        .collect()
 }
 
 /// A value as one would write it in the environment: no quotes, lists with commas.
@@ -183,7 +190,10 @@ fn leaves(tree: &Table) -> BTreeMap<String, Value> {
     for (section, value) in tree {
         match value {
             Value::Table(keys) => {
-                found.extend(keys.iter().map(|(key, value)| (format!("{section}.{key}"), value.clone())));
+                found.extend(
+                    keys.iter()
+                        .map(|(key, value)| (format!("{section}.{key}"), value.clone())),
+                );
             }
             other => {
                 found.insert(section.clone(), other.clone());
@@ -194,7 +204,9 @@ fn leaves(tree: &Table) -> BTreeMap<String, Value> {
 }
 
 fn set_leaf(tree: &mut Table, key: &str, value: Value) {
-    let Some((section, key)) = key.split_once('.') else { return };
+    let Some((section, key)) = key.split_once('.') else {
+        return;
+    };
     if let Some(Value::Table(keys)) = tree.get_mut(section) {
         keys.insert(key.to_owned(), value);
     }
@@ -214,7 +226,10 @@ fn read_file(path: &Path, known: &BTreeMap<String, Value>) -> Result<Vec<(String
             return Err(fail(section_line, unknown_key(section.get_ref(), known)));
         };
         if !known.keys().any(|key| key.split('.').next() == Some(section.get_ref())) {
-            return Err(fail(at(section.span().start), unknown_section(section.get_ref(), known)));
+            return Err(fail(
+                at(section.span().start),
+                unknown_section(section.get_ref(), known),
+            ));
         }
         for key in keys.keys() {
             let full = format!("{}.{}", section.get_ref(), key.get_ref());
@@ -229,12 +244,18 @@ fn read_file(path: &Path, known: &BTreeMap<String, Value>) -> Result<Vec<(String
         .map_err(|e| fail(at(e.span().map_or(0, |span| span.start)), wrong_type(e.message())))?;
     let tree: Table = toml::from_str(&text).map_err(|e| fail(0, e.message().to_owned()))?;
     let found = leaves(&tree).into_iter();
-    Ok(found.map(|(key, value)| (lines.get(&key).copied().unwrap_or(0), key, value)).map(|(l, k, v)| (k, v, l)).collect())
+    Ok(found
+        .map(|(key, value)| (lines.get(&key).copied().unwrap_or(0), key, value))
+        .map(|(l, k, v)| (k, v, l))
+        .collect())
 }
 
 fn read_text(path: &Path) -> Result<String, ConfigError> {
     let fail = |why: String| {
-        ConfigError::setting(format!("cannot read {}: {why}; give another file with -f FILE", path.display()))
+        ConfigError::setting(format!(
+            "cannot read {}: {why}; give another file with -f FILE",
+            path.display()
+        ))
     };
     let length = std::fs::metadata(path).map_err(|e| fail(e.to_string()))?.len();
     if length > MAX_FILE_BYTES {
@@ -265,7 +286,9 @@ fn unknown_key(key: &str, known: &BTreeMap<String, Value>) -> String {
     // The name alone counts too: a key in the wrong section is a common slip.
     let name = key.rsplit('.').next().unwrap_or(key);
     let same_name = known.keys().find(|full| full.rsplit('.').next() == Some(name));
-    let near = same_name.map(String::as_str).or_else(|| did_you_mean(key, known.keys().map(String::as_str)));
+    let near = same_name
+        .map(String::as_str)
+        .or_else(|| did_you_mean(key, known.keys().map(String::as_str)));
     match near {
         Some(near) => format!("unknown key `{key}`; did you mean `{near}`?"),
         None => format!("unknown key `{key}`; `chaleyd config show` lists all keys"),
@@ -287,7 +310,9 @@ fn read_environment(
         let Some(default) = known.get(*key) else { continue };
         let value = value_like(default, text);
         check_alone(key, &value).map_err(|why| {
-            ConfigError::setting(format!("environment variable {name}: {why}; correct it, or `unset {name}`"))
+            ConfigError::setting(format!(
+                "environment variable {name}: {why}; correct it, or `unset {name}`"
+            ))
         })?;
         found.push(((*key).clone(), value, name.clone()));
     }
@@ -304,7 +329,9 @@ fn refuse_stray(name: &str, names: &BTreeMap<String, &String>) -> Result<(), Con
         Some(near) => format!("did you mean {near}?"),
         None => "`chaleyd config show` lists all keys".to_owned(),
     };
-    Err(ConfigError::setting(format!("environment variable {name} sets nothing; {hint} Otherwise `unset {name}`.")))
+    Err(ConfigError::setting(format!(
+        "environment variable {name} sets nothing; {hint} Otherwise `unset {name}`."
+    )))
 }
 
 /// `text` as a value of the kind that the default has; what does not fit stays text, so that the reader of the type
@@ -323,11 +350,15 @@ fn value_like(default: &Value, text: &str) -> Value {
 
 fn integers(text: &str) -> Option<Value> {
     let numbers: Result<Vec<i64>, _> = text.split(',').map(|item| item.trim().parse()).collect();
-    numbers.ok().map(|numbers| Value::Array(numbers.into_iter().map(Value::Integer).collect()))
+    numbers
+        .ok()
+        .map(|numbers| Value::Array(numbers.into_iter().map(Value::Integer).collect()))
 }
 
 fn check_alone(key: &str, value: &Value) -> Result<(), String> {
     let mut tree = default_tree();
     set_leaf(&mut tree, key, value.clone());
-    Config::deserialize(Value::Table(tree)).map(drop).map_err(|e| e.message().to_owned())
+    Config::deserialize(Value::Table(tree))
+        .map(drop)
+        .map_err(|e| e.message().to_owned())
 }

@@ -15,8 +15,8 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 pub use check::{Problem, limits};
-pub use load::{ConfigError, Flag, Origin, Settings, Sources, environment_name};
-pub use nodes::{Nodes, Urls, redacted};
+pub use load::{ConfigError, Flag, Origin, Settings, Sources, environment_name, shown};
+pub use nodes::{Nodes, Urls};
 pub use suggest::did_you_mean;
 
 /// All of `cluster.toml`.
@@ -177,7 +177,8 @@ fn default_state_dir(cluster: &str) -> Result<PathBuf, ConfigError> {
         .map(|home| home.join("chaley").join(cluster))
         .ok_or_else(|| {
             ConfigError::setting(
-                "no home directory to keep state in; set HOME, or give --state-dir DIR (or CHALEY_STATE_DIR)".to_owned(),
+                "no home directory to keep state in; set HOME, or give --state-dir DIR (or CHALEY_STATE_DIR)"
+                    .to_owned(),
             )
         })
 }

@@ -29,13 +29,17 @@ impl Connection {
 
     /// Asks and waits at most `timeout` for the answer; a refusal comes as `Err`.
     pub fn ask(&mut self, request: &Request, timeout: Duration) -> Result<Answer, Failure> {
-        let line = self.exchange(request, timeout).map_err(|error| self.explain(&error, timeout))?;
+        let line = self
+            .exchange(request, timeout)
+            .map_err(|error| self.explain(&error, timeout))?;
         match serde_json::from_str(&line) {
             Ok(Answer::Failed(failure)) => Err(failure),
             Ok(answer) => Ok(answer),
             Err(error) => Err(Failure::new(
                 exit::FAILED,
-                format!("the supervisor's answer makes no sense ({error}); is it of another version? `chaleyd down`, then `chaleyd up`"),
+                format!(
+                    "the supervisor's answer makes no sense ({error}); is it of another version? `chaleyd down`, then `chaleyd up`"
+                ),
             )),
         }
     }
@@ -50,7 +54,11 @@ impl Connection {
         let limit = u64::try_from(MAX_LINE_BYTES).unwrap_or(u64::MAX);
         let mut line = String::new();
         (&mut self.stream).take(limit).read_line(&mut line)?;
-        if line.ends_with('\n') { Ok(line) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+        if line.ends_with('\n') {
+            Ok(line)
+        } else {
+            Err(io::ErrorKind::UnexpectedEof.into())
+        }
     }
 
     fn explain(&self, error: &io::Error, timeout: Duration) -> Failure {
@@ -66,7 +74,10 @@ impl Connection {
             ),
             _ => Failure::new(
                 exit::UNAVAILABLE,
-                format!("the supervisor of {} ended in the middle ({error}); bring it back with `chaleyd up`", self.state_dir),
+                format!(
+                    "the supervisor of {} ended in the middle ({error}); bring it back with `chaleyd up`",
+                    self.state_dir
+                ),
             ),
         }
     }

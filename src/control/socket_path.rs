@@ -23,7 +23,9 @@ const POINTER: &str = "control.path";
 pub enum PathError {
     #[error("{path}: {error}")]
     Io { path: PathBuf, error: std::io::Error },
-    #[error("{0} belongs to another user or is open to others; remove it, or set XDG_RUNTIME_DIR to a directory of your own")]
+    #[error(
+        "{0} belongs to another user or is open to others; remove it, or set XDG_RUNTIME_DIR to a directory of your own"
+    )]
     NotOurs(PathBuf),
 }
 
@@ -77,7 +79,11 @@ fn private_directory(directory: &Path) -> Result<(), PathError> {
     }
     let meta = fs::symlink_metadata(directory).map_err(io)?;
     let ours = meta.is_dir() && meta.uid() == nix::unistd::geteuid().as_raw() && meta.mode() & 0o077 == 0;
-    if ours { Ok(()) } else { Err(PathError::NotOurs(directory.to_owned())) }
+    if ours {
+        Ok(())
+    } else {
+        Err(PathError::NotOurs(directory.to_owned()))
+    }
 }
 
 fn remove_if_there(path: &Path) -> Result<(), PathError> {

@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 
 use super::Plan;
 use super::journal::{Progress, tell_launcher};
+use super::output::print_line;
 use super::place::log_path;
 use super::process::close_on_exec_from;
 use crate::control::{Failure, exit};
@@ -24,7 +25,10 @@ pub fn launch(plan: &Plan) -> Result<(), Failure> {
     let mut command = Command::new("/proc/self/exe");
     // The arguments are for people who read `ps`; nothing reads them back but the subcommand.
     command.arg(DETACHED).arg(&plan.config.cluster.name);
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null());
     // SAFETY: between fork and exec only async-signal-safe calls are made: setsid and close_range.
     unsafe {
         command.pre_exec(|| {
@@ -38,12 +42,18 @@ pub fn launch(plan: &Plan) -> Result<(), Failure> {
         let line = serde_json::to_vec(plan).map_err(|e| failed(e.into()))?;
         stdin.write_all(&line).map_err(failed)?;
     }
-    let stdout = child.stdout.take().ok_or_else(|| failed(std::io::ErrorKind::BrokenPipe.into()))?;
+    let stdout = child
+        .stdout
+        .take()
+        .ok_or_else(|| failed(std::io::ErrorKind::BrokenPipe.into()))?;
     follow(stdout).unwrap_or_else(|| {
         let log = log_path(&plan.config.cluster.state_dir, "supervisor");
         Err(Failure::new(
             exit::FAILED,
-            format!("the supervisor ended without a word; see {} or run `chaleyd up` without -d", log.display()),
+            format!(
+                "the supervisor ended without a word; see {} or run `chaleyd up` without -d",
+                log.display()
+            ),
         ))
     })
 }
@@ -55,9 +65,9 @@ fn follow(stdout: impl Read) -> Option<Result<(), Failure>> {
         let mut line = String::new();
         reader.by_ref().take(MAX_PROGRESS_BYTES).read_line(&mut line).ok()?;
         match serde_json::from_str(&line).ok()? {
-            Progress::Say(text) => anstream::println!("{text}"),
+            Progress::Say(text) => print_line(&text),
             Progress::Done(text) => {
-                anstream::println!("{text}");
+                print_line(&text);
                 return Some(Ok(()));
             }
             Progress::Failed(failure) => return Some(Err(failure)),
@@ -69,7 +79,10 @@ fn follow(stdout: impl Read) -> Option<Result<(), Failure>> {
 pub fn receive() -> Result<Plan, Failure> {
     let read = || -> std::io::Result<Plan> {
         let mut text = String::new();
-        std::io::stdin().lock().take(MAX_PROGRESS_BYTES).read_to_string(&mut text)?;
+        std::io::stdin()
+            .lock()
+            .take(MAX_PROGRESS_BYTES)
+            .read_to_string(&mut text)?;
         let null = std::fs::File::open("/dev/null")?;
         nix::unistd::dup2_stdin(null.as_fd())?;
         std::env::set_current_dir("/")?;

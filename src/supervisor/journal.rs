@@ -5,6 +5,7 @@ use std::io::Write;
 use serde::{Deserialize, Serialize};
 
 use super::logs::OwnLog;
+use super::output::print_line;
 use crate::control::Failure;
 
 /// The line that scripts and people wait for.
@@ -61,10 +62,7 @@ impl Journal {
     fn show(&mut self, line: String) {
         match &mut self.audience {
             // A closed stdout (`up | head`) must not stop a ring.
-            Audience::Stdout => {
-                let mut stdout = anstream::stdout().lock();
-                let _closed = writeln!(stdout, "{line}").and_then(|()| stdout.flush());
-            }
+            Audience::Stdout => print_line(&line),
             Audience::Console(printer) => {
                 let _closed = printer.print(line);
             }

@@ -60,7 +60,9 @@ impl KillWatch {
                     self.detected = Some((*at_us, from, how.clone()));
                 }
             }
-            NodeEvent::Entered { at_us, epoch, members, .. } if self.counts(*at_us, *epoch) => {
+            NodeEvent::Entered {
+                at_us, epoch, members, ..
+            } if self.counts(*at_us, *epoch) => {
                 self.view(*epoch).members.clone_from(members);
             }
             NodeEvent::Linked { at_us, epoch } if self.counts(*at_us, *epoch) => {
@@ -84,7 +86,12 @@ impl KillWatch {
     /// The first view without the node that all its members of this machine call linked, and when the last one did.
     fn whole(&self) -> Option<(u64, u64, &[u16])> {
         self.views.iter().find_map(|(epoch, view)| {
-            let here: Vec<u16> = view.members.iter().copied().filter(|id| self.local.contains(id)).collect();
+            let here: Vec<u16> = view
+                .members
+                .iter()
+                .copied()
+                .filter(|id| self.local.contains(id))
+                .collect();
             let whole = !here.is_empty()
                 && !view.members.contains(&self.id)
                 && here.iter().all(|id| view.linked.contains_key(id));
@@ -148,9 +155,21 @@ mod tests {
         watch.observe(3, &suspected(1_014_000));
         watch.observe(1, &suspected(1_012_000));
         watch.observe(1, &entered(1_015_000, 8, &[1, 3]));
-        watch.observe(1, &NodeEvent::Linked { at_us: 1_016_000, epoch: 8 });
+        watch.observe(
+            1,
+            &NodeEvent::Linked {
+                at_us: 1_016_000,
+                epoch: 8,
+            },
+        );
         assert!(!watch.is_complete());
-        watch.observe(3, &NodeEvent::Linked { at_us: 1_019_000, epoch: 8 });
+        watch.observe(
+            3,
+            &NodeEvent::Linked {
+                at_us: 1_019_000,
+                epoch: 8,
+            },
+        );
         assert!(watch.is_complete());
         let report = watch.report(None, false);
         assert_eq!((report.detected_ms, report.detected_by), (Some(12.0), Some(1)));
@@ -163,7 +182,13 @@ mod tests {
         let mut watch = watch();
         watch.observe(1, &suspected(999_999));
         watch.observe(1, &entered(999_999, 8, &[1, 3]));
-        watch.observe(1, &NodeEvent::Linked { at_us: 1_001_000, epoch: 7 });
+        watch.observe(
+            1,
+            &NodeEvent::Linked {
+                at_us: 1_001_000,
+                epoch: 7,
+            },
+        );
         assert!(!watch.is_complete());
         assert_eq!(watch.report(None, true).detected_ms, None);
     }
@@ -172,8 +197,20 @@ mod tests {
     fn a_view_that_still_has_the_node_is_not_the_one_waited_for() {
         let mut watch = watch();
         watch.observe(1, &entered(1_001_000, 8, &[1, 2]));
-        watch.observe(1, &NodeEvent::Linked { at_us: 1_001_500, epoch: 8 });
-        watch.observe(2, &NodeEvent::Linked { at_us: 1_001_500, epoch: 8 });
+        watch.observe(
+            1,
+            &NodeEvent::Linked {
+                at_us: 1_001_500,
+                epoch: 8,
+            },
+        );
+        watch.observe(
+            2,
+            &NodeEvent::Linked {
+                at_us: 1_001_500,
+                epoch: 8,
+            },
+        );
         assert!(!watch.is_complete());
     }
 
@@ -181,7 +218,13 @@ mod tests {
     fn members_on_other_machines_are_not_waited_for() {
         let mut watch = watch();
         watch.observe(1, &entered(1_001_000, 8, &[1, 9]));
-        watch.observe(1, &NodeEvent::Linked { at_us: 1_002_000, epoch: 8 });
+        watch.observe(
+            1,
+            &NodeEvent::Linked {
+                at_us: 1_002_000,
+                epoch: 8,
+            },
+        );
         assert!(watch.is_complete());
     }
 }

@@ -47,7 +47,11 @@ impl<R: AsyncRead + Unpin> Lines<R> {
             self.reader.consume(taken + usize::from(newline.is_some()));
             if newline.is_some() {
                 let line = std::mem::take(&mut self.partial);
-                return Some(if std::mem::take(&mut self.skipping) { Line::TooLong } else { Line::Whole(line) });
+                return Some(if std::mem::take(&mut self.skipping) {
+                    Line::TooLong
+                } else {
+                    Line::Whole(line)
+                });
             }
         }
     }

@@ -141,7 +141,9 @@ impl Reader {
     /// Whole lines added since the last call. A log that was rotated meanwhile is read from its new beginning.
     pub fn added(&mut self) -> Vec<LogLine> {
         let mut lines = Vec::new();
-        let Ok(meta) = fs::metadata(&self.path) else { return lines };
+        let Ok(meta) = fs::metadata(&self.path) else {
+            return lines;
+        };
         if meta.ino() != self.inode || meta.len() < self.offset {
             self.open = None;
         }
@@ -236,16 +238,22 @@ mod tests {
         write!(writer, "2026-01-02T03:04:05.678Z  INFO one\n  more\nhal").unwrap();
         let mut reader = Reader::new("node-1", path.clone());
         let lines = reader.history();
-        assert_eq!(lines.iter().map(|line| line.text.as_str()).collect::<Vec<_>>(), [
-            "2026-01-02T03:04:05.678Z  INFO one",
-            "  more"
-        ]);
+        assert_eq!(
+            lines.iter().map(|line| line.text.as_str()).collect::<Vec<_>>(),
+            ["2026-01-02T03:04:05.678Z  INFO one", "  more"]
+        );
         assert!(lines.iter().all(|line| line.time == "2026-01-02T03:04:05.678Z"));
         writeln!(writer, "f").unwrap();
-        assert_eq!(reader.added().iter().map(|line| line.text.as_str()).collect::<Vec<_>>(), ["half"]);
+        assert_eq!(
+            reader.added().iter().map(|line| line.text.as_str()).collect::<Vec<_>>(),
+            ["half"]
+        );
         rotate(&path, 1).unwrap();
         writeln!(writer, "new").unwrap();
-        assert_eq!(reader.added().iter().map(|line| line.text.as_str()).collect::<Vec<_>>(), ["new"]);
+        assert_eq!(
+            reader.added().iter().map(|line| line.text.as_str()).collect::<Vec<_>>(),
+            ["new"]
+        );
         assert!(reader.added().is_empty());
     }
 

@@ -157,7 +157,12 @@ impl Node {
                 reported: now,
                 member_since: ready.then_some(now),
             },
-            NodeState::Running { process, purpose, member_since, .. } => NodeState::Running {
+            NodeState::Running {
+                process,
+                purpose,
+                member_since,
+                ..
+            } => NodeState::Running {
                 process,
                 purpose,
                 status,
@@ -176,7 +181,9 @@ impl Node {
     pub fn ended(&mut self, status: ExitStatus, now: Instant) -> End {
         let (purpose, member_since) = match &self.state {
             NodeState::Starting { purpose, .. } => (*purpose, None),
-            NodeState::Running { purpose, member_since, .. } => (*purpose, *member_since),
+            NodeState::Running {
+                purpose, member_since, ..
+            } => (*purpose, *member_since),
             NodeState::Dead { .. } | NodeState::Stopped => (Purpose::Serve, None),
         };
         let fatal = self.fatal.take();
@@ -188,7 +195,10 @@ impl Node {
                 End::OnPurpose
             }
             Purpose::BeKilled => {
-                self.state = NodeState::Dead { cause, restart_at: None };
+                self.state = NodeState::Dead {
+                    cause,
+                    restart_at: None,
+                };
                 End::OnPurpose
             }
             Purpose::Serve => {
@@ -263,7 +273,9 @@ impl Node {
 pub fn restart_wait(deaths: u32) -> Duration {
     match deaths {
         0 => Duration::ZERO,
-        n => FIRST_WAIT.saturating_mul(2u32.saturating_pow((n - 1).min(16))).min(LONGEST_WAIT),
+        n => FIRST_WAIT
+            .saturating_mul(2u32.saturating_pow((n - 1).min(16)))
+            .min(LONGEST_WAIT),
     }
 }
 

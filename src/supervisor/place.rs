@@ -36,7 +36,9 @@ impl Place {
             Err(TryLockError::WouldBlock) => return Ok(None),
             Err(TryLockError::Error(error)) => return Err(failed(error)),
         }
-        lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id())).map_err(failed)?;
+        lock.set_len(0)
+            .and_then(|()| writeln!(lock, "{}", std::process::id()))
+            .map_err(failed)?;
         for below in ["logs", "nodes"] {
             make_private(&directory.join(below))?;
         }
@@ -94,12 +96,19 @@ pub fn holder(state_dir: &Path) -> String {
 /// to others is left alone: it may be someone's home.
 fn make_private(directory: &Path) -> Result<(), Failure> {
     let failed = |error: std::io::Error| refused(directory, &error);
-    DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed)?;
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)
+        .map_err(failed)?;
     let meta = fs::metadata(directory).map_err(failed)?;
     if meta.uid() != nix::unistd::geteuid().as_raw() {
         return Err(Failure::new(
             exit::PERMISSION,
-            format!("{} belongs to another user; choose another with --state-dir DIR", directory.display()),
+            format!(
+                "{} belongs to another user; choose another with --state-dir DIR",
+                directory.display()
+            ),
         ));
     }
     if meta.mode() & 0o077 == 0 {
@@ -119,8 +128,15 @@ fn make_private(directory: &Path) -> Result<(), Failure> {
 }
 
 fn refused(path: &Path, error: &std::io::Error) -> Failure {
-    let code = if error.kind() == std::io::ErrorKind::PermissionDenied { exit::PERMISSION } else { exit::FAILED };
-    Failure::new(code, format!("{}: {error}; choose another place with --state-dir DIR", path.display()))
+    let code = if error.kind() == std::io::ErrorKind::PermissionDenied {
+        exit::PERMISSION
+    } else {
+        exit::FAILED
+    };
+    Failure::new(
+        code,
+        format!("{}: {error}; choose another place with --state-dir DIR", path.display()),
+    )
 }
 
 #[cfg(test)]

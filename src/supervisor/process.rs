@@ -83,45 +83,56 @@ impl Process {
 
     /// Queues an order; false when the node does not read its orders.
     pub fn order(&self, order: NodeOrder) -> bool {
-        self.orders.as_ref().is_some_and(|orders| orders.try_send(order).is_ok())
+        self.orders
+            .as_ref()
+            .is_some_and(|orders| orders.try_send(order).is_ok())
     }
 }
 
-/// What a child's stdin and stdout are.
+/// What a child's stdin, stdout and stderr are.
 pub enum Talk {
-    /// A node: orders in (the first line is given), reports out.
-    Reports { first_line: String },
-    /// Nothing in; what it says goes to the log.
+    /// A node: orders in (the first line is given), reports out, the rest into its log.
+    Reports { first_line: String, log: File },
+    /// As the command says.
     Silent,
 }
 
 /// Starts `command` in a process group of its own (Ctrl-C on the terminal is for the supervisor alone), to die with this
-/// process, its stderr appended to `log`.
+/// process.
 pub fn start(
     mut command: Command,
     who: Who,
     talk: Talk,
-    log: File,
     messages: &mpsc::Sender<ChildMessage>,
 ) -> std::io::Result<Process> {
     die_with_parent(&mut command);
     command.process_group(0);
-    match talk {
-        Talk::Reports { .. } => command.stdin(Stdio::piped()).stdout(Stdio::piped()),
-        Talk::Silent => command.stdin(Stdio::null()).stdout(log.try_clone()?),
-    };
-    command.stderr(log);
+    let mut first = None;
+    if let Talk::Reports { first_line, log } = talk {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log);
+        first = Some(first_line);
+    }
     let mut child = tokio::process::Command::from(command).spawn()?;
-    let pid = child.id().ok_or_else(|| std::io::Error::other("it ended before it began"))?;
+    let pid = child
+        .id()
+        .ok_or_else(|| std::io::Error::other("it ended before it began"))?;
     let (signals, signal_queue) = mpsc::channel(SIGNAL_QUEUE);
     let mut orders = None;
-    if let (Talk::Reports { first_line }, Some(stdin)) = (talk, child.stdin.take()) {
+    if let (Some(first_line), Some(stdin)) = (first, child.stdin.take()) {
         let (sender, queue) = mpsc::channel(ORDER_QUEUE);
         tokio::spawn(tell(stdin, first_line, queue));
         orders = Some(sender);
     }
     let said = child.stdout.take();
-    tokio::spawn(Watch { who, pid, messages: messages.clone(), nonsense: 0 }.run(child, said, signal_queue));
+    tokio::spawn(
+        Watch {
+            who,
+            pid,
+            messages: messages.clone(),
+            nonsense: 0,
+        }
+        .run(child, said, signal_queue),
+    );
     Ok(Process {
         pid,
         started: Instant::now(),
@@ -150,7 +161,13 @@ fn die_with_parent(command: &mut Command) {
 /// Marks all descriptors from `first` up, so that a child does not keep open what our caller left open.
 pub(super) fn close_on_exec_from(first: std::ffi::c_uint) {
     // SAFETY: a system call on numbers only. An old kernel refuses it, which leaves things as they were.
-    unsafe { nix::libc::close_range(first, std::ffi::c_uint::MAX, nix::libc::CLOSE_RANGE_CLOEXEC as std::ffi::c_int) };
+    unsafe {
+        nix::libc::close_range(
+            first,
+            std::ffi::c_uint::MAX,
+            nix::libc::CLOSE_RANGE_CLOEXEC as std::ffi::c_int,
+        )
+    };
 }
 
 /// Writes the settings and then the orders, until the node ends or the supervisor forgets it.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{mpsc, oneshot, Semaphore};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::lines::{Line, Lines};
@@ -29,7 +29,9 @@ pub struct Call {
 pub async fn serve(listener: UnixListener, calls: mpsc::Sender<Call>) {
     let places = std::sync::Arc::new(Semaphore::new(MAX_CONVERSATIONS));
     loop {
-        let Ok(place) = places.clone().acquire_owned().await else { return };
+        let Ok(place) = places.clone().acquire_owned().await else {
+            return;
+        };
         match listener.accept().await {
             Ok((stream, _)) => {
                 let calls = calls.clone();
@@ -66,22 +68,34 @@ async fn converse(stream: UnixStream, calls: mpsc::Sender<Call>) {
 /// The same user, or root: the socket's mode says so too, and this holds wherever the socket is.
 fn is_allowed(stream: &UnixStream) -> bool {
     let own = nix::unistd::geteuid().as_raw();
-    stream.peer_cred().is_ok_and(|peer| peer.uid() == own || peer.uid() == 0)
+    stream
+        .peer_cred()
+        .is_ok_and(|peer| peer.uid() == own || peer.uid() == 0)
 }
 
 fn parse(line: Line) -> Result<Request, Failure> {
     match line {
-        Line::TooLong => {
-            Err(Failure::new(exit::USAGE, format!("a request has at most {MAX_REQUEST_BYTES} bytes")))
-        }
-        Line::Whole(bytes) => serde_json::from_slice(&bytes)
-            .map_err(|e| Failure::new(exit::USAGE, format!("not a request ({e}); use the `chaleyd` of this version"))),
+        Line::TooLong => Err(Failure::new(
+            exit::USAGE,
+            format!("a request has at most {MAX_REQUEST_BYTES} bytes"),
+        )),
+        Line::Whole(bytes) => serde_json::from_slice(&bytes).map_err(|e| {
+            Failure::new(
+                exit::USAGE,
+                format!("not a request ({e}); use the `chaleyd` of this version"),
+            )
+        }),
     }
 }
 
 async fn ask(request: Request, calls: &mpsc::Sender<Call>) -> Answer {
     let (reply, answer) = oneshot::channel();
-    let ended = || Answer::Failed(Failure::new(exit::UNAVAILABLE, "the supervisor is ending; `chaleyd up` starts it again"));
+    let ended = || {
+        Answer::Failed(Failure::new(
+            exit::UNAVAILABLE,
+            "the supervisor is ending; `chaleyd up` starts it again",
+        ))
+    };
     if calls.send(Call { request, reply }).await.is_err() {
         return ended();
     }

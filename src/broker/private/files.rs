@@ -50,7 +50,10 @@ pub(super) fn write_all(
     write_private(&directory.join("rabbitmq-env.conf"), "")?;
     write_private(&directory.join("advanced.config"), "[].\n")?;
     write_private(&directory.join("definitions.json"), &definitions(credentials, names)?)?;
-    write_private(&directory.join("rabbitmq.conf"), &configuration(directory, listen, credentials))
+    write_private(
+        &directory.join("rabbitmq.conf"),
+        &configuration(directory, listen, credentials),
+    )
 }
 
 /// `rabbitmq.conf`. With definitions to load, RabbitMQ creates no default user `guest`.
@@ -148,7 +151,11 @@ fn failed(path: &Path) -> impl FnOnce(io::Error) -> PrivateBrokerError {
 
 /// Makes the directory if needed and closes it to everybody else.
 pub(super) fn make_private_directory(path: &Path) -> Result<(), PrivateBrokerError> {
-    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed(path))?;
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(failed(path))?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(failed(path))
 }
 
@@ -190,7 +197,10 @@ pub(super) fn tail(path: &Path, bytes: u64, lines: usize) -> Vec<String> {
     let content = read().unwrap_or_default();
     let text = String::from_utf8_lossy(&content);
     let all: Vec<&str> = text.lines().collect();
-    all.iter().skip(all.len().saturating_sub(lines)).map(|line| (*line).to_owned()).collect()
+    all.iter()
+        .skip(all.len().saturating_sub(lines))
+        .map(|line| (*line).to_owned())
+        .collect()
 }
 
 #[cfg(test)]

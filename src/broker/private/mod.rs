@@ -56,7 +56,9 @@ pub enum PrivateBrokerError {
         path.display(), path.parent().unwrap_or(path).display()
     )]
     Damaged { path: PathBuf, why: String },
-    #[error("the private broker cannot listen on {address}: {error}; choose another with broker.listen and broker.port")]
+    #[error(
+        "the private broker cannot listen on {address}: {error}; choose another with broker.listen and broker.port"
+    )]
     Listen { address: SocketAddr, error: io::Error },
     #[error("no random numbers from the operating system: {0}; try again")]
     Random(String),
@@ -182,8 +184,15 @@ impl PrivateBroker {
     }
 
     fn url(&self, user: &str, password: &str, host: &str) -> String {
-        let bracketed = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
-        format!("amqp://{user}:{password}@{bracketed}:{}/%2f", self.credentials.amqp_port)
+        let bracketed = if host.contains(':') {
+            format!("[{host}]")
+        } else {
+            host.to_owned()
+        };
+        format!(
+            "amqp://{user}:{password}@{bracketed}:{}/%2f",
+            self.credentials.amqp_port
+        )
     }
 
     /// Where this machine reaches the broker: the listening address, unless that is "any".

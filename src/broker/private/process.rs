@@ -30,17 +30,25 @@ pub fn find_rabbitmq() -> Result<Installation, PrivateBrokerError> {
 }
 
 fn find_in(debian: &Path, path: &str) -> Result<Installation, PrivateBrokerError> {
-    let script = if debian.is_file() { Some(debian.to_owned()) } else { search(path, "rabbitmq-server") };
+    let script = if debian.is_file() {
+        Some(debian.to_owned())
+    } else {
+        search(path, "rabbitmq-server")
+    };
     let rabbitmq_server = script.ok_or_else(|| PrivateBrokerError::NotInstalled {
         looked: format!("{} and rabbitmq-server in {path}", debian.display()),
     })?;
     let epmd = search(path, "epmd").or_else(|| search(DEFAULT_PATH, "epmd"));
-    let epmd = epmd.ok_or_else(|| PrivateBrokerError::NoEpmd { looked: path.to_owned() })?;
+    let epmd = epmd.ok_or_else(|| PrivateBrokerError::NoEpmd {
+        looked: path.to_owned(),
+    })?;
     Ok(Installation { rabbitmq_server, epmd })
 }
 
 fn search(path: &str, program: &str) -> Option<PathBuf> {
-    env::split_paths(path).map(|directory| directory.join(program)).find(|file| file.is_file())
+    env::split_paths(path)
+        .map(|directory| directory.join(program))
+        .find(|file| file.is_file())
 }
 
 /// A command with nothing of the caller's environment but what finds programs, so that a `RABBITMQ_...` or `ERL_...` of
@@ -49,7 +57,10 @@ fn command(program: &Path, directory: &Path, credentials: &Credentials) -> Comma
     let mut command = Command::new(program);
     command
         .env_clear()
-        .env("PATH", format!("{DEFAULT_PATH}:{}", env::var("PATH").unwrap_or_default()))
+        .env(
+            "PATH",
+            format!("{DEFAULT_PATH}:{}", env::var("PATH").unwrap_or_default()),
+        )
         .env("LANG", "C.UTF-8")
         // Erlang reads its cookie from the home directory.
         .env("HOME", directory)
