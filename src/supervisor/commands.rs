@@ -4,12 +4,13 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Parser;
 
 use super::arguments::{Arguments, Colour, Command, ConfigCommand, PlaceArguments, StateArguments, UpArguments};
 use super::output::{error, print, print_line};
+use super::process::is_running;
 use super::{Plan, daemon, follow, launch, render};
 use crate::config::{ConfigError, Flag, Settings, Sources};
 use crate::control::{Answer, Failure, NodeCondition, Request, StateReport, call, exit};
@@ -81,7 +82,7 @@ fn run(place: &PlaceArguments, command: Command) -> Result<u8, Failure> {
         Command::Resume { id } => done(Request::Resume { id }, QUICK_TIMEOUT),
         Command::Start { id } => done(Request::Start { id }, START_TIMEOUT),
         Command::Stop { id } => done(Request::Stop { id }, STOP_TIMEOUT),
-        Command::Down => done(Request::Down, DOWN_TIMEOUT),
+        Command::Down => down(&directory),
         Command::ClientUrl { host } => done(Request::ClientUrl { host }, QUICK_TIMEOUT),
         Command::Logs(arguments) => follow::logs(&directory, &arguments),
         Command::Up(_) | Command::Supervise { .. } | Command::Config { .. } | Command::Node => Ok(exit::DONE),
@@ -189,15 +190,33 @@ fn starts_with(argument: &OsString, prefix: &str) -> bool {
     argument.as_encoded_bytes().starts_with(prefix.as_bytes())
 }
 
+/// Ends the supervisor, and returns when it is gone, so that the next command finds none.
+fn down(directory: &Path) -> Result<u8, Failure> {
+    let Answer::Settings { pid, .. } = call(directory, &Request::Settings, QUICK_TIMEOUT)? else {
+        return Err(strange_answer());
+    };
+    let answer = call(directory, &Request::Down, DOWN_TIMEOUT)?;
+    let deadline = Instant::now() + QUICK_TIMEOUT;
+    while is_running(pid) && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    print_line(&render::answer(&answer));
+    Ok(exit::DONE)
+}
+
+fn strange_answer() -> Failure {
+    Failure::new(
+        exit::FAILED,
+        "the supervisor answered something else; is it of another version? `chaleyd down`, then `chaleyd up`",
+    )
+}
+
 // ---- state ------------------------------------------------------------------------------------------------------------
 
 fn ask_state(directory: &Path) -> Result<Box<StateReport>, Failure> {
     match call(directory, &Request::State, STATE_TIMEOUT)? {
         Answer::State(report) => Ok(report),
-        _ => Err(Failure::new(
-            exit::FAILED,
-            "the supervisor answered something else; is it of another version?",
-        )),
+        _ => Err(strange_answer()),
     }
 }
 
@@ -284,10 +303,7 @@ fn troubles(report: &StateReport) -> Vec<String> {
 
 fn kill(directory: &Path, id: u32, json: bool) -> Result<u8, Failure> {
     let Answer::Killed(report) = call(directory, &Request::Kill { id }, KILL_TIMEOUT)? else {
-        return Err(Failure::new(
-            exit::FAILED,
-            "the supervisor answered something else; is it of another version?",
-        ));
+        return Err(strange_answer());
     };
     let text = if json {
         serde_json::to_string(&report).unwrap_or_default()

@@ -19,28 +19,20 @@ pub fn logs(state_dir: &Path, arguments: &LogsArguments) -> Result<u8, Failure> 
         None => all(state_dir)?,
     };
     let prefix = arguments.which.is_none();
-    let since = arguments
-        .since
-        .map(|time| humantime::format_rfc3339_micros(time).to_string());
     let mut lines: Vec<LogLine> = readers.iter_mut().flat_map(Reader::history).collect();
-    lines.sort_by(|a, b| comparable(&a.time).cmp(comparable(&b.time)));
-    if let Some(since) = &since {
-        lines.retain(|line| comparable(&line.time) >= comparable(since));
+    lines.sort_by_key(|line| line.time);
+    if arguments.since.is_some() {
+        lines.retain(|line| line.time >= arguments.since);
     }
     let skipped = arguments.lines.map_or(0, |wanted| lines.len().saturating_sub(wanted));
     show(lines.iter().skip(skipped), prefix);
     while arguments.follow {
         std::thread::sleep(POLL);
         let mut added: Vec<LogLine> = readers.iter_mut().flat_map(Reader::added).collect();
-        added.sort_by(|a, b| comparable(&a.time).cmp(comparable(&b.time)));
+        added.sort_by_key(|line| line.time);
         show(added.iter(), prefix);
     }
     Ok(exit::DONE)
-}
-
-/// Times with more or fewer digits compare well once the closing Z is off.
-fn comparable(time: &str) -> &str {
-    time.trim_end_matches('Z')
 }
 
 fn show<'a>(lines: impl Iterator<Item = &'a LogLine>, prefix: bool) {

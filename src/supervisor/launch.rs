@@ -1,5 +1,6 @@
 //! How a supervisor comes to run, in the foreground or detached, and what happens when one runs already.
 
+use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -10,6 +11,7 @@ use super::logs::OwnLog;
 use super::output::print_line;
 use super::place::{Place, holder};
 use super::{Plan, daemon};
+use crate::config::shown;
 use crate::control::{Answer, Failure, Request, call, exit};
 
 /// How long a supervisor that holds the lock may take to open its socket.
@@ -22,10 +24,12 @@ const POLL: Duration = Duration::from_millis(100);
 
 /// Supervises until the end, in front of whoever called.
 pub fn foreground(plan: Plan) -> Result<(), Failure> {
-    let Some(place) = Place::take(&plan.config.cluster.state_dir)? else {
-        let (message, _) = compare_with_running(&plan)?;
-        print_line(&message);
-        return Ok(());
+    let place = match take_or_ask(&plan)? {
+        Found::Free(place) => place,
+        Found::Running { message, .. } => {
+            print_line(&message);
+            return Ok(());
+        }
     };
     // The console changes how the terminal behaves, and may be cut off in the middle.
     let stdin = std::io::stdin();
@@ -56,11 +60,10 @@ fn detached_run(plan: Plan) -> Result<(), Failure> {
         tell_launcher(&Progress::Failed(failure.clone()));
         failure
     };
-    match Place::take(&plan.config.cluster.state_dir).map_err(tell)? {
-        Some(place) => supervise(plan, place, Audience::Launcher, Mode::Detached),
-        None => {
-            let message = await_running(&plan).map_err(tell)?;
-            tell_launcher(&Progress::Done(message));
+    match take_or_wait(&plan).map_err(tell)? {
+        Found::Free(place) => supervise(plan, place, Audience::Launcher, Mode::Detached),
+        Found::Running { message, .. } => {
+            tell_launcher(&Progress::Done(format!("[INFO] {message}\n{READY_LINE}")));
             Ok(())
         }
     }
@@ -93,73 +96,82 @@ fn supervise(plan: Plan, place: Place, audience: Audience, mode: Mode) -> Result
     outcome
 }
 
-/// Compares `plan` with the supervisor that holds its state directory: what to say, and whether that one is ready.
-fn compare_with_running(plan: &Plan) -> Result<(String, bool), Failure> {
-    let directory = &plan.config.cluster.state_dir;
-    let (pid, running, ready) = ask_running(directory)?;
-    let here = plan.config.flat();
-    let mut differences: Vec<String> = Vec::new();
-    for key in here.keys().chain(running.keys().filter(|key| !here.contains_key(*key))) {
-        let (there, here) = (running.get(key), here.get(key));
-        if there != here {
-            let shown =
-                |value: Option<&String>| value.map_or("unset".to_owned(), |value| crate::config::shown(key, value));
-            differences.push(format!("{key} is {:?} there and {:?} here", shown(there), shown(here)));
-        }
-    }
-    let place = directory.display();
-    if !differences.is_empty() {
-        let message = format!(
-            "a supervisor (pid {pid}) already runs in {place} with other settings: {}; end it first with `chaleyd down --state-dir {place}`",
-            differences.join("; ")
-        );
-        return Err(Failure::new(exit::CONFIG, message));
-    }
-    if plan.new_cluster {
-        let message = format!(
-            "a supervisor (pid {pid}) already runs in {place}; a new cluster can be founded after `chaleyd down --state-dir {place}`"
-        );
-        return Err(Failure::new(exit::CONFIG, message));
-    }
-    let how = if ready { "ready" } else { "still starting" };
-    Ok((format!("already runs (pid {pid}, {how}) in {place}"), ready))
+/// What is in a state directory.
+enum Found {
+    /// Nothing that runs: it is ours now.
+    Free(Place),
+    /// A supervisor with the same settings.
+    Running { message: String, ready: bool },
 }
 
-type Running = (u32, std::collections::BTreeMap<String, String>, bool);
-
-fn ask_running(directory: &Path) -> Result<Running, Failure> {
+/// Takes the state directory, or asks the supervisor that has it. One that is just starting, or ending, is waited for.
+fn take_or_ask(plan: &Plan) -> Result<Found, Failure> {
+    let directory = &plan.config.cluster.state_dir;
     let deadline = Instant::now() + SOCKET_DEADLINE;
     loop {
+        if let Some(place) = Place::take(directory)? {
+            return Ok(Found::Free(place));
+        }
         match call(directory, &Request::Settings, ANSWER_TIMEOUT) {
-            Ok(Answer::Settings { pid, settings, ready }) => return Ok((pid, settings, ready)),
+            Ok(Answer::Settings { pid, settings, ready }) => return compare(plan, pid, &settings, ready),
             Ok(_) => {
                 let message = "the running supervisor is of another version; end it with `chaleyd down`";
                 return Err(Failure::new(exit::CONFIG, message));
             }
-            Err(failure) if Instant::now() >= deadline => {
-                let pid = holder(directory);
-                let message = format!(
-                    "a supervisor (pid {pid}) holds {} and does not answer ({failure}); if it is stopped, `kill -CONT {pid}`, else `kill {pid}`",
-                    directory.display()
-                );
-                return Err(Failure::new(exit::TIMEOUT, message));
-            }
+            Err(failure) if Instant::now() >= deadline => return Err(mute_holder(directory, &failure)),
             Err(_) => std::thread::sleep(POLL),
         }
     }
 }
 
 /// As `up -d` promises: not before the ring is ready.
-fn await_running(plan: &Plan) -> Result<String, Failure> {
+fn take_or_wait(plan: &Plan) -> Result<Found, Failure> {
     let deadline = Instant::now() + READY_DEADLINE;
     loop {
-        let (message, ready) = compare_with_running(plan)?;
-        if ready {
-            return Ok(format!("[INFO] {message}\n{READY_LINE}"));
+        match take_or_ask(plan)? {
+            Found::Running { message, ready: false } if Instant::now() >= deadline => {
+                return Err(Failure::new(exit::TIMEOUT, format!("{message}; see `chaleyd logs -f`")));
+            }
+            Found::Running { ready: false, .. } => std::thread::sleep(POLL),
+            found => return Ok(found),
         }
-        if Instant::now() >= deadline {
-            return Err(Failure::new(exit::TIMEOUT, format!("{message}; see `chaleyd logs -f`")));
-        }
-        std::thread::sleep(POLL);
     }
+}
+
+/// A supervisor with other settings is an error that says which.
+fn compare(plan: &Plan, pid: u32, running: &BTreeMap<String, String>, ready: bool) -> Result<Found, Failure> {
+    let place = plan.config.cluster.state_dir.display();
+    let here = plan.config.flat();
+    let mut differences: Vec<String> = Vec::new();
+    for key in here.keys().chain(running.keys().filter(|key| !here.contains_key(*key))) {
+        let shown = |value: Option<&String>| value.map_or("unset".to_owned(), |value| shown(key, value));
+        if running.get(key) != here.get(key) {
+            differences.push(format!(
+                "{key} is {:?} there and {:?} here",
+                shown(running.get(key)),
+                shown(here.get(key))
+            ));
+        }
+    }
+    let problem = if !differences.is_empty() {
+        format!("with other settings: {}; end it first with", differences.join("; "))
+    } else if plan.new_cluster {
+        "and has its cluster; a new one can be founded after".to_owned()
+    } else {
+        let how = if ready { "ready" } else { "still starting" };
+        let message = format!("already runs (pid {pid}, {how}) in {place}");
+        return Ok(Found::Running { message, ready });
+    };
+    let message =
+        format!("a supervisor (pid {pid}) already runs in {place} {problem} `chaleyd down --state-dir {place}`");
+    Err(Failure::new(exit::CONFIG, message))
+}
+
+fn mute_holder(directory: &Path, failure: &Failure) -> Failure {
+    let pid = holder(directory);
+    let message = format!(
+        "a supervisor (pid {pid}) holds {} and does not answer ({failure}); if it is stopped, `kill -CONT {pid}`, else `kill {pid}`",
+        directory.display()
+    );
+    Failure::new(exit::TIMEOUT, message)
 }

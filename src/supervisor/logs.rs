@@ -83,8 +83,8 @@ fn read_tail(path: &Path) -> io::Result<String> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogLine {
     pub source: String,
-    /// The time at its start as RFC 3339; that of the line before for a line without one (a continued error).
-    pub time: String,
+    /// The time at its start; that of the line before for a line without one (a continued error).
+    pub time: Option<SystemTime>,
     pub text: String,
 }
 
@@ -93,10 +93,9 @@ pub fn timestamp() -> String {
     humantime::format_rfc3339_millis(SystemTime::now()).to_string()
 }
 
-/// Time at the start of a log line, if one is there. All logs write UTC, so that text compares as time does.
-fn time_of(line: &str) -> Option<&str> {
-    let first = line.split_whitespace().next()?;
-    humantime::parse_rfc3339(first).is_ok().then_some(first)
+/// Time at the start of a log line, if one is there.
+fn time_of(line: &str) -> Option<SystemTime> {
+    humantime::parse_rfc3339(line.split_whitespace().next()?).ok()
 }
 
 /// Reads one log from its rotated parts on, and then what is added to it.
@@ -106,7 +105,7 @@ pub struct Reader {
     open: Option<BufReader<File>>,
     inode: u64,
     offset: u64,
-    time: String,
+    time: Option<SystemTime>,
     partial: String,
 }
 
@@ -118,7 +117,7 @@ impl Reader {
             open: None,
             inode: 0,
             offset: 0,
-            time: String::new(),
+            time: None,
             partial: String::new(),
         }
     }
@@ -174,12 +173,10 @@ impl Reader {
         }
         let text = std::mem::take(&mut self.partial);
         let text = text.trim_end_matches('\n').to_owned();
-        if let Some(time) = time_of(&text) {
-            time.clone_into(&mut self.time);
-        }
+        self.time = time_of(&text).or(self.time);
         Some(LogLine {
             source: self.source.clone(),
-            time: self.time.clone(),
+            time: self.time,
             text,
         })
     }
@@ -242,7 +239,8 @@ mod tests {
             lines.iter().map(|line| line.text.as_str()).collect::<Vec<_>>(),
             ["2026-01-02T03:04:05.678Z  INFO one", "  more"]
         );
-        assert!(lines.iter().all(|line| line.time == "2026-01-02T03:04:05.678Z"));
+        let time = humantime::parse_rfc3339("2026-01-02T03:04:05.678Z").ok();
+        assert!(lines.iter().all(|line| line.time == time));
         writeln!(writer, "f").unwrap();
         assert_eq!(
             reader.added().iter().map(|line| line.text.as_str()).collect::<Vec<_>>(),

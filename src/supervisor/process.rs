@@ -268,10 +268,17 @@ fn excerpt(bytes: &[u8]) -> String {
 
 /// Whether the kernel has the process stopped (SIGSTOP), whoever stopped it.
 pub fn is_stopped(pid: u32) -> bool {
-    let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else {
-        return false;
-    };
+    kernel_state(pid) == Some('T')
+}
+
+/// Whether there is such a process that has not ended.
+pub fn is_running(pid: u32) -> bool {
+    kernel_state(pid).is_some_and(|state| !matches!(state, 'Z' | 'X'))
+}
+
+/// The one letter of proc(5): R, S, D, T, Z, X, ...
+fn kernel_state(pid: u32) -> Option<char> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The state follows the name in brackets, which may itself hold anything.
-    let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
-    state == Some('T')
+    stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next())
 }
