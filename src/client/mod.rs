@@ -1,1 +1,4 @@
-//! (being built)
+//! A chat session for people, scripts and bots: join, say, leave; exactly once, in order, across fail-overs.
+
+pub mod core;
+pub mod names;
