@@ -1,1 +1,3 @@
-//! (being built)
+//! The only folder that names lapin.
+
+pub mod client_link;

@@ -617,6 +617,11 @@ impl Core {
         self.outputs.pop_front()
     }
 
+    /// How much [`Core::poll_output`] has to give.
+    pub fn outputs_waiting(&self) -> usize {
+        self.outputs.len()
+    }
+
     fn tell(&mut self, event: SessionEvent) {
         self.outputs.push_back(Output::Tell(event));
     }
