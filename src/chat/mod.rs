@@ -1,7 +1,61 @@
-//! The group chat: a pure state machine that applies committed entries.
+//! The group chat: a pure state machine that applies committed entries, the same on every node.
+//!
+//! The ring gives every command one place in one order; [`State`] takes the commands in that order and says what
+//! happened. It has no clock, no randomness and no I/O, and nothing in it depends on hash order, so nodes that applied
+//! equally far are equal. The rules, cited by number in code and tests:
+//!
+//! * **C1. Order first, judge after.** Whether a request is good is decided when it is applied, from the state and the
+//!   entry alone. A refused request is an ordered entry too: its outcome is an error to its sender.
+//! * **C2. A session begins** with an ordered join that has number 1, also when that join is refused. No other command
+//!   creates one. If [`MAX_SESSIONS`] live already, it begins and ends in one: refused with `limit`, its id ended (C11).
+//! * **C3. Numbers.** A request has an effect only if its number is its living session's last + 1 (or C2). Anything else
+//!   has no effect at all, so repeating a request is harmless and each number has exactly one outcome.
+//! * **C4. Outcomes.** A session keeps its last number and its last [`OUTCOMES_KEPT`] outcomes, refusals included; a
+//!   request that is sent again is answered from them, or with `outcome-forgotten`.
+//! * **C5. Groups** are numbers (leading zeros do not count: `01` is `1`) or names of 1-64 `A-Za-z0-9_-`, whose case
+//!   counts. A group comes into being with its first successful join and is kept, history and all, when it is empty.
+//! * **C6. Nicks** are 1-32 visible characters, unique in a group whatever their case. An away member keeps its nick.
+//! * **C7. Members.** Every successful join gets the group's next member number, from 1; a number is never used again.
+//!   A session is in a group once at most.
+//! * **C8. Sequence.** All that happens in a group has the group's next number, from 1 without gaps, and the next link
+//!   of its digest chain: `digest = SHA-256(previous digest || canonical)`, cut to 16 bytes, where the first `previous`
+//!   is 16 zero bytes and `canonical` is the UTF-8 of `"{type}\n{seq}\n{member}\n{user}\n{time_ms}\n{text}"`; `type` as
+//!   in JSON (`joined`, `message`, `left`, `away`, `back`), `time_ms` in milliseconds since the Unix epoch, `text` the
+//!   message's text, for `left` its reason (`asked`, `lost`), else empty. Whoever replays a group's events from 1 knows
+//!   its members and who of them is away; for that, a join of an away session is followed by `away`.
+//! * **C9. Say and leave** are for members; others get `not-joined`. Being away forbids neither.
+//! * **C10. Presence.** The queue of a session is that of the join that began it, or of its last attach. An away has
+//!   effect only on a session that is here with exactly the queue that was found gone; in all its groups it is `away`,
+//!   and a session in no group ends. An attach brings an away session `back` in all its groups. An expire has effect
+//!   only if the session is still in the away that the expire names: it has `left` everywhere (`lost`), and ends.
+//! * **C11. Ended ids** are remembered, the last [`ENDED_KEPT`] of them, so that their clients hear `session-expired`.
+//! * **C12. Told alone.** A session hears of its refusals, and gets a copy of its own `joined` (that is how it learns
+//!   its member number), in its queue. Everything else it hears as the others do; its own event is its acknowledgement.
+//! * **C13. One value compares everything:** the state's digest chains, for every entry applied, its index and what each
+//!   of its commands did (the events' digests, refusals, attaches, ends, or nothing).
+//! * **C14. Admission.** The head orders each number of a session once and leaves no gap ([`Admission`]). That is for
+//!   economy and good answers; even without it C3 would keep the chat right.
+//! * **C15. Home.** Each session has one home among the view's members, by rendezvous hashing ([`home`]).
+#![deny(clippy::disallowed_types, clippy::disallowed_methods)]
 
+mod admission;
+mod codec;
 mod command;
+mod group;
+mod home;
+mod names;
+mod outcome;
+mod session;
+mod state;
 mod types;
 
-pub use command::{Action, Command};
+pub use admission::{Admission, Admit};
+pub use codec::DecodeError;
+pub use command::{Action, Command, ENCODED_HEADER_BYTES, decode, encode};
+pub use group::{GroupView, MAX_GROUPS, MAX_MEMBERS_PER_GROUP, MemberView};
+pub use home::home;
+pub use names::{MAX_GROUP_BYTES, MAX_NICK_CHARS, fold_nick, normalise_group, valid_nick};
+pub use outcome::{Applied, Outcome, Output, Reply};
+pub use session::{ENDED_KEPT, MAX_GROUPS_PER_SESSION, MAX_SESSIONS, OUTCOMES_KEPT, Presence, SessionView};
+pub use state::State;
 pub use types::{ErrorCode, EventKind, GroupEvent, LeftReason, SessionId};

@@ -92,6 +92,80 @@ pub enum ErrorCode {
     Other,
 }
 
+impl ErrorCode {
+    /// The name on the wire.
+    pub fn name(self) -> &'static str {
+        match self {
+            ErrorCode::Malformed => "malformed",
+            ErrorCode::UnknownOp => "unknown-op",
+            ErrorCode::BadGroup => "bad-group",
+            ErrorCode::BadNick => "bad-nick",
+            ErrorCode::TextTooLong => "text-too-long",
+            ErrorCode::NickTaken => "nick-taken",
+            ErrorCode::AlreadyJoined => "already-joined",
+            ErrorCode::NotJoined => "not-joined",
+            ErrorCode::Expected => "expected",
+            ErrorCode::NoSession => "no-session",
+            ErrorCode::SessionExpired => "session-expired",
+            ErrorCode::OutcomeForgotten => "outcome-forgotten",
+            ErrorCode::Limit => "limit",
+            ErrorCode::BadReplyTo => "bad-reply-to",
+            ErrorCode::AnotherCluster => "another-cluster",
+            ErrorCode::Other => "other",
+        }
+    }
+
+    /// What was refused, why, and what to do next, in a sentence or two for a person.
+    pub fn explain(self) -> &'static str {
+        match self {
+            ErrorCode::Malformed => {
+                "this is not a request: send one JSON object, or an array of them, as the README shows"
+            }
+            ErrorCode::UnknownOp => {
+                "this op is unknown here: use join, say, leave, history, who or resume, or a ring of a later version"
+            }
+            ErrorCode::BadGroup => {
+                "a group is a number or a name of 1 to 64 letters a-z, digits, _ or -: choose another"
+            }
+            ErrorCode::BadNick => {
+                "a nick is 1 to 32 visible characters, without spaces, control or invisible characters: choose another"
+            }
+            ErrorCode::TextTooLong => {
+                "the text is longer than this ring carries (chat.max_text_bytes in cluster.toml): send it in parts"
+            }
+            ErrorCode::NickTaken => {
+                "somebody in the group has this nick, maybe in another case, maybe away: choose another, or try again later"
+            }
+            ErrorCode::AlreadyJoined => "you are in this group already: leave it first to come back under another nick",
+            ErrorCode::NotJoined => "you are not in this group: join it first",
+            ErrorCode::Expected => "a request before this one did not arrive: send again from the number in `expected`",
+            ErrorCode::NoSession => "no session has this id: begin one with a join that has number 1",
+            ErrorCode::SessionExpired => {
+                "this session has ended, its client was gone for too long: begin a new one, and send again what is unanswered"
+            }
+            ErrorCode::OutcomeForgotten => {
+                "this request was dealt with, but too long ago to say how: look for it in the group's history"
+            }
+            ErrorCode::Limit => {
+                "the ring is full (sessions, groups, members of a group or groups of a session): leave a group, or try again later"
+            }
+            ErrorCode::BadReplyTo => {
+                "reply_to must name the client's own queue, chaley.<cluster>.client.<name>, in at most 255 bytes: set it"
+            }
+            ErrorCode::AnotherCluster => {
+                "this ring has another history than the one your session is from: begin a new session"
+            }
+            ErrorCode::Other => "refused for a reason that this version does not know: upgrade it to read the reason",
+        }
+    }
+}
+
+impl fmt::Display for ErrorCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
 /// Something that happened in a group and has a number in its gap-free sequence. This is what history keeps and what
 /// every member is told; `wire::client` gives it its JSON form.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -110,6 +184,20 @@ pub struct GroupEvent {
     pub kind: EventKind,
 }
 
+impl GroupEvent {
+    /// The digest that this event has if the group's chain stood at `previous` before it (C8).
+    pub fn digest_after(&self, previous: Digest) -> Digest {
+        let (kind, seq, member, user, time_ms) = (self.kind.name(), self.seq, self.member, &self.user, self.time_ms);
+        let head = format!("{kind}\n{seq}\n{member}\n{user}\n{time_ms}\n");
+        previous.chain(&[head.as_bytes(), self.kind.text().as_bytes()])
+    }
+
+    /// Whether this event continues a history of its group whose digest is `previous`.
+    pub fn follows(&self, previous: Digest) -> bool {
+        self.digest_after(previous) == self.digest
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum EventKind {
     Joined,
@@ -119,10 +207,127 @@ pub enum EventKind {
     Back,
 }
 
+impl EventKind {
+    /// The `type` on the wire, which the digest chain covers.
+    pub fn name(&self) -> &'static str {
+        match self {
+            EventKind::Joined => "joined",
+            EventKind::Message { .. } => "message",
+            EventKind::Left { .. } => "left",
+            EventKind::Away => "away",
+            EventKind::Back => "back",
+        }
+    }
+
+    /// The `text` that the digest chain covers: a message's text, the reason of a left, else nothing.
+    pub fn text(&self) -> &str {
+        match self {
+            EventKind::Message { text } => text,
+            EventKind::Left { reason } => reason.name(),
+            EventKind::Joined | EventKind::Away | EventKind::Back => "",
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum LeftReason {
     /// By LEAVEGROUP.
     Asked,
     /// Away for longer than the grace.
     Lost,
+}
+
+impl LeftReason {
+    /// The `reason` on the wire.
+    pub fn name(self) -> &'static str {
+        match self {
+            LeftReason::Asked => "asked",
+            LeftReason::Lost => "lost",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CODES: [ErrorCode; 16] = [
+        ErrorCode::Malformed,
+        ErrorCode::UnknownOp,
+        ErrorCode::BadGroup,
+        ErrorCode::BadNick,
+        ErrorCode::TextTooLong,
+        ErrorCode::NickTaken,
+        ErrorCode::AlreadyJoined,
+        ErrorCode::NotJoined,
+        ErrorCode::Expected,
+        ErrorCode::NoSession,
+        ErrorCode::SessionExpired,
+        ErrorCode::OutcomeForgotten,
+        ErrorCode::Limit,
+        ErrorCode::BadReplyTo,
+        ErrorCode::AnotherCluster,
+        ErrorCode::Other,
+    ];
+
+    #[test]
+    fn a_code_has_one_name_everywhere_and_a_later_one_is_other() {
+        for code in CODES {
+            assert_eq!(serde_json::to_value(code).unwrap(), code.name());
+            assert!(
+                code.explain().contains(": "),
+                "{code} says what is wrong, then what to do"
+            );
+        }
+        assert_eq!(
+            serde_json::from_str::<ErrorCode>("\"of-2030\"").unwrap(),
+            ErrorCode::Other
+        );
+    }
+
+    #[test]
+    fn a_session_id_is_32_lower_case_hex_digits_and_no_debug_output_shows_it() {
+        let text = "00112233445566778899aabbccddeeff";
+        let session = SessionId::parse(text).unwrap();
+        assert_eq!(session.secret_hex(), text);
+        assert_eq!(format!("{session:?}"), "SessionId(secret)");
+        for wrong in [
+            "",
+            "0",
+            &text.to_uppercase(),
+            &text[1..],
+            &format!("{text}0"),
+            &text.replace('0', "+"),
+        ] {
+            assert_eq!(SessionId::parse(wrong), None, "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn c8_the_digest_is_what_the_formula_says() {
+        let mut event = GroupEvent {
+            group: "1".into(),
+            seq: 3,
+            member: 2,
+            user: "eve".into(),
+            time_ms: 1_700_000_000_123,
+            digest: Digest::ZERO,
+            reference: Some(5),
+            kind: EventKind::Message {
+                text: "hi\nthere".into(),
+            },
+        };
+        // From Python: hashlib.sha256(bytes(16) + "message\n3\n2\neve\n1700000000123\nhi\nthere".encode()).hexdigest()[:32]
+        assert_eq!(
+            event.digest_after(Digest::ZERO).to_string(),
+            "f21e1f1d785a48c763c237690c638955"
+        );
+        assert!(!event.follows(Digest::ZERO));
+        event.digest = event.digest_after(Digest::ZERO);
+        assert!(event.follows(Digest::ZERO));
+        event.kind = EventKind::Message {
+            text: "hi there".into(),
+        };
+        assert!(!event.follows(Digest::ZERO));
+    }
 }

@@ -7,12 +7,26 @@
 //! through the default exchange. A client tells the two apart by the delivery's `exchange`: empty for replies.
 //!
 //! Unknown fields are ignored, fields and types are only ever added.
+//!
+//! This module has the protocol's shapes; the ring reads requests with [`parse_requests`] and writes deliveries with
+//! [`encode_delivery`] and [`encode_group_events`].
+
+mod parse;
+mod time;
+mod write;
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 use crate::chat::{ErrorCode, SessionId};
+
+pub use parse::{
+    Incoming, MAX_BODY_BYTES, MAX_HISTORY_LIMIT, MAX_QUEUE_NAME_BYTES, MAX_REQUESTS, MAX_TEXT_BYTES, RequestError,
+    RequestLimits, parse_requests, valid_reply_to,
+};
+pub use time::rfc3339;
+pub use write::{encode_delivery, encode_group_events};
 
 /// Version of [`Delivery`], its field `v`.
 pub const DELIVERY_VERSION: u32 = 1;

@@ -1,0 +1,341 @@
+//! Reading what clients publish. Whatever the bytes, the outcome is a list of requests and errors.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::Deserializer as _;
+use serde::de::{SeqAccess, Visitor};
+use serde_json::value::RawValue;
+
+use super::{Event, Request};
+use crate::chat::{Action, ErrorCode, MAX_GROUP_BYTES, MAX_NICK_CHARS, SessionId, normalise_group};
+use crate::ring::Entry;
+
+/// Longest body of one publish. A longer one is refused as a whole with `malformed`.
+pub const MAX_BODY_BYTES: usize = 1024 * 1024;
+
+/// Most requests in one body. Those after them are not read, which one `malformed` error at the end says.
+pub const MAX_REQUESTS: usize = 4096;
+
+/// Longest queue name that AMQP 0-9-1 can carry (a short string). A longer `reply_to` is refused with `bad-reply-to`.
+pub const MAX_QUEUE_NAME_BYTES: usize = 255;
+
+/// Longest text whatever `chat.max_text_bytes` says: one that still fits into a log entry with its group and session.
+/// A longer one is refused with `text-too-long`.
+pub const MAX_TEXT_BYTES: usize = Entry::MAX_BODY_BYTES - 1024;
+
+/// Most events that one `history` may ask for. A higher `limit` counts as this one; `last` in the reply tells the
+/// client that there is more.
+pub const MAX_HISTORY_LIMIT: u32 = 1000;
+
+/// Longest reason that an error repeats, in characters: reasons quote the request, which may be long. The rest is cut off.
+const MAX_REASON_CHARS: usize = 200;
+
+const OPS: [&str; 6] = ["join", "say", "leave", "history", "who", "resume"];
+
+/// What requests are measured against.
+#[derive(Debug, Clone, Copy)]
+pub struct RequestLimits<'a> {
+    /// What the names of this cluster's client queues begin with: `chaley.<cluster>.client.`.
+    pub queue_prefix: &'a str,
+    /// `chat.max_text_bytes`.
+    pub max_text_bytes: usize,
+}
+
+/// A request as the ring works on it. Groups of reads are normalised; those of ordered requests are judged when they
+/// are applied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Incoming {
+    /// Join, say or leave: for the head's admission. `n` is 1 or more.
+    Ordered {
+        session: SessionId,
+        n: u64,
+        action: Action,
+    },
+    History {
+        session: SessionId,
+        n: u64,
+        group: String,
+        after: u64,
+        /// At most [`MAX_HISTORY_LIMIT`].
+        limit: u32,
+    },
+    Who {
+        session: SessionId,
+        n: u64,
+        group: String,
+    },
+    Resume {
+        session: SessionId,
+        n: u64,
+        /// The client's queue from now on.
+        queue: String,
+        groups: BTreeMap<String, u64>,
+        cluster: Option<String>,
+    },
+}
+
+/// A request that is refused before it is ordered, and changes nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RequestError {
+    pub code: ErrorCode,
+    /// For a person: what is wrong and what to do, with the particular reason if there is one.
+    pub message: String,
+    /// The request's number, if it could be made out.
+    pub reference: Option<u64>,
+}
+
+impl RequestError {
+    fn new(code: ErrorCode, reference: Option<u64>) -> RequestError {
+        RequestError {
+            code,
+            message: code.explain().to_owned(),
+            reference,
+        }
+    }
+
+    fn because(code: ErrorCode, reason: &str, reference: Option<u64>) -> RequestError {
+        let reason: String = reason.chars().take(MAX_REASON_CHARS).collect();
+        RequestError {
+            code,
+            message: format!("{} ({reason})", code.explain()),
+            reference,
+        }
+    }
+}
+
+impl From<RequestError> for Event {
+    fn from(error: RequestError) -> Event {
+        Event::Error {
+            code: error.code,
+            message: error.message,
+            reference: error.reference,
+            expected: None,
+        }
+    }
+}
+
+/// Whether the ring may send to this queue for a client: it is one of this cluster's clients' queues. Anything else
+/// could be a node's mailbox.
+pub fn valid_reply_to(queue_prefix: &str, reply_to: &str) -> bool {
+    reply_to.len() <= MAX_QUEUE_NAME_BYTES && reply_to.len() > queue_prefix.len() && reply_to.starts_with(queue_prefix)
+}
+
+/// The requests of one publish, in their order: `Ok` what to do, `Err` what to tell the client (see
+/// [`RequestError`]; it becomes an [`Event`]).
+///
+/// The body is one object or an array of them. What is wrong with one of them, or with the JSON after them, does not
+/// touch those before. A text longer than allowed, which only counts against this host's configuration, becomes an
+/// ordered refusal, so that it has its place among the session's numbers on every node alike.
+pub fn parse_requests(
+    body: &[u8],
+    reply_to: Option<&str>,
+    limits: &RequestLimits<'_>,
+) -> Vec<Result<Incoming, RequestError>> {
+    if body.len() > MAX_BODY_BYTES {
+        let reason = format!("a body is at most {MAX_BODY_BYTES} bytes, this one has {}", body.len());
+        return vec![Err(RequestError::because(ErrorCode::Malformed, &reason, None))];
+    }
+    let mut reading = Reading {
+        limits,
+        reply_to: reply_to.filter(|queue| valid_reply_to(limits.queue_prefix, queue)),
+        results: Vec::new(),
+    };
+    let mut json = serde_json::Deserializer::from_slice(body);
+    let is_array = body.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[');
+    let read = match is_array {
+        true => json.deserialize_seq(&mut reading),
+        false => serde::Deserialize::deserialize(&mut json).map(|request: &RawValue| reading.one(request.get())),
+    };
+    if let Err(reason) = read.and_then(|()| json.end()) {
+        let error = RequestError::because(ErrorCode::Malformed, &reason.to_string(), None);
+        reading.results.push(Err(error));
+    }
+    reading.results
+}
+
+/// A body being read.
+struct Reading<'a> {
+    limits: &'a RequestLimits<'a>,
+    /// The client's queue, if it is a valid one.
+    reply_to: Option<&'a str>,
+    results: Vec<Result<Incoming, RequestError>>,
+}
+
+impl<'de> Visitor<'de> for &mut Reading<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an array of requests")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<(), A::Error> {
+        while let Some(request) = array.next_element::<&RawValue>()? {
+            if self.results.len() == MAX_REQUESTS {
+                let reason = format!("an array holds at most {MAX_REQUESTS} requests, the rest was not read");
+                return Err(serde::de::Error::custom(reason));
+            }
+            self.one(request.get());
+        }
+        Ok(())
+    }
+}
+
+impl Reading<'_> {
+    fn one(&mut self, request: &str) {
+        // An array in an array would pass as a request with its fields in order, which the protocol does not have.
+        let parsed = match request.starts_with('{') {
+            true => serde_json::from_str::<Request>(request),
+            false => Err(serde::de::Error::custom("a request is a JSON object")),
+        };
+        let result = match parsed {
+            Ok(request) => self.convert(request),
+            Err(reason) => Err(explain_malformed(request, &reason)),
+        };
+        self.results.push(result);
+    }
+
+    fn convert(&self, request: Request) -> Result<Incoming, RequestError> {
+        match request {
+            Request::Join {
+                session,
+                n,
+                group,
+                user,
+            } => {
+                let queue = self.queue(n)?;
+                let action = Action::Join {
+                    group: bounded(group, |name| name.len() > MAX_GROUP_BYTES),
+                    user: bounded(user, |nick| nick.chars().count() > MAX_NICK_CHARS),
+                    queue,
+                };
+                ordered(session, n, action)
+            }
+            Request::Say { session, n, text, .. } if text.len() > self.limits.max_text_bytes.min(MAX_TEXT_BYTES) => {
+                let code = ErrorCode::TextTooLong;
+                ordered(session, n, Action::Refuse { code })
+            }
+            Request::Say {
+                session,
+                n,
+                group,
+                text,
+            } => {
+                let group = bounded(group, |name| name.len() > MAX_GROUP_BYTES);
+                ordered(session, n, Action::Say { group, text })
+            }
+            Request::Leave { session, n, group } => {
+                let group = bounded(group, |name| name.len() > MAX_GROUP_BYTES);
+                ordered(session, n, Action::Leave { group })
+            }
+            Request::History {
+                session,
+                n,
+                group,
+                after,
+                limit,
+            } => {
+                let (group, limit) = (read_group(&group, n)?, limit.min(MAX_HISTORY_LIMIT));
+                Ok(Incoming::History {
+                    session,
+                    n,
+                    group,
+                    after,
+                    limit,
+                })
+            }
+            Request::Who { session, n, group } => {
+                let group = read_group(&group, n)?;
+                Ok(Incoming::Who { session, n, group })
+            }
+            Request::Resume {
+                session,
+                n,
+                groups,
+                cluster,
+            } => {
+                let (queue, groups) = (self.queue(n)?, resumed_groups(groups, n)?);
+                Ok(Incoming::Resume {
+                    session,
+                    n,
+                    queue,
+                    groups,
+                    cluster,
+                })
+            }
+        }
+    }
+
+    fn queue(&self, n: u64) -> Result<String, RequestError> {
+        let queue = self
+            .reply_to
+            .ok_or_else(|| RequestError::new(ErrorCode::BadReplyTo, Some(n)))?;
+        Ok(queue.to_owned())
+    }
+}
+
+fn ordered(session: SessionId, n: u64, action: Action) -> Result<Incoming, RequestError> {
+    if n == 0 {
+        return Err(RequestError::because(
+            ErrorCode::Malformed,
+            "n of join, say and leave starts at 1",
+            Some(n),
+        ));
+    }
+    Ok(Incoming::Ordered { session, n, action })
+}
+
+fn read_group(name: &str, n: u64) -> Result<String, RequestError> {
+    let group = normalise_group(name).ok_or_else(|| RequestError::new(ErrorCode::BadGroup, Some(n)))?;
+    Ok(group.to_owned())
+}
+
+/// Two names of one group count as the lower of their numbers: better an event twice, which the client drops, than none.
+fn resumed_groups(groups: BTreeMap<String, u64>, n: u64) -> Result<BTreeMap<String, u64>, RequestError> {
+    let mut normalised = BTreeMap::new();
+    for (name, seq) in groups {
+        let kept = normalised.entry(read_group(&name, n)?).or_insert(seq);
+        *kept = seq.min(*kept);
+    }
+    Ok(normalised)
+}
+
+/// Cuts a name that is too long at the first character that makes it so: it stays as wrong as it was, but fits into a
+/// log entry, where it is judged (rule C1 of the chat).
+fn bounded(name: String, too_long: impl Fn(&str) -> bool) -> String {
+    if !too_long(&name) {
+        return name;
+    }
+    let mut cut = String::new();
+    for c in name.chars() {
+        cut.push(c);
+        if too_long(&cut) {
+            break;
+        }
+    }
+    cut
+}
+
+/// The error for what is no request, after a second, more lenient look for its number and its op.
+fn explain_malformed(request: &str, reason: &serde_json::Error) -> RequestError {
+    #[derive(serde::Deserialize)]
+    struct Loose<'a> {
+        #[serde(borrow, default)]
+        op: Option<&'a RawValue>,
+        #[serde(borrow, default)]
+        n: Option<&'a RawValue>,
+    }
+    let Ok(Loose { op, n }) = serde_json::from_str::<Loose<'_>>(request) else {
+        return RequestError::because(ErrorCode::Malformed, &reason.to_string(), None);
+    };
+    let reference = n.and_then(|n| serde_json::from_str(n.get()).ok());
+    let op: Option<Cow<'_, str>> = op.and_then(|op| serde_json::from_str(op.get()).ok());
+    match op {
+        Some(op) if !OPS.contains(&op.as_ref()) => RequestError::because(ErrorCode::UnknownOp, &op, reference),
+        _ => RequestError::because(ErrorCode::Malformed, &reason.to_string(), reference),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,269 @@
+//! What clients publish, good and bad, and what becomes of it.
+
+use super::*;
+
+const S: &str = "00112233445566778899aabbccddeeff";
+const QUEUE: &str = "chaley.c.client.abc";
+const LIMITS: RequestLimits<'static> = RequestLimits {
+    queue_prefix: "chaley.c.client.",
+    max_text_bytes: 10,
+};
+
+fn parse(body: &str) -> Vec<Result<Incoming, RequestError>> {
+    parse_requests(body.replace("$S", S).as_bytes(), Some(QUEUE), &LIMITS)
+}
+
+fn only(body: &str) -> Result<Incoming, RequestError> {
+    let mut results = parse(body);
+    assert_eq!(results.len(), 1, "{body}: {results:?}");
+    results.remove(0)
+}
+
+fn action(body: &str) -> Action {
+    match only(body) {
+        Ok(Incoming::Ordered { action, .. }) => action,
+        other => panic!("{body}: {other:?}"),
+    }
+}
+
+/// Code, ref and message of the error that the body is.
+fn error(body: &str) -> (ErrorCode, Option<u64>, String) {
+    match only(body) {
+        Err(RequestError {
+            code,
+            reference,
+            message,
+        }) => (code, reference, message),
+        other => panic!("{body}: {other:?}"),
+    }
+}
+
+#[test]
+fn the_documented_requests() {
+    let session = SessionId::parse(S).unwrap();
+    let join = only(r#"{"op":"join","session":"$S","n":1,"group":"01","user":"dennis","later":[1]}"#);
+    let action = Action::Join {
+        group: "01".into(),
+        user: "dennis".into(),
+        queue: QUEUE.into(),
+    };
+    assert_eq!(join, Ok(Incoming::Ordered { session, n: 1, action }));
+    let say = only(r#"{"op":"say","session":"$S","n":2,"group":"1","text":" hi\u0000"}"#);
+    let action = Action::Say {
+        group: "1".into(),
+        text: " hi\0".into(),
+    };
+    assert_eq!(say, Ok(Incoming::Ordered { session, n: 2, action }));
+    let leave = only(r#" {"op":"leave","session":"$S","n":3,"group":"1"} "#);
+    let action = Action::Leave { group: "1".into() };
+    assert_eq!(leave, Ok(Incoming::Ordered { session, n: 3, action }));
+    let history = only(r#"{"op":"history","session":"$S","group":"01","after":120,"limit":5000}"#);
+    let limit = MAX_HISTORY_LIMIT;
+    assert_eq!(
+        history,
+        Ok(Incoming::History {
+            session,
+            n: 0,
+            group: "1".into(),
+            after: 120,
+            limit
+        })
+    );
+    let who = only(r#"{"op":"who","session":"$S","n":9,"group":"1"}"#);
+    assert_eq!(
+        who,
+        Ok(Incoming::Who {
+            session,
+            n: 9,
+            group: "1".into()
+        })
+    );
+    let resume = only(r#"{"op":"resume","session":"$S","groups":{"1":120,"01":7,"x":3}}"#);
+    let groups = BTreeMap::from([("1".to_owned(), 7), ("x".to_owned(), 3)]);
+    assert_eq!(
+        resume,
+        Ok(Incoming::Resume {
+            session,
+            n: 0,
+            queue: QUEUE.into(),
+            groups,
+            cluster: None
+        })
+    );
+}
+
+#[test]
+fn what_is_wrong_does_not_touch_what_came_before() {
+    let good = format!(r#"{{"op":"leave","session":"{S}","n":1,"group":"1"}}"#);
+    for (body, good_ones) in [
+        (format!("[{good},{{}},{good}]"), 2),
+        (format!("[{good},{good},{{\"op\":\"sa"), 2),
+        (format!("[{good},3]"), 1),
+        (format!("[{good}"), 1),
+        (format!("[{good}] x"), 1),
+        (format!("{good}{good}"), 1),
+        (format!("[[{good}],{good}]"), 1),
+        (format!(r#"[{good},["leave","{S}",1,"1"]]"#), 1),
+    ] {
+        let results = parse(&body);
+        assert_eq!(
+            results.iter().filter(|result| result.is_ok()).count(),
+            good_ones,
+            "{body}"
+        );
+        assert_eq!(results.len(), good_ones + 1, "{body}");
+    }
+    assert_eq!(parse("[]"), []);
+    let mut bytes = format!("[{good},{{\"op\":\"").into_bytes();
+    bytes.extend([0xff, 0xfe, b'"', b'}', b']']);
+    let results = parse_requests(&bytes, Some(QUEUE), &LIMITS);
+    assert!(
+        matches!(results.as_slice(), [Ok(_), Err(_)]),
+        "bad UTF-8 in the second: {results:?}"
+    );
+}
+
+#[test]
+fn malformed_bodies_and_unknown_ops_say_why_and_carry_their_number() {
+    for body in ["", " ", "null", "7", "\"say\"", "{", "{}", "nonsense", r#"["say"]"#] {
+        let (code, reference, _) = error(body);
+        assert_eq!((code, reference), (ErrorCode::Malformed, None), "{body}");
+    }
+    for body in [
+        r#"{"op":"say","session":"$S","n":5,"group":"1"}"#,
+        r#"{"op":"say","session":"$Sx","n":5,"group":"1","text":"a"}"#,
+        r#"{"op":"say","session":7,"n":5,"group":"1","text":"a"}"#,
+        r#"{"op":"say","session":"$S","n":5,"group":1,"text":"a"}"#,
+        r#"{"op":3,"n":5}"#,
+        r#"{"n":5}"#,
+    ] {
+        let (code, reference, _) = error(body);
+        assert_eq!((code, reference), (ErrorCode::Malformed, Some(5)), "{body}");
+    }
+    assert_eq!(
+        error(r#"{"op":"say","session":"$S","n":0,"group":"1","text":"a"}"#).0,
+        ErrorCode::Malformed
+    );
+    assert_eq!(
+        error(r#"{"op":"say","session":"$S","n":-1,"group":"1","text":"a"}"#).1,
+        None
+    );
+    let (code, reference, message) = error(r#"{"op":"dance","session":{"x":1},"n":4}"#);
+    assert_eq!((code, reference), (ErrorCode::UnknownOp, Some(4)));
+    assert!(message.contains("(dance)"), "{message}");
+    let (_, _, message) = error(r#"{"op":"say","session":"$S","n":1,"group":"1"}"#);
+    assert!(message.contains("missing field `text`"), "{message}");
+}
+
+#[test]
+fn an_error_does_not_repeat_a_long_request() {
+    let long = "é".repeat(100_000);
+    for body in [
+        format!(r#"{{"op":"{long}"}}"#),
+        format!(r#"{{"op":"who","n":"{long}"}}"#),
+    ] {
+        assert!(error(&body).2.len() < 1000);
+    }
+}
+
+#[test]
+fn a_long_text_is_an_ordered_refusal() {
+    let code = ErrorCode::TextTooLong;
+    let body = |text: &str| format!(r#"{{"op":"say","session":"$S","n":5,"group":"1","text":"{text}"}}"#);
+    assert_eq!(action(&body("01234567890")), Action::Refuse { code });
+    assert_eq!(
+        action(&body("ééééé")),
+        Action::Say {
+            group: "1".into(),
+            text: "ééééé".into()
+        }
+    );
+    assert_eq!(action(&body("éééééé")), Action::Refuse { code });
+}
+
+#[test]
+fn nothing_ordered_is_larger_than_a_log_entry() {
+    let limits = RequestLimits {
+        max_text_bytes: usize::MAX,
+        ..LIMITS
+    };
+    let (long, name) = ("é".repeat(MAX_TEXT_BYTES / 2), "0".repeat(300_000));
+    for (body, good) in [
+        (
+            format!(r#"{{"op":"say","session":"{S}","n":5,"group":"{name}","text":"{long}"}}"#),
+            true,
+        ),
+        (
+            format!(r#"{{"op":"say","session":"{S}","n":5,"group":"{name}","text":"{long}é"}}"#),
+            false,
+        ),
+        (
+            format!(r#"{{"op":"join","session":"{S}","n":5,"group":"{name}","user":"{long}"}}"#),
+            true,
+        ),
+        (
+            format!(r#"{{"op":"leave","session":"{S}","n":5,"group":"{name}"}}"#),
+            true,
+        ),
+    ] {
+        let results = parse_requests(body.as_bytes(), Some(QUEUE), &limits);
+        let [Ok(Incoming::Ordered { session, n, action })] = results.as_slice() else {
+            panic!("{results:?}");
+        };
+        let (session, n, action) = (*session, *n, action.clone());
+        assert_eq!(!matches!(action, Action::Refuse { .. }), good);
+        if let Action::Join { group, user, .. } = &action {
+            assert!(
+                normalise_group(group).is_none() && !crate::chat::valid_nick(user),
+                "still wrong"
+            );
+        }
+        let encoded = crate::chat::encode(&[crate::chat::Command::Request { session, n, action }]);
+        assert!(encoded.len() <= Entry::MAX_BODY_BYTES, "{}", encoded.len());
+    }
+}
+
+#[test]
+fn replies_go_to_clients_queues_only() {
+    let long = format!("chaley.c.client.{}", "x".repeat(240));
+    let join = format!(r#"{{"op":"join","session":"{S}","n":1,"group":"1","user":"eve"}}"#);
+    let resume = format!(r#"{{"op":"resume","session":"{S}","n":1,"groups":{{}}}}"#);
+    let say = format!(r#"{{"op":"say","session":"{S}","n":1,"group":"1","text":"a"}}"#);
+    for queue in [
+        None,
+        Some(""),
+        Some("chaley.c.client."),
+        Some("chaley.c.node.1.2"),
+        Some(&long),
+    ] {
+        for body in [&join, &resume] {
+            let results = parse_requests(body.as_bytes(), queue, &LIMITS);
+            let expected = RequestError::new(ErrorCode::BadReplyTo, Some(1));
+            assert_eq!(results, [Err(expected)], "{queue:?}");
+        }
+        assert!(parse_requests(say.as_bytes(), queue, &LIMITS)[0].is_ok());
+    }
+}
+
+#[test]
+fn reads_of_bad_groups_are_refused_at_once() {
+    assert_eq!(
+        error(r#"{"op":"who","session":"$S","n":3,"group":"a b"}"#).0,
+        ErrorCode::BadGroup
+    );
+    assert_eq!(error(r#"{"op":"history","session":"$S","n":3,"group":""}"#).1, Some(3));
+    assert_eq!(
+        error(r#"{"op":"resume","session":"$S","n":3,"groups":{"a b":1}}"#).0,
+        ErrorCode::BadGroup
+    );
+}
+
+#[test]
+fn bodies_are_bounded() {
+    let many = format!("[{}{{}}]", "{},".repeat(MAX_REQUESTS));
+    assert_eq!(parse(&many).len(), MAX_REQUESTS + 1);
+    let (_, _, message) = error(&" ".repeat(MAX_BODY_BYTES + 1));
+    assert!(message.contains("a body is at most"), "{message}");
+    assert_eq!(parse(&"[".repeat(MAX_BODY_BYTES)).len(), 1);
+    assert_eq!(parse(&"{\"a\":".repeat(MAX_BODY_BYTES / 5)).len(), 1);
+}

@@ -1,0 +1,235 @@
+//! Writing what clients are told.
+
+use serde::Serialize;
+
+use super::{DELIVERY_VERSION, Event, Message, Presence, rfc3339};
+use crate::chat::{ErrorCode, EventKind, GroupEvent, LeftReason, Reply};
+use crate::ring::{Digest, Epoch};
+
+impl Event {
+    /// An error with the code's own sentence.
+    pub fn error(code: ErrorCode, reference: Option<u64>, expected: Option<u64>) -> Event {
+        Event::Error {
+            code,
+            message: code.explain().to_owned(),
+            reference,
+            expected,
+        }
+    }
+}
+
+impl From<&GroupEvent> for Event {
+    fn from(event: &GroupEvent) -> Event {
+        let presence = |reason: Option<LeftReason>| Presence {
+            group: event.group.clone(),
+            seq: event.seq,
+            user: event.user.clone(),
+            member: event.member,
+            ts: rfc3339(event.time_ms),
+            digest: hex(event.digest),
+            reference: event.reference,
+            reason: reason.map(|reason| reason.name().to_owned()),
+        };
+        match &event.kind {
+            EventKind::Joined => Event::Joined(presence(None)),
+            EventKind::Left { reason } => Event::Left(presence(Some(*reason))),
+            EventKind::Away => Event::Away(presence(None)),
+            EventKind::Back => Event::Back(presence(None)),
+            EventKind::Message { text } => Event::Message(Message {
+                group: event.group.clone(),
+                seq: event.seq,
+                from: event.user.clone(),
+                member: event.member,
+                text: text.clone(),
+                ts: rfc3339(event.time_ms),
+                digest: hex(event.digest),
+                // There is always a request behind a message.
+                reference: event.reference.unwrap_or_default(),
+            }),
+        }
+    }
+}
+
+impl From<&Reply> for Event {
+    fn from(reply: &Reply) -> Event {
+        match reply {
+            Reply::Joined(event) => Event::from(event),
+            Reply::Refused { code, n, expected } => Event::error(*code, Some(*n), *expected),
+        }
+    }
+}
+
+/// A delivery frame with these events, for replies, beats and views.
+pub fn encode_delivery(epoch: Epoch, events: &[Event]) -> Vec<u8> {
+    to_json(&Frame {
+        v: DELIVERY_VERSION,
+        epoch: epoch.0,
+        events,
+    })
+}
+
+/// A delivery frame with these events of groups. It says the same as [`encode_delivery`] of the converted events, but
+/// copies no text on the way: this is the path of every message.
+pub fn encode_group_events<'a>(epoch: Epoch, events: impl IntoIterator<Item = &'a GroupEvent>) -> Vec<u8> {
+    let events: Vec<Line<'a>> = events.into_iter().map(Line::from).collect();
+    to_json(&Frame {
+        v: DELIVERY_VERSION,
+        epoch: epoch.0,
+        events: &events,
+    })
+}
+
+#[derive(Serialize)]
+struct Frame<'a, E> {
+    v: u32,
+    epoch: u64,
+    events: &'a [E],
+}
+
+/// An event of a group in its JSON form, borrowing its strings.
+#[derive(Serialize)]
+struct Line<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    group: &'a str,
+    seq: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    from: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user: Option<&'a str>,
+    member: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    text: Option<&'a str>,
+    ts: String,
+    digest: String,
+    #[serde(rename = "ref", skip_serializing_if = "Option::is_none")]
+    reference: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'static str>,
+}
+
+impl<'a> From<&'a GroupEvent> for Line<'a> {
+    fn from(event: &'a GroupEvent) -> Line<'a> {
+        let (from, user, text) = match &event.kind {
+            EventKind::Message { text } => (Some(event.user.as_str()), None, Some(text.as_str())),
+            _ => (None, Some(event.user.as_str()), None),
+        };
+        let reason = match event.kind {
+            EventKind::Left { reason } => Some(reason.name()),
+            _ => None,
+        };
+        Line {
+            kind: event.kind.name(),
+            group: &event.group,
+            seq: event.seq,
+            from,
+            user,
+            member: event.member,
+            text,
+            ts: rfc3339(event.time_ms),
+            digest: hex(event.digest),
+            reference: event.reference,
+            reason,
+        }
+    }
+}
+
+fn hex(digest: Digest) -> String {
+    const DIGITS: [char; 16] = [
+        '0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f',
+    ];
+    let digit = |nibble: u8| DIGITS[usize::from(nibble & 15)];
+    digest
+        .0
+        .iter()
+        .flat_map(|&byte| [digit(byte >> 4), digit(byte)])
+        .collect()
+}
+
+fn to_json<T: Serialize>(value: &T) -> Vec<u8> {
+    // Writing JSON into memory fails only for maps whose keys are not strings, and the protocol has none.
+    serde_json::to_vec(value).expect("the protocol's types have string keys only")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::client::Delivery;
+
+    fn event(kind: EventKind, reference: Option<u64>) -> GroupEvent {
+        let mut event = GroupEvent {
+            group: "1".into(),
+            seq: 121,
+            member: 3,
+            user: "dennis".into(),
+            time_ms: 951_782_400_000,
+            digest: Digest::ZERO,
+            reference,
+            kind,
+        };
+        event.digest = event.digest_after(Digest::ZERO);
+        event
+    }
+
+    fn one_of_each() -> Vec<GroupEvent> {
+        let text = "say \"hi\"\0\u{1b}\u{1F642}".to_owned();
+        vec![
+            event(EventKind::Joined, Some(1)),
+            event(EventKind::Message { text }, Some(2)),
+            event(
+                EventKind::Left {
+                    reason: LeftReason::Asked,
+                },
+                Some(3),
+            ),
+            event(
+                EventKind::Left {
+                    reason: LeftReason::Lost,
+                },
+                None,
+            ),
+            event(EventKind::Away, None),
+            event(EventKind::Back, None),
+        ]
+    }
+
+    #[test]
+    fn both_ways_of_writing_events_say_the_same() {
+        let events = one_of_each();
+        let converted: Vec<Event> = events.iter().map(Event::from).collect();
+        let expected = Delivery {
+            v: 1,
+            epoch: 7,
+            events: converted.clone(),
+        };
+        let fast = encode_group_events(Epoch(7), &events);
+        assert_eq!(serde_json::from_slice::<Delivery>(&fast).unwrap(), expected);
+        let general = encode_delivery(Epoch(7), &converted);
+        assert_eq!(serde_json::from_slice::<Delivery>(&general).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_message_has_the_documented_fields() {
+        let body = encode_group_events(Epoch(7), [&event(EventKind::Message { text: "hello".into() }, Some(2))]);
+        let found: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        let digest = Digest::ZERO
+            .chain(&[b"message\n121\n3\ndennis\n951782400000\nhello"])
+            .to_string();
+        let expected = serde_json::json!({"v": 1, "epoch": 7, "events": [{
+            "type": "message", "group": "1", "seq": 121, "from": "dennis", "member": 3, "text": "hello",
+            "ts": "2000-02-29T00:00:00.000Z", "digest": digest, "ref": 2}]});
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn a_refusal_carries_its_number_and_what_to_do() {
+        let (code, expected) = (ErrorCode::Expected, Some(4));
+        let refused = Event::from(&Reply::Refused { code, n: 6, expected });
+        let body = encode_delivery(Epoch(1), &[refused]);
+        let found: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        let message = ErrorCode::Expected.explain();
+        let error =
+            serde_json::json!({"type": "error", "code": "expected", "message": message, "ref": 6, "expected": 4});
+        assert_eq!(found["events"][0], error);
+    }
+}
