@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use etcetera::BaseStrategy as _;
 
 use super::failure::{Exit, Failure};
-use crate::broker::client_link;
+use crate::broker::connection::BrokerUrl;
 
 /// Name of the file in the state directory into which the supervisor writes the clients' URL (0600).
 pub const CLIENT_URL_FILE: &str = "client-url";
@@ -25,25 +25,20 @@ pub fn default_state_directory(cluster: &str) -> Result<PathBuf, Failure> {
     Ok(state.join("chaley").join(cluster))
 }
 
-/// Takes a list of URLs apart: separated by commas or white space, as `RabbitMQ` clusters are written.
-pub fn parse_list(text: &str) -> Result<Vec<String>, Failure> {
-    let urls: Vec<String> = text
+/// Takes a list of URLs apart: separated by commas or white space.
+pub fn parse_list(text: &str) -> Result<Vec<BrokerUrl>, Failure> {
+    let urls: Vec<&str> = text
         .split(|c: char| c == ',' || c.is_whitespace())
         .filter(|url| !url.is_empty())
-        .map(str::to_owned)
         .collect();
-    let next = "`chaleyd client-url` on a machine of the ring prints it.";
-    if urls.is_empty() {
-        return Err(Failure::new(Exit::Config, format!("the broker's URL is empty. {next}")));
-    }
-    for url in &urls {
-        client_link::check_url(url).map_err(|error| Failure::new(Exit::Config, format!("{error}. {next}")))?;
-    }
-    Ok(urls)
+    BrokerUrl::parse_all(&urls).map_err(|error| {
+        let message = format!("{error}; `chaleyd client-url` on a machine of the ring prints it");
+        Failure::new(Exit::from_code(error.exit_code()), message)
+    })
 }
 
 /// The broker's URLs: `given` if something is given, else what the supervisor left in the state directory.
-pub fn find(given: Option<&str>, state_directory: Option<&Path>, cluster: &str) -> Result<Vec<String>, Failure> {
+pub fn find(given: Option<&str>, state_directory: Option<&Path>, cluster: &str) -> Result<Vec<BrokerUrl>, Failure> {
     if let Some(text) = given {
         return parse_list(text);
     }
@@ -110,6 +105,6 @@ mod tests {
         assert!(missing.message.contains("chaleyd up"), "{missing}");
         std::fs::write(directory.path().join(CLIENT_URL_FILE), "amqp://a:b@h:1/%2f\n").expect("written");
         let urls = find(None, Some(directory.path()), "c").expect("found");
-        assert_eq!(urls, ["amqp://a:b@h:1/%2f"]);
+        assert_eq!(urls[0].host(), "h");
     }
 }

@@ -22,6 +22,19 @@ pub enum Exit {
 }
 
 impl Exit {
+    /// The exit that has this code; any other code is a failure.
+    pub fn from_code(code: u8) -> Exit {
+        match code {
+            64 => Exit::Usage,
+            65 => Exit::Data,
+            69 => Exit::Unavailable,
+            75 => Exit::TimedOut,
+            77 => Exit::Permission,
+            78 => Exit::Config,
+            _ => Exit::Failed,
+        }
+    }
+
     pub fn code(self) -> u8 {
         match self {
             Exit::Failed => 1,

@@ -12,11 +12,12 @@ use tokio::task::JoinHandle;
 
 use super::core::{Ask, AskError, Core, Output, SessionEvent};
 use super::failure::{Exit, Failure};
-use super::names;
-use crate::broker::client_link::{self, ClientLink, LinkError, LinkErrorKind, LinkEvent};
+use crate::broker::client_link::{self, ClientLink, LinkEvent};
+use crate::broker::connection::{Backoff, BrokerUrl};
+use crate::broker::names::Names;
 use crate::chat::{ErrorCode, SessionId};
 use crate::ring::Millis;
-use crate::wire::client::{DELIVERY_VERSION, Delivery};
+use crate::wire::client::{DELIVERY_VERSION, Delivery, MAX_TEXT_BYTES};
 
 /// Requests on their way into the session; beyond it [`SessionHandle::ask`] waits.
 pub const ASKS_MAX: usize = 1024;
@@ -25,9 +26,6 @@ pub const UPDATES_MAX: usize = 1024;
 /// Updates that wait in the session itself. Beyond it deliveries are dropped as if the wire had lost them, and come
 /// again with the history once the user has caught up.
 pub const UNTOLD_MAX: usize = 8192;
-/// First wait before connecting again; doubles up to [`RECONNECT_MAX`].
-const RECONNECT_MIN: Duration = Duration::from_millis(50);
-const RECONNECT_MAX: Duration = Duration::from_secs(2);
 /// Most things taken from the broker before the user's turn comes.
 const TURN_MAX: usize = 256;
 /// How long [`Session::close`] waits for the connection's orderly end.
@@ -36,10 +34,10 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Where the session connects to.
 #[derive(Clone)]
 pub struct Options {
-    /// AMQP URLs of brokers of one RabbitMQ cluster, tried in turn. They carry the password.
-    pub urls: Vec<String>,
-    /// Name of the ring's cluster.
-    pub cluster: String,
+    /// Brokers of one RabbitMQ cluster, tried in turn.
+    pub urls: Vec<BrokerUrl>,
+    /// The broker objects of the ring's cluster.
+    pub names: Names,
     /// Whether the user wants to hear the groups' events; one who only sends does not.
     pub deliver: bool,
 }
@@ -141,31 +139,9 @@ async fn run(options: Options, asks: mpsc::Receiver<(u64, Ask)>, updates: mpsc::
 }
 
 async fn open(options: Options) -> Result<ClientLink, Failure> {
-    let queue = client_link::client_queue(&options.cluster, random()?);
-    let opened = client_link::open(&options.urls, &options.cluster, &queue).await;
-    opened.map_err(|error| explain(&error, &options.cluster))
-}
-
-fn explain(error: &LinkError, cluster: &str) -> Failure {
-    let (exit, next) = match error.kind {
-        LinkErrorKind::Unreachable => (
-            Exit::Unavailable,
-            "Is the ring up? `chaleyd state` tells, `chaleyd up` starts one.".to_owned(),
-        ),
-        LinkErrorKind::NoRing => (
-            Exit::Unavailable,
-            format!("Start it with `chaleyd up --cluster {cluster}`, or name another one with --cluster."),
-        ),
-        LinkErrorKind::Permission => (
-            Exit::Permission,
-            "`chaleyd client-url` on a machine of the ring prints the URL to use.".to_owned(),
-        ),
-        LinkErrorKind::Config => (
-            Exit::Config,
-            "`chaleyd client-url` on a machine of the ring prints the URL to use.".to_owned(),
-        ),
-    };
-    Failure::new(exit, format!("{error}. {next}"))
+    let secret = format!("{:032x}", random()?);
+    let opened = client_link::open(&options.urls, &options.names, &secret).await;
+    opened.map_err(|error| Failure::new(Exit::from_code(error.exit_code()), error.to_string()))
 }
 
 type Opening = Pin<Box<dyn Future<Output = Result<ClientLink, Failure>> + Send>>;
@@ -197,7 +173,7 @@ struct Driver {
     taken: Vec<(u64, Ask)>,
     updates: mpsc::Sender<Update>,
     untold: VecDeque<Update>,
-    wait: Duration,
+    backoff: Backoff,
     started: Instant,
 }
 
@@ -215,7 +191,7 @@ impl Driver {
             taken: Vec::new(),
             updates,
             untold: VecDeque::from([Update::Online]),
-            wait: RECONNECT_MIN,
+            backoff: Backoff::default(),
             started: Instant::now(),
         }
     }
@@ -239,7 +215,7 @@ impl Driver {
                 Wake::NoMoreAsks => self.asks = None,
                 Wake::Link(event) => wire = self.take_turn(wire, event),
                 Wake::Opened(Ok(link)) => {
-                    self.wait = RECONNECT_MIN;
+                    self.backoff.reset();
                     wire = Wire::Up(Box::new(link));
                     self.core.connected(self.now());
                 }
@@ -343,7 +319,7 @@ impl Driver {
         let mut next = Some(first);
         for _ in 0..TURN_MAX {
             let Some(event) = next.take() else { break };
-            if let LinkEvent::Lost(_) = event {
+            if let LinkEvent::Lost = event {
                 self.core.disconnected(self.now());
                 return self.reopen();
             }
@@ -353,7 +329,7 @@ impl Driver {
             }
         }
         if let Some(event) = next {
-            if let LinkEvent::Lost(_) = event {
+            if let LinkEvent::Lost = event {
                 self.core.disconnected(self.now());
                 return self.reopen();
             }
@@ -379,7 +355,7 @@ impl Driver {
                     self.core.receive(delivery, reply, now);
                 }
             }
-            LinkEvent::Lost(_) => {}
+            LinkEvent::Lost => {}
         }
     }
 
@@ -405,7 +381,7 @@ impl Driver {
 
     fn check_and_submit(&mut self, tag: u64, ask: &Ask, now: Millis) -> Result<(), (Option<ErrorCode>, String)> {
         match ask {
-            Ask::Say { text, .. } if text.len() > names::TEXT_MAX => {
+            Ask::Say { text, .. } if text.len() > MAX_TEXT_BYTES => {
                 let message = format!("the text has {} bytes; send it in smaller pieces", text.len());
                 return Err((Some(ErrorCode::TextTooLong), message));
             }
@@ -431,8 +407,7 @@ impl Driver {
 
     /// Connects again after a wait, longer each time in a row.
     fn reopen(&mut self) -> Wire {
-        let wait = self.wait;
-        self.wait = (self.wait * 2).min(RECONNECT_MAX);
+        let wait = self.backoff.next_delay();
         let options = self.options.clone();
         Wire::Opening(Box::pin(async move {
             tokio::time::sleep(wait).await;

@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::render::Paint;
 use super::{chat, listen, send};
+use crate::broker::names::Names;
 use crate::client::{Exit, Failure, Options, address, names};
 
 /// Chat in groups over a ring that survives kill -9. Without a command: a prompt (JOINGROUP 1 dennis, then type).
@@ -38,8 +39,8 @@ pub struct Shared {
     #[arg(long, global = true, value_name = "DIR", env = "CHALEY_STATE_DIR")]
     pub state_dir: Option<PathBuf>,
     /// Name of the ring's cluster
-    #[arg(long, global = true, value_name = "NAME", env = "CHALEY_CLUSTER", default_value = "chaley", value_parser = names::group)]
-    pub cluster: String,
+    #[arg(long, global = true, value_name = "NAME", env = "CHALEY_CLUSTER", default_value = "chaley", value_parser = Names::new)]
+    pub cluster: Names,
     /// When to use colours
     #[arg(long, global = true, value_name = "WHEN", value_enum, default_value_t = Colour::Auto)]
     pub color: Colour,
@@ -133,10 +134,14 @@ impl Colour {
 
 impl Shared {
     fn options(&self, deliver: bool) -> Result<Options, Failure> {
-        let urls = address::find(self.broker_url.as_deref(), self.state_dir.as_deref(), &self.cluster)?;
+        let urls = address::find(
+            self.broker_url.as_deref(),
+            self.state_dir.as_deref(),
+            self.cluster.cluster(),
+        )?;
         Ok(Options {
             urls,
-            cluster: self.cluster.clone(),
+            names: self.cluster.clone(),
             deliver,
         })
     }
@@ -181,7 +186,7 @@ mod tests {
             ["chaley", "send", "-g", "1", "-u", "bot", "-", "--cluster", "c"],
         ] {
             let cli = Cli::try_parse_from(arguments).expect("the grammar");
-            assert_eq!(cli.shared.cluster, "c");
+            assert_eq!(cli.shared.cluster.cluster(), "c");
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::io::{self, BufRead};
 
-use crate::client::names::TEXT_MAX;
+use crate::wire::client::MAX_TEXT_BYTES as TEXT_MAX;
 
 /// A line without its end (`\n` or `\r\n`).
 #[derive(Debug, Clone, PartialEq, Eq)]
