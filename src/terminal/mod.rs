@@ -1,1 +1,100 @@
-//! (being built)
+//! What people and scripts see of a session: the prompt, `send` and `listen`.
+
+pub mod chat;
+pub mod cli;
+pub mod grammar;
+pub mod lines;
+pub mod listen;
+pub mod prompt;
+pub mod render;
+pub mod sanitize;
+pub mod send;
+
+use std::time::Duration;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::chat::ErrorCode;
+use crate::client::{Ask, Exit, Failure};
+
+/// How long an orderly leave may take at the end; then the ring finds out by itself.
+pub const LEAVE_TIMEOUT: Duration = Duration::from_secs(3);
+/// Updates taken from a session in one go.
+const TURN_MAX: usize = 1024;
+
+/// The signals that ask a program to end.
+pub struct Stop {
+    interrupt: Signal,
+    terminate: Signal,
+    hang_up: Signal,
+}
+
+impl Stop {
+    pub fn new() -> Result<Stop, Failure> {
+        let listen = |kind| {
+            signal(kind).map_err(|error| Failure::new(Exit::Failed, format!("signals cannot be caught: {error}")))
+        };
+        Ok(Stop {
+            interrupt: listen(SignalKind::interrupt())?,
+            terminate: listen(SignalKind::terminate())?,
+            hang_up: listen(SignalKind::hangup())?,
+        })
+    }
+
+    /// Waits for one of them.
+    pub async fn wait(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+            _ = self.hang_up.recv() => {}
+        }
+    }
+}
+
+/// What a refusal means and what to type next. `command`: the user types commands at a prompt.
+pub(crate) fn refusal(ask: &Ask, code: Option<ErrorCode>, message: &str, command: bool) -> String {
+    let group = ask.group();
+    let next = match (code, ask) {
+        (Some(ErrorCode::NickTaken), _) if command => format!("; JOINGROUP {group} <another nick>"),
+        (Some(ErrorCode::NickTaken), _) => "; choose another nick with -u".to_owned(),
+        (Some(ErrorCode::TextTooLong), _) => "; send it in smaller pieces".to_owned(),
+        (Some(ErrorCode::NotJoined | ErrorCode::NoSession | ErrorCode::SessionExpired), _) if command => {
+            format!("; JOINGROUP {group} <user> joins it")
+        }
+        _ => String::new(),
+    };
+    let what = match ask {
+        Ask::Join { user, .. } => format!("{} cannot join group {group}", sanitize::harmless(user)),
+        Ask::Say { text, .. } => format!("not sent: {}", sanitize::harmless(shorten(text))),
+        Ask::Leave { .. } => format!("group {group} cannot be left"),
+        Ask::Recent { .. } => format!("no history of group {group}"),
+        Ask::Who { .. } => format!("no list of group {group}"),
+    };
+    let message = sanitize::harmless(message);
+    if message.contains(next.trim_start_matches("; ")) {
+        return format!("{what}: {message}");
+    }
+    format!("{what}: {message}{next}")
+}
+
+/// The beginning of a text, enough to recognise it.
+fn shorten(text: &str) -> &str {
+    const ENOUGH: usize = 200;
+    match text.char_indices().nth(ENOUGH) {
+        Some((end, _)) => text.get(..end).unwrap_or(text),
+        None => text,
+    }
+}
+
+/// The exit code for a refused request: bad data, unless the session itself was refused.
+pub(crate) fn exit_of(code: Option<ErrorCode>) -> Exit {
+    match code {
+        Some(ErrorCode::NoSession | ErrorCode::SessionExpired | ErrorCode::AnotherCluster) => Exit::Failed,
+        _ => Exit::Data,
+    }
+}
+
+/// What the ring said when it forgot the session.
+pub(crate) fn ended(message: &str) -> String {
+    format!("the ring no longer knows this session: {}", sanitize::harmless(message))
+}

@@ -1,0 +1,237 @@
+//! A client's connection to the broker: one queue of its own, one channel, publications with confirms.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::time::Duration;
+
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use lapin::options::{
+    BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions, QueueBindOptions, QueueDeclareOptions,
+};
+use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
+use lapin::types::{AMQPValue, FieldTable, ShortString};
+use lapin::{BasicProperties, Channel, Confirmation, Connection, Consumer, ErrorKind, PublisherConfirm};
+
+use super::connection::{BrokerUrl, ConnectError, connect_any};
+use super::names::Names;
+
+/// Most bytes that wait in a client's queue. Beyond it the broker drops the oldest: the client finds the gap and asks for history.
+pub const QUEUE_MAX_BYTES: i64 = 8 * 1024 * 1024;
+/// Time to set up the queue once the connection is there; a broker that takes longer is taken for unreachable.
+pub const SET_UP_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long an orderly close may take; then the connection is dropped.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Why there is no connection.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum OpenError {
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// The broker answers, but there is no ring of that name.
+    #[error(
+        "the broker {url} carries no ring named {cluster:?}; start one with `chaleyd up --cluster {cluster}`, or name another with --cluster"
+    )]
+    NoRing { url: String, cluster: String },
+}
+
+impl OpenError {
+    /// The sysexits code of a command that ends because of this.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            OpenError::Connect(error) => error.exit_code(),
+            OpenError::NoRing { .. } => 69,
+        }
+    }
+}
+
+/// What the broker brings.
+#[derive(Debug)]
+pub enum LinkEvent {
+    /// A message in the queue. `reply`: it came through the default exchange, so it is for this client alone.
+    Delivery { reply: bool, body: Vec<u8> },
+    /// The broker has taken the publication.
+    Confirmed(u64),
+    /// It could hand the publication to nobody.
+    Returned(u64),
+    /// It refused the publication: a queue is full.
+    Nacked(u64),
+    /// The connection is of no more use.
+    Lost,
+}
+
+type Confirm = Pin<Box<dyn Future<Output = (u64, lapin::Result<Confirmation>)> + Send>>;
+
+/// An open connection with its queue bound to the announcements of views.
+pub struct ClientLink {
+    connection: Connection,
+    channel: Channel,
+    consumer: Consumer,
+    confirms: FuturesUnordered<Confirm>,
+    /// A publication whose return was reported with another one's confirmation.
+    owed: Option<LinkEvent>,
+    queue: ShortString,
+    requests: ShortString,
+    deliver: ShortString,
+}
+
+/// Tries the addresses in turn. `secret` names the queue: it must be unguessable, and new for each connection.
+pub async fn open(urls: &[BrokerUrl], names: &Names, secret: &str) -> Result<ClientLink, OpenError> {
+    let (connection, url) = connect_any(urls, "chaley client").await?;
+    match tokio::time::timeout(SET_UP_TIMEOUT, set_up(connection, names, secret)).await {
+        Ok(Ok(link)) => Ok(link),
+        Ok(Err(error)) => Err(explain(&error, url, names)),
+        Err(_) => Err(OpenError::Connect(ConnectError::Unreachable {
+            url: url.to_string(),
+            why: format!("it did not set up a queue within {} s", SET_UP_TIMEOUT.as_secs()),
+        })),
+    }
+}
+
+async fn set_up(connection: Connection, names: &Names, secret: &str) -> lapin::Result<ClientLink> {
+    let channel = connection.create_channel().await?;
+    let queue: ShortString = names.client_queue(secret).into();
+    let deliver: ShortString = names.deliver_exchange().into();
+    let requests: ShortString = names.requests_exchange().into();
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-max-length-bytes".into(), AMQPValue::LongLongInt(QUEUE_MAX_BYTES));
+    arguments.insert("x-overflow".into(), AMQPValue::LongString("drop-head".into()));
+    let exclusive = QueueDeclareOptions {
+        exclusive: true,
+        ..QueueDeclareOptions::default()
+    };
+    channel.queue_declare(queue.clone(), exclusive, arguments).await?;
+    let options = QueueBindOptions::default();
+    channel
+        .queue_bind(
+            queue.clone(),
+            deliver.clone(),
+            "view".into(),
+            options,
+            FieldTable::default(),
+        )
+        .await?;
+    channel.confirm_select(ConfirmSelectOptions::default()).await?;
+    let no_ack = BasicConsumeOptions {
+        no_ack: true,
+        exclusive: true,
+        ..BasicConsumeOptions::default()
+    };
+    let consumer = channel
+        .basic_consume(queue.clone(), "".into(), no_ack, FieldTable::default())
+        .await?;
+    Ok(ClientLink {
+        connection,
+        channel,
+        consumer,
+        confirms: FuturesUnordered::new(),
+        owed: None,
+        queue,
+        requests,
+        deliver,
+    })
+}
+
+fn explain(error: &lapin::Error, url: &BrokerUrl, names: &Names) -> OpenError {
+    match error.kind() {
+        ErrorKind::ProtocolError(amqp) if matches!(amqp.kind(), AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND)) => {
+            OpenError::NoRing {
+                url: url.to_string(),
+                cluster: names.cluster().to_owned(),
+            }
+        }
+        _ => OpenError::Connect(ConnectError::classify(url, error)),
+    }
+}
+
+/// The connection broke while something was asked of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Broken;
+
+impl ClientLink {
+    /// Publishes a body to the ring's head; its fate is reported under `id` by [`ClientLink::next`].
+    pub async fn publish(&mut self, id: u64, body: &[u8]) -> Result<(), Broken> {
+        let properties = BasicProperties::default()
+            .with_reply_to(self.queue.clone())
+            .with_content_type("application/json".into())
+            .with_message_id(id.to_string().into());
+        let mandatory = BasicPublishOptions {
+            mandatory: true,
+            ..BasicPublishOptions::default()
+        };
+        let confirm = self
+            .channel
+            .basic_publish(self.requests.clone(), "".into(), mandatory, body, properties)
+            .await
+            .map_err(|_| Broken)?;
+        self.confirms.push(Box::pin(settle(id, confirm)));
+        Ok(())
+    }
+
+    pub async fn bind_group(&mut self, group: &str) -> Result<(), Broken> {
+        let (queue, deliver) = (self.queue.clone(), self.deliver.clone());
+        let (key, options) = (Names::group_key(group).into(), QueueBindOptions::default());
+        let bound = self
+            .channel
+            .queue_bind(queue, deliver, key, options, FieldTable::default());
+        bound.await.map_err(|_| Broken)
+    }
+
+    pub async fn unbind_group(&mut self, group: &str) -> Result<(), Broken> {
+        let (queue, deliver) = (self.queue.clone(), self.deliver.clone());
+        let key = Names::group_key(group).into();
+        let unbound = self.channel.queue_unbind(queue, deliver, key, FieldTable::default());
+        unbound.await.map_err(|_| Broken)
+    }
+
+    /// The next thing that the broker brings. Dropping the future loses nothing.
+    pub async fn next(&mut self) -> LinkEvent {
+        if let Some(event) = self.owed.take() {
+            return event;
+        }
+        tokio::select! {
+            Some((id, confirmation)) = self.confirms.next() => self.on_confirmation(id, confirmation),
+            delivery = self.consumer.next() => match delivery {
+                Some(Ok(delivery)) => LinkEvent::Delivery {
+                    reply: delivery.exchange.as_str().is_empty(),
+                    body: delivery.data,
+                },
+                Some(Err(_)) | None => LinkEvent::Lost,
+            },
+        }
+    }
+
+    fn on_confirmation(&mut self, id: u64, confirmation: lapin::Result<Confirmation>) -> LinkEvent {
+        let (plain, returned) = match confirmation {
+            Ok(Confirmation::Nack(returned)) => (LinkEvent::Nacked(id), returned),
+            Ok(Confirmation::Ack(returned)) => (LinkEvent::Confirmed(id), returned),
+            Ok(Confirmation::NotRequested) => (LinkEvent::Confirmed(id), None),
+            Err(_) => return LinkEvent::Lost,
+        };
+        let Some(returned) = returned else { return plain };
+        // When the broker confirms several at once, a return can be handed out with the wrong one of them: the
+        // message itself says which publication it was.
+        let named = returned
+            .delivery
+            .properties
+            .message_id()
+            .as_ref()
+            .map(|name| name.as_str().parse());
+        match named {
+            Some(Ok(other)) if other != id => {
+                self.owed = Some(plain);
+                LinkEvent::Returned(other)
+            }
+            _ => LinkEvent::Returned(id),
+        }
+    }
+
+    /// Ends the connection, orderly if the broker plays along.
+    pub async fn close(self) {
+        let closing = self.connection.close(200, "done".into());
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, closing).await;
+    }
+}
+
+async fn settle(id: u64, confirm: PublisherConfirm) -> (u64, lapin::Result<Confirmation>) {
+    (id, confirm.await)
+}

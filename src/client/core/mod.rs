@@ -1,0 +1,628 @@
+//! A chat session as a pure state machine: no clock, no network, no randomness. Time is an argument.
+//!
+//! What it promises to its user, whatever the wire loses, doubles or turns round:
+//!
+//! 1. **Numbering.** Ordered requests (join, say, leave) are numbered from 1 without gaps and published in that order.
+//!    At most [`WINDOW`] of them are without an outcome.
+//! 2. **Outcomes.** Each accepted request gets exactly one outcome, [`SessionEvent::Acknowledged`] or
+//!    [`SessionEvent::Refused`], in the order of the requests. An event of one's own member number that carries the
+//!    request's number is its acknowledgement, an error that carries it is its refusal.
+//! 3. **Go-back-N.** Everything without an outcome is published again, from the oldest on, when a view is announced,
+//!    after a reconnection, when a publication was returned or refused by the broker (after a back-off), and when
+//!    nothing came for [`RETRY_MS`] after the broker took the last publication. The ring gives a number no second
+//!    effect and answers it again, so repeating is harmless.
+//! 4. **Order.** Events of a group are delivered by their numbers, without gaps, each once, from the own join to the
+//!    own leave. A gap that stays for [`GAP_PATIENCE_MS`] is closed by asking for history.
+//! 5. **Binding first.** The queue is bound to a group before the join is published, so nothing falls between.
+//! 6. **Reconnecting.** A session that the ring may know resumes first and publishes nothing else until the answer.
+//! 7. **No second session in silence.** If the ring no longer knows the session, the user is told what has no outcome
+//!    ([`SessionEvent::Ended`]); nothing is sent again under another name.
+//!
+//! The driver calls an input ([`Core::submit`], [`Core::receive`], [`Core::connected`], ...), then [`Core::flush`], then
+//! executes every [`Core::poll_output`] in order, then waits until [`Core::deadline`] at the latest and calls [`Core::tick`].
+
+mod feed;
+mod reads;
+mod receive;
+#[cfg(test)]
+mod tests;
+mod trouble;
+mod window;
+
+use std::collections::{BTreeMap, VecDeque};
+
+use crate::chat::{ErrorCode, SessionId};
+use crate::ring::Millis;
+use crate::wire::client::{Event, GroupMember, Request};
+use feed::Feed;
+use reads::{Purpose, Reads};
+use trouble::{Hold, Trouble};
+use window::Window;
+
+pub use trouble::Cause;
+
+/// Most ordered requests without an outcome. Must stay below the number of outcomes that the ring keeps of a session
+/// (1024), so that every repeated request can still be answered. When it is full, [`Core::submit`] takes no more.
+pub const WINDOW: usize = 512;
+/// Most requests in one publication; what is left goes into the next one.
+pub const BATCH_REQUESTS: usize = 256;
+/// About the most bytes in one publication; what is left goes into the next one, a longer request goes alone.
+pub const BATCH_BYTES: usize = 64 * 1024;
+/// Milliseconds without any outcome after which what waits is published again; doubles up to [`RETRY_MAX_MS`].
+pub const RETRY_MS: Millis = 250;
+/// Longest wait between two repetitions.
+pub const RETRY_MAX_MS: Millis = 2000;
+/// First wait after the broker returned or refused a publication (the ring has no head just now).
+pub const RETURNED_MS: Millis = 10;
+/// Longest such wait.
+pub const RETURNED_MAX_MS: Millis = 200;
+/// Milliseconds that a gap may stay before history is asked: deliveries and replies come from different nodes.
+pub const GAP_PATIENCE_MS: Millis = 50;
+/// Milliseconds without any outcome after which the user is told that the ring does not answer.
+pub const STALL_MS: Millis = 1000;
+/// Most events of one group kept above a gap; beyond it they are dropped and come again with the history.
+pub const REORDER_MAX: usize = 4096;
+/// Events asked for in one history request; the ring may send fewer, then the rest is asked for next.
+pub const HISTORY_EVENTS: u32 = 256;
+/// Most old events that a user's own question shows.
+pub const RECENT_MAX: u64 = 1000;
+/// Most unanswered questions; the user is refused the next one.
+pub const READS_MAX: usize = 64;
+/// Most publications that the broker has neither confirmed nor returned; beyond it nothing is published.
+pub const UNCONFIRMED_MAX: usize = 1024;
+/// The references of reads start here (2^48), so that they never meet the number of an ordered request.
+pub const READ_REFERENCE_BASE: u64 = 1 << 48;
+
+/// What a user asks of a session. Groups and nicks must be well-formed, see [`crate::client::names`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ask {
+    Join {
+        group: String,
+        user: String,
+    },
+    Say {
+        group: String,
+        text: String,
+    },
+    Leave {
+        group: String,
+    },
+    /// The last `count` events before now.
+    Recent {
+        group: String,
+        count: u64,
+    },
+    /// Who is there.
+    Who {
+        group: String,
+    },
+}
+
+impl Ask {
+    pub fn group(&self) -> &str {
+        match self {
+            Ask::Join { group, .. }
+            | Ask::Say { group, .. }
+            | Ask::Leave { group }
+            | Ask::Recent { group, .. }
+            | Ask::Who { group } => group,
+        }
+    }
+
+    /// About how many bytes it takes in a publication.
+    fn size_hint(&self) -> usize {
+        let text = match self {
+            Ask::Say { text, .. } => text.len(),
+            Ask::Join { user, .. } => user.len(),
+            Ask::Leave { .. } | Ask::Recent { .. } | Ask::Who { .. } => 0,
+        };
+        text + self.group().len() + 96
+    }
+
+    /// The numbered request; none for a read.
+    fn to_ordered(&self, session: SessionId, n: u64) -> Option<Request> {
+        Some(match self.clone() {
+            Ask::Join { group, user } => Request::Join {
+                session,
+                n,
+                group,
+                user,
+            },
+            Ask::Say { group, text } => Request::Say {
+                session,
+                n,
+                group,
+                text,
+            },
+            Ask::Leave { group } => Request::Leave { session, n, group },
+            Ask::Recent { .. } | Ask::Who { .. } => return None,
+        })
+    }
+}
+
+/// Why [`Core::submit`] did not take a request. The session is unchanged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum AskError {
+    #[error("the session is in that group already")]
+    AlreadyJoined,
+    #[error("the session is not in that group")]
+    NotJoined,
+    #[error("the session has ended")]
+    Ended,
+    #[error("too many requests are unanswered")]
+    Full,
+}
+
+/// What the driver has to do, in this order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Output {
+    /// Publish these as one message, `mandatory`, with the queue of the present connection as `reply_to`; then report
+    /// [`Core::confirmed`], [`Core::returned`] or [`Core::nacked`] with the same id.
+    Publish {
+        id: u64,
+        requests: Vec<Request>,
+    },
+    /// Bind the queue to a group's events before going on.
+    Bind(String),
+    Unbind(String),
+    /// Tell the user.
+    Tell(SessionEvent),
+}
+
+/// What a user is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SessionEvent {
+    /// The next event of a group, in its order. `own`: it is about the session itself.
+    Deliver { event: Event, own: bool },
+    /// The request `tag` has a place in its group, and every node of the ring has it.
+    Acknowledged { tag: u64, ask: Ask, seq: u64 },
+    /// The request `tag` has no effect. With `code` none it was caught before it was sent.
+    Refused {
+        tag: u64,
+        ask: Ask,
+        code: Option<ErrorCode>,
+        message: String,
+    },
+    /// Answer to [`Ask::Recent`], oldest first.
+    Recent {
+        tag: u64,
+        group: String,
+        events: Vec<Event>,
+    },
+    /// Answer to [`Ask::Who`].
+    Members {
+        tag: u64,
+        group: String,
+        members: Vec<GroupMember>,
+    },
+    /// The ring has a new view. `lost` are members of the view before that are gone.
+    View {
+        epoch: u64,
+        members: Vec<u16>,
+        head: u16,
+        lost: Vec<u16>,
+    },
+    /// The ring or the broker does not answer just now. Nothing is lost; [`SessionEvent::Back`] follows.
+    Interrupted { cause: Cause },
+    /// All that was pending at the interruption has its outcome and no group misses an event.
+    Back { after_ms: Millis },
+    /// Numbers `from` to `to` of a group are kept nowhere any more.
+    Missing { group: String, from: u64, to: u64 },
+    /// The session is no longer in the group, without having asked.
+    Removed { group: String },
+    /// The ring does not know the session any more. `groups` it was in; what had no outcome was refused before this.
+    Ended {
+        code: ErrorCode,
+        message: String,
+        groups: Vec<String>,
+    },
+    /// An error of the ring that belongs to no request.
+    Trouble { code: ErrorCode, message: String },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Link {
+    Down,
+    /// Connected; the answer to `resume` is awaited and nothing else is published.
+    Resuming,
+    Up,
+    /// The ring refuses this session for good; [`Core::renew`] starts another one.
+    Ended,
+}
+
+/// A group that the session is in, or on its way into or out of.
+#[derive(Debug)]
+struct Group {
+    phase: Phase,
+    feed: Feed,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Phase {
+    Joining,
+    Joined,
+    /// Asked to leave; `left` is the own leave once the ring answered it.
+    Leaving {
+        left: Option<Event>,
+    },
+}
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub struct Core {
+    session: SessionId,
+    link: Link,
+    window: Window,
+    reads: Reads,
+    groups: BTreeMap<String, Group>,
+    /// Publications without the broker's answer: id to the lowest ordered number in it.
+    unconfirmed: BTreeMap<u64, Option<u64>>,
+    next_publication: u64,
+    hold: Hold,
+    /// When the window last moved, was last published or last confirmed.
+    active_at: Millis,
+    retry_ms: Millis,
+    /// When the last outcome came, or the window stopped being empty.
+    progress_at: Millis,
+    /// The last `expected` that was obeyed, and until when the same one is taken for an echo of it.
+    went_back: Option<(u64, Millis)>,
+    trouble: Option<Trouble>,
+    cluster: Option<String>,
+    epoch: u64,
+    members: Option<Vec<u16>>,
+    outputs: VecDeque<Output>,
+}
+
+impl Core {
+    /// A session that the ring has never heard of. `session` must be drawn at random: whoever knows it is the session.
+    pub fn new(session: SessionId) -> Core {
+        Core {
+            session,
+            link: Link::Down,
+            window: Window::new(),
+            reads: Reads::new(),
+            groups: BTreeMap::new(),
+            unconfirmed: BTreeMap::new(),
+            next_publication: 1,
+            hold: Hold::none(),
+            active_at: 0,
+            retry_ms: RETRY_MS,
+            progress_at: 0,
+            went_back: None,
+            trouble: None,
+            cluster: None,
+            epoch: 0,
+            members: None,
+            outputs: VecDeque::new(),
+        }
+    }
+
+    /// Starts anew under another session id after [`SessionEvent::Ended`]. `connected` says whether there is a connection.
+    pub fn renew(&mut self, session: SessionId, connected: bool) {
+        if self.link != Link::Ended {
+            return;
+        }
+        let next_publication = self.next_publication;
+        let outputs = std::mem::take(&mut self.outputs);
+        let (epoch, members) = (self.epoch, self.members.take());
+        *self = Core::new(session);
+        self.next_publication = next_publication;
+        self.outputs = outputs;
+        self.epoch = epoch;
+        self.members = members;
+        self.link = if connected { Link::Up } else { Link::Down };
+    }
+
+    /// How many more ordered requests [`Core::submit`] takes.
+    pub fn room(&self) -> usize {
+        self.window.room()
+    }
+
+    pub fn is_ended(&self) -> bool {
+        self.link == Link::Ended
+    }
+
+    /// Whether every ordered request has its outcome.
+    pub fn is_settled(&self) -> bool {
+        self.window.is_empty()
+    }
+
+    /// The cluster's id once a beat or an answer to `resume` told it.
+    pub fn cluster(&self) -> Option<&str> {
+        self.cluster.as_deref()
+    }
+
+    /// Epoch of the newest view heard of.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// Takes a request; its outcome carries `tag`.
+    pub fn submit(&mut self, tag: u64, ask: Ask, now: Millis) -> Result<(), AskError> {
+        if self.link == Link::Ended {
+            return Err(AskError::Ended);
+        }
+        let joined = self.groups.get(ask.group()).map(|group| &group.phase);
+        match &ask {
+            Ask::Join { .. } if joined.is_some() => return Err(AskError::AlreadyJoined),
+            Ask::Say { .. } | Ask::Leave { .. } if !matches!(joined, Some(Phase::Joining | Phase::Joined)) => {
+                return Err(AskError::NotJoined);
+            }
+            Ask::Recent { .. } | Ask::Who { .. } => return self.submit_read(tag, ask),
+            Ask::Join { .. } | Ask::Say { .. } | Ask::Leave { .. } => {}
+        }
+        if self.window.room() == 0 {
+            return Err(AskError::Full);
+        }
+        if self.window.is_empty() {
+            self.progress_at = now;
+        }
+        match &ask {
+            Ask::Join { group, .. } => self.enter(group.clone()),
+            Ask::Leave { group } => {
+                if let Some(state) = self.groups.get_mut(group) {
+                    state.phase = Phase::Leaving { left: None };
+                }
+            }
+            Ask::Say { .. } | Ask::Recent { .. } | Ask::Who { .. } => {}
+        }
+        self.window.push(tag, ask);
+        Ok(())
+    }
+
+    fn submit_read(&mut self, tag: u64, ask: Ask) -> Result<(), AskError> {
+        if !self.reads.has_room() {
+            return Err(AskError::Full);
+        }
+        let Some(state) = self.groups.get(ask.group()) else {
+            return Err(AskError::NotJoined);
+        };
+        let group = ask.group().to_owned();
+        match ask {
+            Ask::Recent { count, .. } => {
+                let until = state.feed.heard();
+                self.reads.ask(Purpose::Recent {
+                    tag,
+                    group,
+                    after: until.saturating_sub(count.min(RECENT_MAX)),
+                    until,
+                    collected: Vec::new(),
+                });
+            }
+            Ask::Who { .. } => {
+                self.reads.ask(Purpose::Who { tag, group });
+            }
+            Ask::Join { .. } | Ask::Say { .. } | Ask::Leave { .. } => {}
+        }
+        Ok(())
+    }
+
+    fn enter(&mut self, name: String) {
+        let group = Group {
+            phase: Phase::Joining,
+            feed: Feed::new(),
+        };
+        self.groups.insert(name.clone(), group);
+        if matches!(self.link, Link::Up | Link::Resuming) {
+            self.outputs.push_back(Output::Bind(name));
+        }
+    }
+
+    /// There is a new connection with a new queue, bound to nothing but the announcement of views.
+    pub fn connected(&mut self, now: Millis) {
+        self.unconfirmed.clear();
+        for name in self.groups.keys() {
+            self.outputs.push_back(Output::Bind(name.clone()));
+        }
+        if self.link == Link::Ended {
+            return;
+        }
+        self.hold.clear();
+        self.reads.repeat_all();
+        self.window.go_back(0);
+        self.active_at = now;
+        if self.window.ever_published() {
+            self.link = Link::Resuming;
+            self.ask_resume();
+        } else {
+            self.link = Link::Up;
+        }
+        self.settle(now);
+    }
+
+    /// Asks to resume, unless that is being asked already.
+    fn ask_resume(&mut self) {
+        if !self.reads.contains(|purpose| *purpose == Purpose::Resume) {
+            self.reads.ask(Purpose::Resume);
+        }
+    }
+
+    /// The connection and its queue are gone.
+    pub fn disconnected(&mut self, now: Millis) {
+        self.unconfirmed.clear();
+        if self.link != Link::Ended {
+            self.link = Link::Down;
+            self.interrupt(Cause::Disconnected, now);
+        }
+    }
+
+    /// The broker has taken the publication.
+    pub fn confirmed(&mut self, id: u64, now: Millis) {
+        if self.unconfirmed.remove(&id).is_some() {
+            self.active_at = now;
+        }
+    }
+
+    /// The broker could hand the publication to nobody: the ring has no head just now.
+    pub fn returned(&mut self, id: u64, now: Millis) {
+        self.put_off(id, now);
+        self.interrupt(Cause::NoHead, now);
+    }
+
+    /// The broker refused the publication: the head's queue is full.
+    pub fn nacked(&mut self, id: u64, now: Millis) {
+        self.put_off(id, now);
+    }
+
+    fn put_off(&mut self, id: u64, now: Millis) {
+        // A confirmation may have been taken for another one's: then the oldest request is the safe place to go on.
+        let lowest = self.unconfirmed.remove(&id).unwrap_or(Some(0));
+        if let Some(lowest) = lowest {
+            self.window.go_back(lowest);
+        }
+        self.reads.repeat_all();
+        self.hold.put_off(now);
+    }
+
+    /// Time has passed.
+    pub fn tick(&mut self, now: Millis) {
+        self.reads.repeat_late(now);
+        if self.retry_is_due(now) {
+            self.window.go_back(0);
+            self.retry_ms = (self.retry_ms * 2).min(RETRY_MAX_MS);
+            self.active_at = now;
+        }
+        if self.link != Link::Ended && !self.window.is_empty() && now >= self.progress_at + STALL_MS {
+            self.interrupt(Cause::NoAnswer, now);
+        }
+        let late: Vec<String> = self
+            .groups
+            .iter()
+            .filter(|(_, group)| {
+                group
+                    .feed
+                    .gap_since()
+                    .is_some_and(|since| now >= since + GAP_PATIENCE_MS)
+            })
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in late {
+            self.ask_catch_up(&name);
+        }
+    }
+
+    /// Whether what waits for an outcome should be repeated: not while the broker still has it to itself.
+    fn retry_is_due(&self, now: Millis) -> bool {
+        self.link == Link::Up
+            && self.window.awaits_outcome()
+            && self.unconfirmed.values().all(Option::is_none)
+            && now >= self.active_at + self.retry_ms
+    }
+
+    /// When [`Core::tick`] has something to do at the latest, if nothing else happens.
+    pub fn deadline(&self) -> Option<Millis> {
+        let unasked = self.groups.iter().filter(|(name, _)| !self.is_catching_up(name));
+        let gaps = unasked.filter_map(|(_, group)| group.feed.gap_since());
+        let mut earliest = gaps.map(|since| since + GAP_PATIENCE_MS).min();
+        let mut consider = |at: Option<Millis>| earliest = earliest.into_iter().chain(at).min();
+        if matches!(self.link, Link::Up | Link::Resuming) {
+            consider(self.reads.deadline());
+            let may_publish = self.has_unpublished() && self.unconfirmed.len() < UNCONFIRMED_MAX;
+            consider(self.hold.until().filter(|_| may_publish));
+        }
+        if self.link == Link::Up && self.window.awaits_outcome() && self.unconfirmed.values().all(Option::is_none) {
+            consider(Some(self.active_at + self.retry_ms));
+        }
+        if self.link != Link::Ended && !self.window.is_empty() && self.trouble.is_none() {
+            consider(Some(self.progress_at + STALL_MS));
+        }
+        earliest
+    }
+
+    fn has_unpublished(&self) -> bool {
+        match self.link {
+            Link::Down | Link::Ended => false,
+            Link::Resuming => self.reads.has_waiting(|purpose| *purpose == Purpose::Resume),
+            Link::Up => self.window.has_unpublished() || self.reads.has_waiting(|_| true),
+        }
+    }
+
+    /// Publishes what waits, in as few publications as the limits allow.
+    pub fn flush(&mut self, now: Millis) {
+        self.settle(now);
+        if self.hold.blocks(now) {
+            return;
+        }
+        while self.has_unpublished() && self.unconfirmed.len() < UNCONFIRMED_MAX {
+            let mut requests = self.take_reads(now);
+            let lowest = if self.link == Link::Up {
+                self.window
+                    .fill(self.session, &mut requests, BATCH_REQUESTS, BATCH_BYTES)
+            } else {
+                None
+            };
+            if requests.is_empty() {
+                continue;
+            }
+            let id = self.next_publication;
+            self.next_publication += 1;
+            self.unconfirmed.insert(id, lowest);
+            self.active_at = now;
+            self.outputs.push_back(Output::Publish { id, requests });
+        }
+    }
+
+    fn take_reads(&mut self, now: Millis) -> Vec<Request> {
+        let resuming = self.link == Link::Resuming;
+        let wanted = |purpose: &Purpose| !resuming || *purpose == Purpose::Resume;
+        let asked = self.reads.publish(BATCH_REQUESTS / 2, now, wanted);
+        asked
+            .into_iter()
+            .filter_map(|(reference, purpose)| self.to_read(reference, purpose))
+            .collect()
+    }
+
+    fn to_read(&mut self, n: u64, purpose: Purpose) -> Option<Request> {
+        let session = self.session;
+        match purpose {
+            Purpose::Resume => {
+                let followed = |(name, group): (&String, &Group)| Some((name.clone(), group.feed.delivered()?));
+                Some(Request::Resume {
+                    session,
+                    n,
+                    groups: self.groups.iter().filter_map(followed).collect(),
+                    cluster: self.cluster.clone(),
+                })
+            }
+            Purpose::CatchUp { group } => {
+                let Some(after) = self.groups.get(&group).and_then(|state| state.feed.delivered()) else {
+                    self.reads.take(n);
+                    return None;
+                };
+                Some(Request::History {
+                    session,
+                    n,
+                    group,
+                    after,
+                    limit: HISTORY_EVENTS,
+                })
+            }
+            Purpose::Recent {
+                group, after, until, ..
+            } => Some(Request::History {
+                session,
+                n,
+                group,
+                after,
+                limit: u32::try_from(until.saturating_sub(after))
+                    .unwrap_or(u32::MAX)
+                    .clamp(1, HISTORY_EVENTS),
+            }),
+            Purpose::Who { group, .. } => Some(Request::Who { session, n, group }),
+        }
+    }
+
+    /// The next thing to do or to tell.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// How much [`Core::poll_output`] has to give.
+    pub fn outputs_waiting(&self) -> usize {
+        self.outputs.len()
+    }
+
+    fn tell(&mut self, event: SessionEvent) {
+        self.outputs.push_back(Output::Tell(event));
+    }
+}

@@ -1,0 +1,142 @@
+//! Questions that are not ordered (resume, history, who): asked until they are answered.
+
+use std::collections::BTreeMap;
+
+use super::{READ_REFERENCE_BASE, READS_MAX, RETRY_MAX_MS, RETRY_MS};
+use crate::ring::Millis;
+use crate::wire::client::Event;
+
+/// What a question is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// The session takes up again on a new connection.
+    Resume,
+    /// Closes a gap, or makes sure after a fail-over that there is none.
+    CatchUp { group: String },
+    /// The user wants to see numbers above `after` up to `until`; `collected` came so far.
+    Recent {
+        tag: u64,
+        group: String,
+        after: u64,
+        until: u64,
+        collected: Vec<Event>,
+    },
+    /// The user wants to know who is there.
+    Who { tag: u64, group: String },
+}
+
+#[derive(Debug)]
+pub(super) struct Read {
+    pub purpose: Purpose,
+    state: State,
+    attempts: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Waiting,
+    /// Published; asked again at that time.
+    Asked {
+        again_at: Millis,
+    },
+}
+
+/// Pending questions by the `n` that their answers carry as `ref`.
+#[derive(Debug)]
+pub(super) struct Reads {
+    pending: BTreeMap<u64, Read>,
+    next: u64,
+}
+
+impl Reads {
+    pub fn new() -> Reads {
+        Reads {
+            pending: BTreeMap::new(),
+            next: READ_REFERENCE_BASE,
+        }
+    }
+
+    /// Whether the user may ask one more; the session's own questions (at most one a group and a resume) always may.
+    pub fn has_room(&self) -> bool {
+        self.pending.len() < READS_MAX
+    }
+
+    pub fn ask(&mut self, purpose: Purpose) -> u64 {
+        let reference = self.next;
+        self.next += 1;
+        let read = Read {
+            purpose,
+            state: State::Waiting,
+            attempts: 0,
+        };
+        self.pending.insert(reference, read);
+        reference
+    }
+
+    pub fn contains(&self, wanted: impl Fn(&Purpose) -> bool) -> bool {
+        self.pending.values().any(|read| wanted(&read.purpose))
+    }
+
+    /// Takes the question that an answer belongs to; none for an answer that came twice.
+    pub fn take(&mut self, reference: u64) -> Option<Read> {
+        self.pending.remove(&reference)
+    }
+
+    pub fn retain(&mut self, keep: impl Fn(&Purpose) -> bool) {
+        self.pending.retain(|_, read| keep(&read.purpose));
+    }
+
+    pub fn drain(&mut self) -> impl Iterator<Item = Purpose> {
+        std::mem::take(&mut self.pending).into_values().map(|read| read.purpose)
+    }
+
+    /// All are to be asked again (a new view, a new connection, a returned publication).
+    pub fn repeat_all(&mut self) {
+        for read in self.pending.values_mut() {
+            read.state = State::Waiting;
+        }
+    }
+
+    /// Those without an answer in time are to be asked again.
+    pub fn repeat_late(&mut self, now: Millis) {
+        for read in self.pending.values_mut() {
+            if let State::Asked { again_at } = read.state
+                && now >= again_at
+            {
+                read.state = State::Waiting;
+            }
+        }
+    }
+
+    /// When the next one is late.
+    pub fn deadline(&self) -> Option<Millis> {
+        let late = |read: &Read| match read.state {
+            State::Waiting => None,
+            State::Asked { again_at } => Some(again_at),
+        };
+        self.pending.values().filter_map(late).min()
+    }
+
+    pub fn has_waiting(&self, wanted: impl Fn(&Purpose) -> bool) -> bool {
+        self.pending
+            .values()
+            .any(|read| read.state == State::Waiting && wanted(&read.purpose))
+    }
+
+    /// Marks up to `limit` waiting questions as asked and returns them.
+    pub fn publish(&mut self, limit: usize, now: Millis, wanted: impl Fn(&Purpose) -> bool) -> Vec<(u64, Purpose)> {
+        let mut asked = Vec::new();
+        for (reference, read) in &mut self.pending {
+            if asked.len() == limit {
+                break;
+            }
+            if read.state == State::Waiting && wanted(&read.purpose) {
+                let wait = RETRY_MS.saturating_mul(1 << read.attempts.min(8)).min(RETRY_MAX_MS);
+                read.attempts += 1;
+                read.state = State::Asked { again_at: now + wait };
+                asked.push((*reference, read.purpose.clone()));
+            }
+        }
+        asked
+    }
+}

@@ -1,0 +1,538 @@
+//! What the session makes of what it hears: events, answers, errors.
+
+use std::collections::BTreeMap;
+
+use super::reads::Purpose;
+use super::trouble::{Cause, Trouble};
+use super::window::Outcome;
+use super::{Ask, Core, Link, Output, Phase, RETRY_MS, RETURNED_MS, SessionEvent};
+use crate::chat::ErrorCode;
+use crate::ring::Millis;
+use crate::wire::client::{Delivery, Event, ResumedGroup};
+
+/// The part that all events with a place in a group have in common.
+struct Placed<'a> {
+    group: &'a str,
+    seq: u64,
+    member: u64,
+    reference: Option<u64>,
+}
+
+fn placed(event: &Event) -> Option<Placed<'_>> {
+    match event {
+        Event::Joined(it) | Event::Left(it) | Event::Away(it) | Event::Back(it) => Some(Placed {
+            group: &it.group,
+            seq: it.seq,
+            member: it.member,
+            reference: it.reference,
+        }),
+        Event::Message(it) => Some(Placed {
+            group: &it.group,
+            seq: it.seq,
+            member: it.member,
+            reference: Some(it.reference),
+        }),
+        Event::View { .. }
+        | Event::Beat { .. }
+        | Event::History { .. }
+        | Event::Members { .. }
+        | Event::Resumed { .. }
+        | Event::Error { .. }
+        | Event::Unknown => None,
+    }
+}
+
+/// Whether an event can be what `ask` led to.
+fn answers(event: &Event, ask: &Ask) -> bool {
+    let same_kind = matches!(
+        (event, ask),
+        (Event::Joined(_), Ask::Join { .. })
+            | (Event::Message(_), Ask::Say { .. })
+            | (Event::Left(_), Ask::Leave { .. })
+    );
+    same_kind && placed(event).is_some_and(|it| it.group == ask.group())
+}
+
+impl Core {
+    /// A delivery came. `reply`: straight into the own queue (through the default exchange), so it is for this session
+    /// alone; otherwise it is what a whole group or everybody is told.
+    pub fn receive(&mut self, delivery: Delivery, reply: bool, now: Millis) {
+        if self.link == Link::Ended {
+            return;
+        }
+        let epoch = delivery.epoch;
+        for event in delivery.events {
+            match event {
+                Event::Joined(_) | Event::Message(_) | Event::Left(_) | Event::Away(_) | Event::Back(_) => {
+                    self.on_placed(event, reply, now);
+                }
+                Event::View { members, head } => self.on_view(epoch, members, head, now),
+                Event::Beat { cluster, groups } => self.on_beat(cluster, groups, now),
+                Event::History {
+                    group,
+                    events,
+                    first,
+                    last,
+                    reference,
+                } => self.on_history(&group, events, (first, last), reference, now),
+                Event::Members {
+                    group,
+                    members,
+                    reference,
+                } => {
+                    if let Some(Purpose::Who { tag, .. }) = self.reads.take(reference).map(|read| read.purpose) {
+                        self.tell(SessionEvent::Members { tag, group, members });
+                    }
+                }
+                Event::Resumed {
+                    cluster,
+                    groups,
+                    reference,
+                    ..
+                } => self.on_resumed(cluster, &groups, reference, now),
+                Event::Error {
+                    code,
+                    message,
+                    reference,
+                    expected,
+                } => self.on_error(code, message, reference, expected, now),
+                Event::Unknown => {}
+            }
+            if self.link == Link::Ended {
+                return;
+            }
+        }
+        self.epoch = self.epoch.max(epoch);
+        self.settle(now);
+    }
+
+    /// An event with a place in its group: perhaps an outcome, and perhaps the next one to deliver.
+    fn on_placed(&mut self, event: Event, reply: bool, now: Millis) {
+        let Some(it) = placed(&event) else { return };
+        let Some(group) = self.groups.get_mut(it.group) else {
+            return;
+        };
+        let own = reply || group.feed.member() == Some(it.member);
+        let mut progress = false;
+        if own
+            && let Some(n) = it.reference
+            && let Some(pending) = self.window.unresolved(n)
+            && answers(&event, &pending.ask)
+        {
+            match &event {
+                Event::Joined(joined) => {
+                    group.feed.start(joined.member, joined.seq);
+                    if group.phase == Phase::Joining {
+                        group.phase = Phase::Joined;
+                    }
+                }
+                Event::Left(_) => {
+                    group.phase = Phase::Leaving {
+                        left: Some(event.clone()),
+                    }
+                }
+                _ => {}
+            }
+            self.window.resolve(n, Outcome::Ordered { seq: it.seq });
+            progress = true;
+        }
+        let (name, seq) = (it.group.to_owned(), it.seq);
+        group.feed.offer(seq, event);
+        if progress {
+            self.progressed(now);
+        }
+        self.advance(&name, now);
+    }
+
+    /// The ring gave an outcome.
+    fn progressed(&mut self, now: Millis) {
+        self.active_at = now;
+        self.progress_at = now;
+        self.retry_ms = RETRY_MS;
+        self.hold.clear();
+    }
+
+    /// Delivers what is next in a group.
+    fn advance(&mut self, name: &str, now: Millis) {
+        let Some(group) = self.groups.get_mut(name) else {
+            return;
+        };
+        let member = group.feed.member();
+        while let Some(event) = group.feed.pop() {
+            let own = placed(&event).is_some_and(|it| Some(it.member) == member);
+            let over = own && matches!(event, Event::Left(_));
+            self.outputs
+                .push_back(Output::Tell(SessionEvent::Deliver { event, own }));
+            if over {
+                self.close(name);
+                return;
+            }
+        }
+        group.feed.note_gap(now);
+    }
+
+    /// The session has left the group, and everything up to that was delivered.
+    fn close(&mut self, name: &str) {
+        if self.groups.remove(name).is_some() {
+            self.reads
+                .retain(|purpose| !matches!(purpose, Purpose::CatchUp { group } if group == name));
+            if matches!(self.link, Link::Up | Link::Resuming) {
+                self.outputs.push_back(Output::Unbind(name.to_owned()));
+            }
+        }
+    }
+
+    fn on_view(&mut self, epoch: u64, members: Vec<u16>, head: u16, now: Millis) {
+        if epoch < self.epoch {
+            return;
+        }
+        self.window.go_back(0);
+        self.reads.repeat_all();
+        self.hold.clear();
+        self.active_at = now;
+        let known: Vec<String> = self.groups.keys().cloned().collect();
+        for name in known {
+            self.ask_catch_up(&name);
+        }
+        if self.members.as_ref() == Some(&members) {
+            return;
+        }
+        let before = self.members.replace(members.clone());
+        let lost: Vec<u16> = before
+            .iter()
+            .flatten()
+            .filter(|id| !members.contains(id))
+            .copied()
+            .collect();
+        if before.is_none() || !lost.is_empty() {
+            self.interrupt(Cause::ViewChanged, now);
+        }
+        self.tell(SessionEvent::View {
+            epoch,
+            members,
+            head,
+            lost,
+        });
+    }
+
+    fn on_beat(&mut self, cluster: String, groups: BTreeMap<String, u64>, now: Millis) {
+        self.cluster.get_or_insert(cluster);
+        for (name, seq) in groups {
+            if let Some(group) = self.groups.get_mut(&name) {
+                group.feed.hear(seq);
+                group.feed.note_gap(now);
+            }
+        }
+    }
+
+    /// Asks for what a group misses, unless that is being asked already.
+    pub(super) fn ask_catch_up(&mut self, name: &str) {
+        let asked = |purpose: &Purpose| matches!(purpose, Purpose::CatchUp { group } if group == name);
+        let following = self
+            .groups
+            .get(name)
+            .is_some_and(|group| group.feed.delivered().is_some());
+        if following && !self.reads.contains(asked) {
+            self.reads.ask(Purpose::CatchUp { group: name.to_owned() });
+        }
+    }
+
+    pub(super) fn is_catching_up(&self, name: &str) -> bool {
+        self.reads
+            .contains(|purpose| matches!(purpose, Purpose::CatchUp { group } if group == name))
+    }
+
+    fn on_history(&mut self, name: &str, events: Vec<Event>, kept: (u64, u64), reference: u64, now: Millis) {
+        match self.reads.take(reference).map(|read| read.purpose) {
+            Some(Purpose::CatchUp { group }) if group == name => self.catch_up(name, events, kept, now),
+            Some(Purpose::Recent {
+                tag,
+                group,
+                until,
+                mut collected,
+                ..
+            }) => {
+                let reached = events.iter().filter_map(|event| placed(event).map(|it| it.seq)).max();
+                collected.extend(events);
+                match reached {
+                    Some(after) if after < until.min(kept.1) => {
+                        self.reads.ask(Purpose::Recent {
+                            tag,
+                            group,
+                            after,
+                            until,
+                            collected,
+                        });
+                    }
+                    Some(_) | None => self.tell(SessionEvent::Recent {
+                        tag,
+                        group,
+                        events: collected,
+                    }),
+                }
+            }
+            Some(_) | None => {}
+        }
+    }
+
+    fn catch_up(&mut self, name: &str, events: Vec<Event>, (first, last): (u64, u64), now: Millis) {
+        let Some(group) = self.groups.get_mut(name) else {
+            return;
+        };
+        let before = group.feed.delivered();
+        group.feed.hear(last);
+        let lost = if first <= last { group.feed.skip_to(first) } else { None };
+        if let Some((from, to)) = lost {
+            let group = name.to_owned();
+            self.tell(SessionEvent::Missing { group, from, to });
+        }
+        for event in events {
+            if placed(&event).is_some_and(|it| it.group == name) {
+                self.on_placed(event, false, now);
+            }
+        }
+        self.advance(name, now);
+        let Some(group) = self.groups.get_mut(name) else {
+            return;
+        };
+        if group.feed.has_gap() {
+            if group.feed.delivered() == before {
+                group.feed.wait_again(now);
+            } else {
+                self.ask_catch_up(name);
+            }
+        }
+    }
+
+    fn on_resumed(&mut self, cluster: String, groups: &BTreeMap<String, ResumedGroup>, reference: u64, now: Millis) {
+        let asked = self.reads.take(reference).map(|read| read.purpose);
+        if asked != Some(Purpose::Resume) || self.link != Link::Resuming {
+            return;
+        }
+        if self.cluster.as_ref().is_some_and(|known| *known != cluster) {
+            let message = "the broker now carries another cluster's ring".to_owned();
+            return self.end(ErrorCode::AnotherCluster, message);
+        }
+        self.cluster = Some(cluster);
+        self.go_up(now);
+        let known: Vec<String> = self.groups.keys().cloned().collect();
+        for name in known {
+            let Some(group) = self.groups.get_mut(&name) else {
+                continue;
+            };
+            match groups.get(&name) {
+                Some(there) => {
+                    group.feed.hear(there.seq);
+                    if group.feed.has_gap() {
+                        group.feed.note_gap(now);
+                        self.ask_catch_up(&name);
+                    }
+                }
+                // A leave on its way out has its own outcome; a join may not have arrived yet.
+                None if group.phase == Phase::Joined => {
+                    self.close(&name);
+                    self.tell(SessionEvent::Removed { group: name });
+                }
+                None => {}
+            }
+        }
+    }
+
+    fn go_up(&mut self, now: Millis) {
+        self.link = Link::Up;
+        self.hold.clear();
+        self.window.go_back(0);
+        self.active_at = now;
+    }
+
+    fn on_error(
+        &mut self,
+        code: ErrorCode,
+        message: String,
+        reference: Option<u64>,
+        expected: Option<u64>,
+        now: Millis,
+    ) {
+        let Some(reference) = reference else {
+            return self.tell(SessionEvent::Trouble { code, message });
+        };
+        if let Some(read) = self.reads.take(reference) {
+            return self.on_read_refused(read.purpose, code, message, now);
+        }
+        if self.window.unresolved(reference).is_none() {
+            return;
+        }
+        match code {
+            ErrorCode::Expected => self.on_expected(expected, now),
+            ErrorCode::NoSession if !self.window.ever_resolved() => self.on_expected(Some(1), now),
+            ErrorCode::NoSession
+            | ErrorCode::SessionExpired
+            | ErrorCode::AnotherCluster
+            | ErrorCode::BadReplyTo
+            | ErrorCode::Malformed
+            | ErrorCode::UnknownOp => self.end(code, message),
+            ErrorCode::BadGroup
+            | ErrorCode::BadNick
+            | ErrorCode::TextTooLong
+            | ErrorCode::NickTaken
+            | ErrorCode::AlreadyJoined
+            | ErrorCode::NotJoined
+            | ErrorCode::OutcomeForgotten
+            | ErrorCode::Limit
+            | ErrorCode::Other => {
+                self.window.resolve(reference, Outcome::Refused { code, message });
+                self.progressed(now);
+            }
+        }
+    }
+
+    /// The ring misses what was sent before: goes on from there. A burst of such errors is obeyed once.
+    fn on_expected(&mut self, expected: Option<u64>, now: Millis) {
+        let Some(n) = expected.filter(|n| *n >= self.window.first()) else {
+            return;
+        };
+        if self.went_back.is_some_and(|(to, until)| to == n && now < until) {
+            return;
+        }
+        self.went_back = Some((n, now + RETURNED_MS));
+        self.window.go_back(n);
+    }
+
+    fn on_read_refused(&mut self, purpose: Purpose, code: ErrorCode, message: String, now: Millis) {
+        let unknown = matches!(code, ErrorCode::NoSession | ErrorCode::SessionExpired);
+        match purpose {
+            // The first requests were lost with the connection that carried them: they start the session now.
+            Purpose::Resume if code == ErrorCode::NoSession && !self.window.ever_resolved() => self.go_up(now),
+            Purpose::Resume => self.end(code, message),
+            Purpose::CatchUp { .. } if unknown && self.window.ever_resolved() => self.end(code, message),
+            Purpose::CatchUp { group } => self.on_catch_up_refused(&group, code, now),
+            Purpose::Recent {
+                tag,
+                group,
+                after,
+                until,
+                ..
+            } => {
+                let count = until.saturating_sub(after);
+                self.refuse(tag, Ask::Recent { group, count }, code, message);
+            }
+            Purpose::Who { tag, group } => self.refuse(tag, Ask::Who { group }, code, message),
+        }
+    }
+
+    fn on_catch_up_refused(&mut self, name: &str, code: ErrorCode, now: Millis) {
+        let Some(group) = self.groups.get_mut(name) else {
+            return;
+        };
+        group.feed.wait_again(now);
+        if code != ErrorCode::NotJoined {
+            return;
+        }
+        match group.phase.clone() {
+            Phase::Joining | Phase::Leaving { left: None } => {}
+            Phase::Joined => {
+                self.close(name);
+                let group = name.to_owned();
+                self.tell(SessionEvent::Removed { group });
+            }
+            // Who has left may not ask for what came before the leave and was lost on the way.
+            Phase::Leaving { left: Some(left) } => {
+                let seq = placed(&left).map_or(0, |it| it.seq);
+                let lost = group.feed.skip_to(seq);
+                if let Some((from, to)) = lost {
+                    let group = name.to_owned();
+                    self.tell(SessionEvent::Missing { group, from, to });
+                }
+                self.tell(SessionEvent::Deliver { event: left, own: true });
+                self.close(name);
+            }
+        }
+    }
+
+    fn refuse(&mut self, tag: u64, ask: Ask, code: ErrorCode, message: String) {
+        self.tell(SessionEvent::Refused {
+            tag,
+            ask,
+            code: Some(code),
+            message,
+        });
+    }
+
+    /// The session is over: everything that waits is handed back, nothing is sent again.
+    fn end(&mut self, code: ErrorCode, message: String) {
+        self.link = Link::Ended;
+        self.unconfirmed.clear();
+        self.trouble = None;
+        while let Some((pending, outcome)) = self.window.pop_resolved() {
+            self.tell_outcome(pending.tag, pending.ask, outcome);
+        }
+        let left_over: Vec<_> = self.window.drain().collect();
+        for pending in left_over {
+            self.refuse(pending.tag, pending.ask, code, message.clone());
+        }
+        let reads: Vec<_> = self.reads.drain().collect();
+        for purpose in reads {
+            match purpose {
+                Purpose::Who { tag, group } => self.refuse(tag, Ask::Who { group }, code, message.clone()),
+                Purpose::Recent { tag, group, .. } => {
+                    self.refuse(tag, Ask::Recent { group, count: 0 }, code, message.clone());
+                }
+                Purpose::Resume | Purpose::CatchUp { .. } => {}
+            }
+        }
+        let groups: Vec<String> = std::mem::take(&mut self.groups).into_keys().collect();
+        for name in &groups {
+            self.outputs.push_back(Output::Unbind(name.clone()));
+        }
+        self.tell(SessionEvent::Ended { code, message, groups });
+    }
+
+    fn tell_outcome(&mut self, tag: u64, ask: Ask, outcome: Outcome) {
+        match outcome {
+            Outcome::Ordered { seq } => self.tell(SessionEvent::Acknowledged { tag, ask, seq }),
+            Outcome::Refused { code, message } => self.refuse(tag, ask, code, message),
+        }
+    }
+
+    /// Tells the outcomes that are known, in their order, and whether bad times are over.
+    pub(super) fn settle(&mut self, now: Millis) {
+        while let Some((pending, outcome)) = self.window.pop_resolved() {
+            let refused = matches!(outcome, Outcome::Refused { .. });
+            match (&pending.ask, self.groups.get_mut(pending.ask.group())) {
+                (Ask::Join { group, .. } | Ask::Leave { group }, Some(_)) if refused => {
+                    let name = group.clone();
+                    self.close(&name);
+                }
+                _ => {}
+            }
+            self.tell_outcome(pending.tag, pending.ask, outcome);
+        }
+        let Some(trouble) = self.trouble else { return };
+        let urgent = |purpose: &Purpose| matches!(purpose, Purpose::Resume | Purpose::CatchUp { .. });
+        let over = self.link == Link::Up
+            && !self.hold.blocks(now)
+            && self.window.first() >= trouble.pending_below
+            && !self.reads.contains(urgent)
+            && !self.groups.values().any(|group| group.feed.has_gap());
+        if over {
+            self.trouble = None;
+            let after_ms = now.saturating_sub(trouble.since);
+            self.tell(SessionEvent::Back { after_ms });
+        }
+    }
+
+    /// Bad times begin, or go on.
+    pub(super) fn interrupt(&mut self, cause: Cause, now: Millis) {
+        let pending_below = self.window.next_n();
+        match &mut self.trouble {
+            Some(trouble) => trouble.pending_below = pending_below,
+            None => {
+                self.trouble = Some(Trouble {
+                    since: now,
+                    pending_below,
+                });
+                self.tell(SessionEvent::Interrupted { cause });
+            }
+        }
+    }
+}

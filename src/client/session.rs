@@ -1,0 +1,417 @@
+//! The session at work: one task owns the [`Core`] and the connection, carries things between them, and reconnects.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use super::core::{Ask, AskError, Core, Output, SessionEvent};
+use super::failure::{Exit, Failure};
+use crate::broker::client_link::{self, ClientLink, LinkEvent};
+use crate::broker::connection::{Backoff, BrokerUrl};
+use crate::broker::names::Names;
+use crate::chat::{ErrorCode, SessionId};
+use crate::ring::Millis;
+use crate::wire::client::{DELIVERY_VERSION, Delivery, MAX_TEXT_BYTES};
+
+/// Requests on their way into the session; beyond it [`SessionHandle::ask`] waits.
+pub const ASKS_MAX: usize = 1024;
+/// Updates on their way to the user; beyond it, and beyond [`UNTOLD_MAX`] more, see there.
+pub const UPDATES_MAX: usize = 1024;
+/// Updates that wait in the session itself. Beyond it deliveries are dropped as if the wire had lost them, and come
+/// again with the history once the user has caught up.
+pub const UNTOLD_MAX: usize = 8192;
+/// Most things taken from the broker before the user's turn comes.
+const TURN_MAX: usize = 256;
+/// How long [`Session::close`] waits for the connection's orderly end.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Where the session connects to.
+#[derive(Clone)]
+pub struct Options {
+    /// Brokers of one RabbitMQ cluster, tried in turn.
+    pub urls: Vec<BrokerUrl>,
+    /// The broker objects of the ring's cluster.
+    pub names: Names,
+    /// Whether the user wants to hear the groups' events; one who only sends does not.
+    pub deliver: bool,
+}
+
+/// What a user of a [`Session`] hears.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Update {
+    /// The first connection is there.
+    Online,
+    Event(SessionEvent),
+    /// The session could not start; nothing follows.
+    Failed(Failure),
+}
+
+/// A running session. Dropping it ends the connection; members of the ring then see its user as away.
+pub struct Session {
+    pub handle: SessionHandle,
+    pub updates: mpsc::Receiver<Update>,
+    task: JoinHandle<()>,
+}
+
+/// Where requests go in. Cheap to clone.
+#[derive(Clone)]
+pub struct SessionHandle {
+    asks: mpsc::Sender<(u64, Ask)>,
+    tags: Arc<AtomicU64>,
+}
+
+/// The session is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the session is over")]
+pub struct Over;
+
+impl SessionHandle {
+    /// Hands in a request and returns the tag that its outcome will carry. Waits while the session has no room.
+    pub async fn ask(&self, ask: Ask) -> Result<u64, Over> {
+        let tag = self.tags.fetch_add(1, Ordering::Relaxed);
+        self.asks.send((tag, ask)).await.map_err(|_| Over)?;
+        Ok(tag)
+    }
+
+    /// As [`SessionHandle::ask`], from a thread outside the runtime.
+    pub fn blocking_ask(&self, ask: Ask) -> Result<u64, Over> {
+        let tag = self.tags.fetch_add(1, Ordering::Relaxed);
+        self.asks.blocking_send((tag, ask)).map_err(|_| Over)?;
+        Ok(tag)
+    }
+}
+
+impl Session {
+    /// Starts a session. [`Update::Online`] or [`Update::Failed`] comes first.
+    pub fn spawn(options: Options) -> Session {
+        let (asks, incoming) = mpsc::channel(ASKS_MAX);
+        let (outgoing, updates) = mpsc::channel(UPDATES_MAX);
+        let task = tokio::spawn(run(options, incoming, outgoing));
+        let tags = Arc::new(AtomicU64::new(1));
+        Session {
+            handle: SessionHandle { asks, tags },
+            updates,
+            task,
+        }
+    }
+
+    /// Ends the connection in good order.
+    pub async fn close(self) {
+        drop(self.updates);
+        drop(self.handle);
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, self.task).await;
+    }
+}
+
+/// 128 bits nobody can guess.
+fn random() -> Result<u128, Failure> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes)
+        .map_err(|error| Failure::new(Exit::Failed, format!("the system gives no random numbers: {error}")))?;
+    Ok(u128::from_le_bytes(bytes))
+}
+
+async fn run(options: Options, asks: mpsc::Receiver<(u64, Ask)>, updates: mpsc::Sender<Update>) {
+    let first = async {
+        let session = random()?;
+        let link = open(options.clone()).await?;
+        Ok((session, link))
+    };
+    let opened = tokio::select! {
+        opened = first => opened,
+        () = updates.closed() => return,
+    };
+    match opened {
+        Ok((session, link)) => {
+            let driver = Driver::new(options, SessionId(session), asks, updates);
+            driver.run(link).await;
+        }
+        Err(failure) => {
+            let _ = updates.send(Update::Failed(failure)).await;
+        }
+    }
+}
+
+async fn open(options: Options) -> Result<ClientLink, Failure> {
+    let secret = format!("{:032x}", random()?);
+    let opened = client_link::open(&options.urls, &options.names, &secret).await;
+    opened.map_err(|error| Failure::new(Exit::from_code(error.exit_code()), error.to_string()))
+}
+
+type Opening = Pin<Box<dyn Future<Output = Result<ClientLink, Failure>> + Send>>;
+
+/// The connection as the driver sees it.
+enum Wire {
+    Up(Box<ClientLink>),
+    /// Waiting or connecting.
+    Opening(Opening),
+}
+
+/// What a turn of the loop begins with.
+enum Wake {
+    Link(LinkEvent),
+    Opened(Result<ClientLink, Failure>),
+    Asks,
+    NoMoreAsks,
+    Time,
+    /// The user has room for more updates.
+    Room(Update),
+    /// The user has gone.
+    Gone,
+}
+
+struct Driver {
+    options: Options,
+    core: Core,
+    asks: Option<mpsc::Receiver<(u64, Ask)>>,
+    taken: Vec<(u64, Ask)>,
+    updates: mpsc::Sender<Update>,
+    untold: VecDeque<Update>,
+    backoff: Backoff,
+    started: Instant,
+}
+
+impl Driver {
+    fn new(
+        options: Options,
+        session: SessionId,
+        asks: mpsc::Receiver<(u64, Ask)>,
+        updates: mpsc::Sender<Update>,
+    ) -> Driver {
+        Driver {
+            options,
+            core: Core::new(session),
+            asks: Some(asks),
+            taken: Vec::new(),
+            updates,
+            untold: VecDeque::from([Update::Online]),
+            backoff: Backoff::default(),
+            started: Instant::now(),
+        }
+    }
+
+    fn now(&self) -> Millis {
+        Millis::try_from(self.started.elapsed().as_millis()).unwrap_or(Millis::MAX)
+    }
+
+    async fn run(mut self, link: ClientLink) {
+        let mut wire = Wire::Up(Box::new(link));
+        self.core.connected(self.now());
+        loop {
+            self.core.flush(self.now());
+            wire = self.execute(wire).await;
+            self.tell();
+            match self.wait(&mut wire).await {
+                Wake::Gone => break,
+                Wake::Room(update) => self.untold.push_front(update),
+                Wake::Time => self.core.tick(self.now()),
+                Wake::Asks => self.take_asks(&wire),
+                Wake::NoMoreAsks => self.asks = None,
+                Wake::Link(event) => wire = self.take_turn(wire, event),
+                Wake::Opened(Ok(link)) => {
+                    self.backoff.reset();
+                    wire = Wire::Up(Box::new(link));
+                    self.core.connected(self.now());
+                }
+                Wake::Opened(Err(_)) => wire = self.reopen(),
+            }
+        }
+        if let Wire::Up(link) = wire {
+            link.close().await;
+        }
+    }
+
+    /// Waits until there is something to do.
+    async fn wait(&mut self, wire: &mut Wire) -> Wake {
+        let room = self.core.room();
+        let deadline = self.core.deadline().map(|at| self.started + Duration::from_millis(at));
+        let sleep = async move {
+            match deadline {
+                Some(at) => tokio::time::sleep_until(at.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        let (asks, taken) = (&mut self.asks, &mut self.taken);
+        let more = async move {
+            match asks {
+                Some(asks) if room > 0 => match asks.recv_many(taken, room).await {
+                    0 => Wake::NoMoreAsks,
+                    _ => Wake::Asks,
+                },
+                Some(_) | None => std::future::pending().await,
+            }
+        };
+        let (updates, untold) = (&self.updates, &mut self.untold);
+        let has_untold = !untold.is_empty();
+        let user = async move {
+            if has_untold {
+                let Ok(permit) = updates.reserve().await else {
+                    return Wake::Gone;
+                };
+                drop(permit);
+                untold.pop_front().map_or(Wake::Time, Wake::Room)
+            } else {
+                updates.closed().await;
+                Wake::Gone
+            }
+        };
+        let network = async move {
+            match wire {
+                Wire::Up(link) => Wake::Link(link.next().await),
+                Wire::Opening(opening) => Wake::Opened(opening.as_mut().await),
+            }
+        };
+        tokio::select! {
+            wake = network => wake,
+            wake = more => wake,
+            wake = user => wake,
+            () = sleep => Wake::Time,
+        }
+    }
+
+    /// Hands on to the user what fits.
+    fn tell(&mut self) {
+        while let Some(update) = self.untold.pop_front() {
+            if let Err(mpsc::error::TrySendError::Full(update) | mpsc::error::TrySendError::Closed(update)) =
+                self.updates.try_send(update)
+            {
+                self.untold.push_front(update);
+                return;
+            }
+        }
+    }
+
+    /// Does what the session wants done.
+    async fn execute(&mut self, mut wire: Wire) -> Wire {
+        while let Some(output) = self.core.poll_output() {
+            let done = match (output, &mut wire) {
+                (Output::Tell(SessionEvent::Deliver { .. }), _) if !self.options.deliver => Ok(()),
+                (Output::Tell(event), _) => {
+                    self.untold.push_back(Update::Event(event));
+                    Ok(())
+                }
+                (Output::Publish { id, requests }, Wire::Up(link)) => match serde_json::to_vec(&requests) {
+                    Ok(body) => link.publish(id, &body).await,
+                    // Requests are plain strings and numbers: this cannot fail, and a lost one would be repeated.
+                    Err(_) => Ok(()),
+                },
+                (Output::Bind(group), Wire::Up(link)) => link.bind_group(&group).await,
+                (Output::Unbind(group), Wire::Up(link)) => link.unbind_group(&group).await,
+                // The connection broke on the way here: the session repeats what it wants on the next one.
+                (_, Wire::Opening(_)) => Ok(()),
+            };
+            if done.is_err() {
+                self.core.disconnected(self.now());
+                wire = self.reopen();
+            }
+        }
+        wire
+    }
+
+    /// Takes what the broker has brought by now, so that one publication can answer all of it.
+    fn take_turn(&mut self, mut wire: Wire, first: LinkEvent) -> Wire {
+        let mut next = Some(first);
+        for _ in 0..TURN_MAX {
+            let Some(event) = next.take() else { break };
+            if let LinkEvent::Lost = event {
+                self.core.disconnected(self.now());
+                return self.reopen();
+            }
+            self.take_event(event);
+            if let Wire::Up(link) = &mut wire {
+                next = futures_util::FutureExt::now_or_never(link.next());
+            }
+        }
+        if let Some(event) = next {
+            if let LinkEvent::Lost = event {
+                self.core.disconnected(self.now());
+                return self.reopen();
+            }
+            self.take_event(event);
+        }
+        wire
+    }
+
+    fn take_event(&mut self, event: LinkEvent) {
+        let now = self.now();
+        match event {
+            LinkEvent::Confirmed(id) => self.core.confirmed(id, now),
+            LinkEvent::Returned(id) => self.core.returned(id, now),
+            LinkEvent::Nacked(id) => self.core.nacked(id, now),
+            LinkEvent::Delivery { reply, body } => {
+                if self.untold.len() + self.core.outputs_waiting() >= UNTOLD_MAX {
+                    return;
+                }
+                // What is not a delivery of this version is dropped; if it mattered, the gap shows.
+                if let Ok(delivery) = serde_json::from_slice::<Delivery>(&body)
+                    && delivery.v == DELIVERY_VERSION
+                {
+                    self.core.receive(delivery, reply, now);
+                }
+            }
+            LinkEvent::Lost => {}
+        }
+    }
+
+    fn take_asks(&mut self, wire: &Wire) {
+        let now = self.now();
+        for (tag, ask) in std::mem::take(&mut self.taken) {
+            if self.core.is_ended()
+                && let Ask::Join { .. } = ask
+                && let Ok(session) = random()
+            {
+                self.core.renew(SessionId(session), matches!(wire, Wire::Up(_)));
+            }
+            if let Err((code, message)) = self.check_and_submit(tag, &ask, now) {
+                self.untold.push_back(Update::Event(SessionEvent::Refused {
+                    tag,
+                    ask,
+                    code,
+                    message,
+                }));
+            }
+        }
+    }
+
+    fn check_and_submit(&mut self, tag: u64, ask: &Ask, now: Millis) -> Result<(), (Option<ErrorCode>, String)> {
+        match ask {
+            Ask::Say { text, .. } if text.len() > MAX_TEXT_BYTES => {
+                let message = format!("the text has {} bytes; send it in smaller pieces", text.len());
+                return Err((Some(ErrorCode::TextTooLong), message));
+            }
+            _ => {}
+        }
+        let group = ask.group();
+        self.core.submit(tag, ask.clone(), now).map_err(|error| match error {
+            AskError::AlreadyJoined => (
+                Some(ErrorCode::AlreadyJoined),
+                format!("you are in group {group} already; LEAVEGROUP leaves it"),
+            ),
+            AskError::NotJoined => (
+                Some(ErrorCode::NotJoined),
+                format!("you are not in group {group}; JOINGROUP {group} <user> joins it"),
+            ),
+            AskError::Ended => (
+                Some(ErrorCode::SessionExpired),
+                format!("the session is over; JOINGROUP {group} <user> joins again"),
+            ),
+            AskError::Full => (None, "too many questions are unanswered; wait a moment".to_owned()),
+        })
+    }
+
+    /// Connects again after a wait, longer each time in a row.
+    fn reopen(&mut self) -> Wire {
+        let wait = self.backoff.next_delay();
+        let options = self.options.clone();
+        Wire::Opening(Box::pin(async move {
+            tokio::time::sleep(wait).await;
+            open(options).await
+        }))
+    }
+}

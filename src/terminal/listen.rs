@@ -1,0 +1,193 @@
+//! `chaley listen`: a group's events, one a line, as they happen.
+
+use std::io::{self, Write};
+
+use super::cli::Who;
+use super::render::Paint;
+use super::{LEAVE_TIMEOUT, Stop, TURN_MAX, ended, exit_of, refusal};
+use crate::client::{Ask, Cause, Exit, Failure, Options, Session, SessionEvent, Update};
+use crate::wire::client::Event;
+
+/// How events are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// The event object of the client protocol.
+    Json,
+    Lines(Paint),
+}
+
+/// Whether to go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Next {
+    More,
+    /// Enough events, or nobody reads them any more.
+    Enough,
+}
+
+struct Listening {
+    form: Form,
+    left_to_print: Option<u64>,
+    joined: bool,
+    missing: u64,
+    out: io::BufWriter<io::Stdout>,
+}
+
+/// Joins and prints until `count` events, a signal, or until standard output is closed; then leaves.
+pub async fn run(options: Options, who: Who, form: Form, count: Option<u64>) -> Result<(), Failure> {
+    let mut stop = Stop::new()?;
+    let mut session = Session::spawn(options);
+    let mut listening = Listening {
+        form,
+        left_to_print: count,
+        joined: false,
+        missing: 0,
+        out: io::BufWriter::with_capacity(64 * 1024, io::stdout()),
+    };
+    let (group, user) = (who.group.clone(), who.user);
+    let _ = session.handle.ask(Ask::Join { group, user }).await;
+    let ended = tokio::select! {
+        ended = listening.follow(&mut session) => ended,
+        () = stop.wait() => Ok(()),
+    };
+    if ended.is_ok() && listening.joined {
+        // The ring finds a lost leave by itself: it is not worth waiting long.
+        let _ = tokio::time::timeout(LEAVE_TIMEOUT, leave(&mut session, who.group)).await;
+    }
+    session.close().await;
+    ended
+}
+
+async fn leave(session: &mut Session, group: String) -> Option<()> {
+    session.handle.ask(Ask::Leave { group }).await.ok()?;
+    loop {
+        match session.updates.recv().await? {
+            Update::Event(SessionEvent::Acknowledged {
+                ask: Ask::Leave { .. }, ..
+            }) => return Some(()),
+            Update::Event(SessionEvent::Refused {
+                ask: Ask::Leave { .. }, ..
+            }) => return Some(()),
+            _ => {}
+        }
+    }
+}
+
+impl Listening {
+    async fn follow(&mut self, session: &mut Session) -> Result<(), Failure> {
+        let mut updates = Vec::with_capacity(TURN_MAX);
+        loop {
+            if session.updates.recv_many(&mut updates, TURN_MAX).await == 0 {
+                return Err(Failure::new(Exit::Failed, "the session ended unexpectedly"));
+            }
+            for update in updates.drain(..) {
+                if self.take(update)? == Next::Enough {
+                    return self.flush().map(|_| ());
+                }
+            }
+            if session.updates.is_empty() && self.flush()? == Next::Enough {
+                return Ok(());
+            }
+        }
+    }
+
+    fn take(&mut self, update: Update) -> Result<Next, Failure> {
+        match update {
+            Update::Failed(failure) => Err(failure),
+            Update::Online => Ok(Next::More),
+            Update::Event(event) => self.take_event(event),
+        }
+    }
+
+    fn take_event(&mut self, event: SessionEvent) -> Result<Next, Failure> {
+        match event {
+            SessionEvent::Deliver { event, own } => {
+                self.joined |= own;
+                if self.print(&event, own)? == Next::Enough {
+                    return Ok(Next::Enough);
+                }
+                Ok(self.count_down())
+            }
+            SessionEvent::Refused { ask, code, message, .. } => {
+                Err(Failure::new(exit_of(code), refusal(&ask, code, &message, false)))
+            }
+            SessionEvent::Ended { message, .. } => {
+                let message = format!("{}. Run the command again to join anew.", ended(&message));
+                Err(Failure::new(Exit::Failed, message))
+            }
+            SessionEvent::Removed { group } => {
+                let message = format!("no longer in group {group}. Run the command again to join anew.");
+                Err(Failure::new(Exit::Failed, message))
+            }
+            SessionEvent::View {
+                members, head, lost, ..
+            } if self.joined => match self.form {
+                Form::Json => self.print(&Event::View { members, head }, false),
+                Form::Lines(paint) if !lost.is_empty() => {
+                    self.print_line(&paint.interrupted(Cause::ViewChanged, &lost))
+                }
+                Form::Lines(_) => Ok(Next::More),
+            },
+            SessionEvent::Missing { group, from, to } => {
+                self.missing += to.saturating_sub(from).saturating_add(1);
+                eprintln!("chaley: events {from} to {to} of group {group} are no longer kept");
+                Ok(Next::More)
+            }
+            SessionEvent::Back { after_ms } => match self.form {
+                Form::Json => Ok(Next::More),
+                Form::Lines(paint) => self.print_line(&paint.back(after_ms, None, self.missing)),
+            },
+            SessionEvent::View { .. }
+            | SessionEvent::Interrupted { .. }
+            | SessionEvent::Acknowledged { .. }
+            | SessionEvent::Recent { .. }
+            | SessionEvent::Members { .. }
+            | SessionEvent::Trouble { .. } => Ok(Next::More),
+        }
+    }
+
+    fn count_down(&mut self) -> Next {
+        match &mut self.left_to_print {
+            Some(left) => {
+                *left = left.saturating_sub(1);
+                if *left == 0 { Next::Enough } else { Next::More }
+            }
+            None => Next::More,
+        }
+    }
+
+    fn print(&mut self, event: &Event, own: bool) -> Result<Next, Failure> {
+        match self.form {
+            Form::Json => {
+                let line = serde_json::to_string(event)
+                    .map_err(|error| Failure::new(Exit::Failed, format!("an event cannot be written: {error}")))?;
+                self.print_line(&line)
+            }
+            Form::Lines(paint) => match paint.event(event, own) {
+                Some(line) => self.print_line(&line),
+                None => Ok(Next::More),
+            },
+        }
+    }
+
+    fn print_line(&mut self, line: &str) -> Result<Next, Failure> {
+        let written = writeln!(self.out, "{line}");
+        judge(written)
+    }
+
+    fn flush(&mut self) -> Result<Next, Failure> {
+        let flushed = self.out.flush();
+        judge(flushed)
+    }
+}
+
+/// A closed pipe is the reader's way to say that it has enough.
+fn judge(written: io::Result<()>) -> Result<Next, Failure> {
+    match written {
+        Ok(()) => Ok(Next::More),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Next::Enough),
+        Err(error) => Err(Failure::new(
+            Exit::Failed,
+            format!("standard output cannot be written: {error}"),
+        )),
+    }
+}

@@ -1,0 +1,287 @@
+//! `chaley send`: every line acknowledged, or an exit code that says why not.
+
+use std::io::{self, Write};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use super::cli::Who;
+use super::lines::{InputLine, read_line};
+use super::{LEAVE_TIMEOUT, Stop, TURN_MAX, ended, exit_of, refusal};
+use crate::client::{Ask, Exit, Failure, Options, Session, SessionEvent, SessionHandle, Update};
+
+/// Refused lines that are each reported; the rest is counted.
+const REPORTS_MAX: u64 = 10;
+
+/// What the reader of standard input says at its end.
+struct Read {
+    /// Lines handed to the session.
+    lines: u64,
+    /// Lines that are no text, and the number of the first of them.
+    bad: u64,
+    first_bad: Option<u64>,
+    error: Option<io::Error>,
+}
+
+enum Phase {
+    Joining,
+    /// Lines are being read; the reader says when it is done.
+    Reading(oneshot::Receiver<Read>),
+    /// All lines are with the session.
+    Waiting,
+    Leaving,
+    Done,
+}
+
+struct Sending {
+    who: Who,
+    text: Option<String>,
+    phase: Phase,
+    /// Lines handed to the session, once known.
+    lines: u64,
+    acknowledged: u64,
+    refused: u64,
+    failure: Option<Failure>,
+    out: io::BufWriter<io::Stdout>,
+}
+
+/// Joins, sends, prints the numbers, leaves. `text` none: every line of standard input.
+pub async fn run(options: Options, who: Who, text: Option<String>, timeout: Option<Duration>) -> Result<(), Failure> {
+    let mut stop = Stop::new()?;
+    let mut session = Session::spawn(options);
+    let sending = Sending {
+        who,
+        text,
+        phase: Phase::Joining,
+        lines: 0,
+        acknowledged: 0,
+        refused: 0,
+        failure: None,
+        out: io::BufWriter::with_capacity(64 * 1024, io::stdout()),
+    };
+    let ended = sending.run(&mut session, &mut stop, timeout).await;
+    session.close().await;
+    ended
+}
+
+impl Sending {
+    async fn run(mut self, session: &mut Session, stop: &mut Stop, timeout: Option<Duration>) -> Result<(), Failure> {
+        let (group, user) = (self.who.group.clone(), self.who.user.clone());
+        let _ = session.handle.ask(Ask::Join { group, user }).await;
+        let limit = sleep_or_never(timeout);
+        tokio::pin!(limit);
+        let mut updates = Vec::with_capacity(TURN_MAX);
+        while !matches!(self.phase, Phase::Done) {
+            tokio::select! {
+                count = session.updates.recv_many(&mut updates, TURN_MAX) => {
+                    if count == 0 {
+                        return Err(Failure::new(Exit::Failed, "the session ended unexpectedly"));
+                    }
+                    for update in updates.drain(..) {
+                        self.take(update, &session.handle)?;
+                    }
+                    if session.updates.is_empty() {
+                        self.flush();
+                    }
+                }
+                read = end_of_reading(&mut self.phase) => self.take_end(read),
+                () = stop.wait() => return self.give_up(session, "interrupted", Exit::Failed).await,
+                () = &mut limit => return self.give_up(session, "timed out", Exit::TimedOut).await,
+            }
+            if matches!(self.phase, Phase::Waiting) && self.acknowledged + self.refused == self.lines {
+                self.flush();
+                self.leave(session).await;
+            }
+        }
+        self.result()
+    }
+
+    async fn leave(&mut self, session: &mut Session) {
+        self.phase = Phase::Leaving;
+        let group = self.who.group.clone();
+        let leaving = async {
+            session.handle.ask(Ask::Leave { group }).await.ok()?;
+            loop {
+                match session.updates.recv().await? {
+                    Update::Event(SessionEvent::Acknowledged {
+                        ask: Ask::Leave { .. }, ..
+                    }) => return Some(()),
+                    Update::Event(SessionEvent::Refused {
+                        ask: Ask::Leave { .. }, ..
+                    }) => return Some(()),
+                    _ => {}
+                }
+            }
+        };
+        // Every line is acknowledged by now; should the leave get lost, the ring finds out by itself.
+        let _ = tokio::time::timeout(LEAVE_TIMEOUT, leaving).await;
+        self.phase = Phase::Done;
+    }
+
+    fn take(&mut self, update: Update, handle: &SessionHandle) -> Result<(), Failure> {
+        match update {
+            Update::Failed(failure) => Err(failure),
+            Update::Event(SessionEvent::Acknowledged { ask, seq, .. }) => {
+                match ask {
+                    Ask::Say { .. } => {
+                        self.acknowledged += 1;
+                        // Whoever reads the numbers may stop reading: the lines are sent all the same.
+                        let _ = writeln!(self.out, "{seq}");
+                    }
+                    Ask::Join { .. } => self.start_reading(handle),
+                    Ask::Leave { .. } | Ask::Recent { .. } | Ask::Who { .. } => {}
+                }
+                Ok(())
+            }
+            Update::Event(SessionEvent::Refused { ask, code, message, .. }) => {
+                let failure = Failure::new(exit_of(code), refusal(&ask, code, &message, false));
+                match ask {
+                    Ask::Say { .. } => {
+                        self.refused += 1;
+                        if self.refused <= REPORTS_MAX {
+                            eprintln!("chaley: {failure}");
+                        }
+                        self.failure.get_or_insert(failure);
+                        Ok(())
+                    }
+                    _ => Err(failure),
+                }
+            }
+            Update::Event(SessionEvent::Ended { message, .. }) => {
+                self.flush();
+                let done = self.progress();
+                let message = format!("{}. {done}. Send the others again.", ended(&message));
+                Err(Failure::new(Exit::Failed, message))
+            }
+            Update::Event(SessionEvent::Removed { group }) => {
+                let message = format!(
+                    "no longer in group {group}. {}. Send the others again.",
+                    self.progress()
+                );
+                Err(Failure::new(Exit::Failed, message))
+            }
+            Update::Event(_) | Update::Online => Ok(()),
+        }
+    }
+
+    /// The join is through: lines may go.
+    fn start_reading(&mut self, handle: &SessionHandle) {
+        let (done, reading) = oneshot::channel();
+        let (handle, group, text) = (handle.clone(), self.who.group.clone(), self.text.take());
+        std::thread::spawn(move || {
+            let read = match text {
+                Some(text) => {
+                    let lines = u64::from(handle.blocking_ask(Ask::Say { group, text }).is_ok());
+                    Read {
+                        lines,
+                        bad: 0,
+                        first_bad: None,
+                        error: None,
+                    }
+                }
+                None => read_all(&handle, &group),
+            };
+            // Nobody listens any more: the command is over anyway.
+            let _ = done.send(read);
+        });
+        self.phase = Phase::Reading(reading);
+    }
+
+    fn take_end(&mut self, read: Option<Read>) {
+        self.phase = Phase::Waiting;
+        let Some(read) = read else { return };
+        self.lines = read.lines;
+        if let Some(line) = read.first_bad {
+            let message = format!(
+                "{} lines were not sent: line {line} is not UTF-8, or too long",
+                read.bad
+            );
+            self.failure.get_or_insert(Failure::new(Exit::Data, message));
+        }
+        if let Some(error) = read.error {
+            let message = format!("standard input cannot be read: {error}");
+            self.failure.get_or_insert(Failure::new(Exit::Failed, message));
+        }
+    }
+
+    fn flush(&mut self) {
+        let _ = self.out.flush();
+    }
+
+    fn progress(&self) -> String {
+        match &self.phase {
+            Phase::Joining => "Nothing was sent".to_owned(),
+            Phase::Reading(_) => format!("{} lines were acknowledged", self.acknowledged),
+            _ => format!("{} of {} lines were acknowledged", self.acknowledged, self.lines),
+        }
+    }
+
+    async fn give_up(mut self, session: &mut Session, why: &str, exit: Exit) -> Result<(), Failure> {
+        self.flush();
+        let message = format!("{why}. {}.", self.progress());
+        if !matches!(self.phase, Phase::Joining) {
+            self.leave(session).await;
+        }
+        Err(Failure::new(exit, message))
+    }
+
+    fn result(self) -> Result<(), Failure> {
+        if self.refused > REPORTS_MAX {
+            eprintln!("chaley: {} more lines were refused", self.refused - REPORTS_MAX);
+        }
+        match self.failure {
+            None => Ok(()),
+            Some(failure) if self.refused == 0 => Err(failure),
+            Some(failure) => {
+                let message = format!("{} of {} lines were refused", self.refused, self.lines);
+                Err(Failure::new(failure.exit, message))
+            }
+        }
+    }
+}
+
+/// Reads standard input to its end; waits whenever the session has no room.
+fn read_all(handle: &SessionHandle, group: &str) -> Read {
+    let mut input = io::BufReader::with_capacity(64 * 1024, io::stdin());
+    let mut buffer = Vec::new();
+    let mut read = Read {
+        lines: 0,
+        bad: 0,
+        first_bad: None,
+        error: None,
+    };
+    loop {
+        match read_line(&mut input, &mut buffer) {
+            Ok(Some(InputLine::Text(text))) => {
+                let group = group.to_owned();
+                if handle.blocking_ask(Ask::Say { group, text }).is_err() {
+                    return read;
+                }
+                read.lines += 1;
+            }
+            Ok(Some(InputLine::TooLong | InputLine::NotUtf8)) => {
+                read.bad += 1;
+                read.first_bad.get_or_insert(read.lines + read.bad);
+            }
+            Ok(None) => return read,
+            Err(error) => {
+                read.error = Some(error);
+                return read;
+            }
+        }
+    }
+}
+
+async fn end_of_reading(phase: &mut Phase) -> Option<Read> {
+    match phase {
+        Phase::Reading(reading) => reading.await.ok(),
+        _ => std::future::pending().await,
+    }
+}
+
+async fn sleep_or_never(timeout: Option<Duration>) {
+    match timeout {
+        Some(timeout) => tokio::time::sleep(timeout).await,
+        None => std::future::pending().await,
+    }
+}
