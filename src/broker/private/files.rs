@@ -31,6 +31,11 @@ pub(super) fn log_directory(directory: &Path) -> PathBuf {
     directory.join("log")
 }
 
+/// Where epmd's and RabbitMQ's standard output and error go; emptied before each start.
+pub(super) fn output_path(directory: &Path) -> PathBuf {
+    log_directory(directory).join("output.log")
+}
+
 pub(super) fn data_directory(directory: &Path) -> PathBuf {
     directory.join("data")
 }
@@ -44,6 +49,7 @@ pub(super) fn write_all(
 ) -> Result<(), PrivateBrokerError> {
     make_private_directory(&log_directory(directory))?;
     make_private_directory(&data_directory(directory))?;
+    write_private(&output_path(directory), "")?;
     write_private(&directory.join(".erlang.cookie"), &credentials.cookie)?;
     write_private(&directory.join("enabled_plugins"), "[].\n")?;
     // RabbitMQ would read /etc/rabbitmq/rabbitmq-env.conf and advanced.config if these were not there.

@@ -178,9 +178,17 @@ impl PrivateBroker {
         files::log_directory(&self.directory).join(files::LOG_FILE)
     }
 
-    /// The last `lines` lines of the broker's log, fewer if there are not that many.
+    /// The last `lines` lines that the broker said, fewer if there are not that many: from its log, or from its standard
+    /// output if it did not come as far as to write the log.
     pub fn log_tail(&self, lines: usize) -> Vec<String> {
-        files::tail(&self.log_path(), LOG_TAIL_BYTES, lines)
+        let written = |path: &Path| std::fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
+        let output = files::output_path(&self.directory);
+        let latest = if written(&output) > written(&self.log_path()) {
+            output
+        } else {
+            self.log_path()
+        };
+        files::tail(&latest, LOG_TAIL_BYTES, lines)
     }
 
     fn url(&self, user: &str, password: &str, host: &str) -> String {

@@ -1,12 +1,13 @@
 //! Where RabbitMQ is installed, and how it and Erlang's name server are started as plain foreground children.
 
 use std::env;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use super::PrivateBrokerError;
 use super::credentials::Credentials;
-use super::files::{data_directory, log_directory};
+use super::files::{data_directory, log_directory, output_path};
 
 /// Where Debian's package puts RabbitMQ's own start script. What it puts into `PATH` is a wrapper that changes the user.
 const DEBIAN_SCRIPT: &str = "/usr/lib/rabbitmq/bin/rabbitmq-server";
@@ -67,9 +68,17 @@ fn command(program: &Path, directory: &Path, credentials: &Credentials) -> Comma
         .env("ERL_EPMD_ADDRESS", "127.0.0.1")
         .env("ERL_EPMD_PORT", credentials.epmd_port.to_string())
         .current_dir(directory)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
+        .stdin(Stdio::null());
+    // What a program says before it can write its log, such as why it cannot read its configuration. If the file cannot
+    // be had, the program runs all the same, unheard.
+    let output = || {
+        File::options()
+            .create(true)
+            .append(true)
+            .open(output_path(directory))
+            .map_or(Stdio::null(), Stdio::from)
+    };
+    command.stdout(output()).stderr(output());
     command
 }
 

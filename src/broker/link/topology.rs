@@ -1,0 +1,274 @@
+//! What changes on the broker while a session lasts: leading, a new mailbox, probes. One worker, one order at a time, so
+//! that the link's task goes on publishing meanwhile.
+
+use std::sync::Arc;
+
+use lapin::options::{QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions};
+use lapin::types::{AMQPValue, FieldTable, ShortString};
+use lapin::{Channel, Connection};
+use tokio::sync::mpsc;
+use tokio::task::{AbortHandle, JoinSet};
+use tracing::debug;
+
+use super::feed::{Feed, acknowledge};
+use super::lane::short;
+use super::session::{Mailbox, Notice, Outputs, is_locked, is_missing, open_mailbox};
+use super::{LinkEvent, QueueFound, REQUESTS_BYTES, REQUESTS_PREFETCH, RequestTag};
+use crate::broker::names::Names;
+use crate::ring::Member;
+
+/// Orders that wait for the worker. When full, the broker is too slow to be of use and the session ends.
+pub(super) const ORDERS: usize = 256;
+
+#[derive(Debug)]
+pub(super) enum Order {
+    /// With the number that this time of leading has.
+    Lead {
+        former: Vec<Member>,
+        generation: u64,
+    },
+    Unlead,
+    SetMember(Member),
+    Probe(String),
+}
+
+/// This member's request queue, consumed.
+struct Leading {
+    queue: String,
+    channel: Channel,
+    reader: AbortHandle,
+}
+
+pub(super) struct Worker {
+    pub(super) connection: Arc<Connection>,
+    pub(super) names: Names,
+    pub(super) member: Member,
+    pub(super) mailbox: Mailbox,
+    pub(super) outputs: Outputs,
+    leading: Option<Leading>,
+    /// Readers; they end with the worker.
+    tasks: JoinSet<()>,
+}
+
+impl Worker {
+    pub(super) fn new(
+        connection: Arc<Connection>,
+        names: Names,
+        member: Member,
+        mailbox: Mailbox,
+        outputs: Outputs,
+    ) -> Worker {
+        Worker {
+            connection,
+            names,
+            member,
+            mailbox,
+            outputs,
+            leading: None,
+            tasks: JoinSet::new(),
+        }
+    }
+
+    pub(super) async fn run(mut self, mut orders: mpsc::Receiver<Order>) {
+        while let Some(order) = orders.recv().await {
+            let done = match order {
+                Order::Lead { former, generation } => self.lead(former, generation).await,
+                Order::Unlead => self.unlead().await,
+                Order::SetMember(member) => self.set_member(member).await,
+                Order::Probe(queue) => self.probe(queue).await,
+            };
+            if let Err(error) = done {
+                return self.outputs.failed(error.to_string()).await;
+            }
+        }
+    }
+
+    async fn lead(&mut self, former: Vec<Member>, generation: u64) -> lapin::Result<()> {
+        let own = self.names.requests_queue(self.member);
+        if self.leading.as_ref().is_some_and(|leading| leading.queue != own) {
+            self.unlead().await?;
+        }
+        let channel = match &self.leading {
+            Some(leading) => leading.channel.clone(),
+            None => self.open_requests(own.clone(), generation).await?,
+        };
+        let exchange = short(self.names.requests_exchange());
+        let (options, arguments) = (QueueBindOptions::default(), FieldTable::default());
+        channel
+            .queue_bind(short(own.clone()), exchange, ShortString::default(), options, arguments)
+            .await?;
+        for queue in former.into_iter().map(|member| self.names.requests_queue(member)) {
+            if queue != own {
+                self.unbind(queue).await?;
+            }
+        }
+        let _ = self.outputs.events.send(LinkEvent::Leading).await;
+        Ok(())
+    }
+
+    /// Declares and consumes the request queue. It is consumed before it is bound, because it deletes itself when its
+    /// last consumer goes.
+    async fn open_requests(&mut self, queue: String, generation: u64) -> lapin::Result<Channel> {
+        let channel = self.connection.create_channel().await?;
+        let options = QueueDeclareOptions {
+            durable: true,
+            auto_delete: true,
+            ..QueueDeclareOptions::default()
+        };
+        let mut arguments = FieldTable::default();
+        arguments.insert(
+            short("x-max-length-bytes".to_owned()),
+            AMQPValue::LongLongInt(REQUESTS_BYTES),
+        );
+        arguments.insert(
+            short("x-overflow".to_owned()),
+            AMQPValue::LongString("reject-publish".into()),
+        );
+        channel.queue_declare(short(queue.clone()), options, arguments).await?;
+        let notice = Notice::Requests {
+            channel: Some(channel.clone()),
+            generation,
+        };
+        let _ = self.outputs.notices.send(notice).await;
+        let feed = Feed::open_unacknowledged(channel.clone(), queue.clone(), REQUESTS_PREFETCH).await?;
+        let reader = RequestReader {
+            feed,
+            channel: channel.clone(),
+            exchange: self.names.requests_exchange(),
+            generation,
+            outputs: self.outputs.clone(),
+        };
+        let reader = self.tasks.spawn(reader.run());
+        self.leading = Some(Leading {
+            queue,
+            channel: channel.clone(),
+            reader,
+        });
+        Ok(channel)
+    }
+
+    /// A channel of its own, because an error would close it. That the queue is gone already is as good.
+    async fn unbind(&self, queue: String) -> lapin::Result<()> {
+        let channel = self.connection.create_channel().await?;
+        let exchange = short(self.names.requests_exchange());
+        let unbind = channel.queue_unbind(
+            short(queue.clone()),
+            exchange,
+            ShortString::default(),
+            FieldTable::default(),
+        );
+        match unbind.await {
+            Err(error) if is_missing(&error) => {
+                debug!(queue, "the queue to unbind is gone already");
+                Ok(())
+            }
+            done => done,
+        }
+    }
+
+    async fn unlead(&mut self) -> lapin::Result<()> {
+        let Some(leading) = self.leading.take() else {
+            return Ok(());
+        };
+        let notice = Notice::Requests {
+            channel: None,
+            generation: 0,
+        };
+        let _ = self.outputs.notices.send(notice).await;
+        // Unbound first: what comes after is returned to its client instead of dropped with the queue.
+        self.unbind(leading.queue.clone()).await?;
+        leading.reader.abort();
+        // Closing its channel takes the queue's last consumer away, and with it the queue, but in its own time; deleting
+        // it (it may be gone) is over when it is answered.
+        let reason = short("not head any more".to_owned());
+        let _ = leading.channel.close(200, reason).await;
+        let channel = self.connection.create_channel().await?;
+        match channel
+            .queue_delete(short(leading.queue), QueueDeleteOptions::default())
+            .await
+        {
+            Err(error) if !is_missing(&error) => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    async fn set_member(&mut self, member: Member) -> lapin::Result<()> {
+        if member != self.member {
+            let new = open_mailbox(&self.connection, &self.names, member, &self.outputs, &mut self.tasks).await?;
+            let former = std::mem::replace(&mut self.mailbox, new);
+            self.member = member;
+            former.reader.abort();
+            former
+                .channel
+                .queue_delete(short(former.name), QueueDeleteOptions::default())
+                .await?;
+            let _ = former.channel.close(200, short("another incarnation".to_owned())).await;
+        }
+        let _ = self.outputs.events.send(LinkEvent::MailboxReady { member }).await;
+        Ok(())
+    }
+
+    async fn probe(&self, queue: String) -> lapin::Result<()> {
+        let channel = self.connection.create_channel().await?;
+        let options = QueueDeclareOptions {
+            passive: true,
+            ..QueueDeclareOptions::default()
+        };
+        let found = match channel
+            .queue_declare(short(queue.clone()), options, FieldTable::default())
+            .await
+        {
+            Ok(_) => QueueFound::There,
+            Err(error) if is_locked(&error) => QueueFound::Elsewhere,
+            Err(error) if is_missing(&error) => QueueFound::Missing,
+            Err(error) => {
+                debug!(queue, %error, "a probe without an answer");
+                QueueFound::Unknown
+            }
+        };
+        let _ = self.outputs.events.send(LinkEvent::Probed { queue, found }).await;
+        Ok(())
+    }
+}
+
+struct RequestReader {
+    feed: Feed,
+    channel: Channel,
+    exchange: String,
+    generation: u64,
+    outputs: Outputs,
+}
+
+impl RequestReader {
+    async fn run(mut self) {
+        if let Err(reason) = self.read().await {
+            self.outputs.failed(reason).await;
+        }
+    }
+
+    async fn read(&mut self) -> Result<(), String> {
+        loop {
+            let delivery = self.feed.next().await?;
+            if delivery.exchange.as_str() != self.exchange {
+                // A client may bind another exchange to the requests exchange; what comes that way is no request.
+                debug!(exchange = %delivery.exchange, "not published as a request: dropped");
+                let acknowledged = acknowledge(&self.channel, delivery.delivery_tag, false);
+                acknowledged.map_err(|error| error.to_string())?;
+                continue;
+            }
+            let text = |value: &Option<ShortString>| value.as_ref().map(|text| text.as_str().to_owned());
+            let event = LinkEvent::Request {
+                reply_to: text(delivery.properties.reply_to()),
+                user_id: text(delivery.properties.user_id()),
+                body: delivery.data,
+                tag: RequestTag {
+                    generation: self.generation,
+                    tag: delivery.delivery_tag,
+                },
+            };
+            if self.outputs.events.send(event).await.is_err() {
+                return Ok(());
+            }
+        }
+    }
+}
