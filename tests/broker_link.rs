@@ -183,13 +183,13 @@ async fn lead(url: &str) {
     two.handle
         .probe_queue(names().requests_queue(two.member))
         .expect("taken");
-    assert!(matches!(
+    assert_eq!(
         two.next().await,
         LinkEvent::Probed {
-            found: QueueFound::Missing,
-            ..
+            queue: names().requests_queue(two.member),
+            found: QueueFound::Missing
         }
-    ));
+    );
     assert!(!client.request(b"{}").await, "nobody leads any more");
     one.handle.lead(vec![two.member]).expect("taken");
     assert_eq!(one.next().await, LinkEvent::Leading);
@@ -254,7 +254,6 @@ async fn probes(url: &str) {
         (names().mailbox(two.member), QueueFound::Elsewhere),
         (names().mailbox(one.member), QueueFound::There),
         (names().mailbox(member(9)), QueueFound::Missing),
-        ("somebody.elses".to_owned(), QueueFound::Unknown),
     ];
     for (queue, found) in expected {
         one.handle.probe_queue(queue.clone()).expect("taken");
@@ -272,7 +271,7 @@ async fn probes(url: &str) {
 }
 
 async fn close(url: &str) {
-    let (mut one, mut two) = (Node::ready(url, 1).await, Node::ready(url, 2).await);
+    let (mut one, two) = (Node::ready(url, 1).await, Node::ready(url, 2).await);
     let peer = two.member;
     two.handle
         .publish(publication(one.member, b"goodbye".to_vec(), 0))

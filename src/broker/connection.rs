@@ -77,32 +77,41 @@ impl ConnectError {
         }
     }
 
-    /// What `error`, met while working with `url`, means.
-    pub fn classify(url: &BrokerUrl, error: &lapin::Error) -> ConnectError {
-        let why = error.to_string();
+    /// What an error means that `url`'s broker answered to the attempt to connect.
+    fn while_connecting(url: &BrokerUrl, error: &lapin::Error) -> ConnectError {
+        let text = error.to_string();
         let url = url.to_string();
         match error.kind() {
             ErrorKind::ProtocolError(amqp) => {
                 let why = amqp.get_message().to_string();
                 match amqp.kind() {
-                    AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED) if why.contains("login") => {
-                        ConnectError::Credentials { url, why }
-                    }
-                    AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED) => ConnectError::Permission { url, why },
+                    AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED) => ConnectError::Credentials { url, why },
                     AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED | AMQPHardError::INVALIDPATH) => {
                         ConnectError::VhostMissing { url, why }
                     }
                     _ => ConnectError::Other { url, why },
                 }
             }
-            ErrorKind::IOError(io) if io.kind() == io::ErrorKind::InvalidData => ConnectError::Other { url, why },
+            // This is how TLS reports a certificate that it does not trust, or bytes that are not TLS.
+            ErrorKind::IOError(io) if io.kind() == io::ErrorKind::InvalidData => ConnectError::Other { url, why: text },
             ErrorKind::IOError(io) => {
                 let why = io.to_string();
                 ConnectError::Unreachable { url, why }
             }
-            ErrorKind::MissingHeartbeatError => ConnectError::Unreachable { url, why },
-            _ => ConnectError::Other { url, why },
+            ErrorKind::MissingHeartbeatError => ConnectError::Unreachable { url, why: text },
+            _ => ConnectError::Other { url, why: text },
         }
+    }
+
+    /// What an error means that came on a connection to `url` that stood: `None` if it is not about permissions.
+    pub fn refused(url: &BrokerUrl, error: &lapin::Error) -> Option<ConnectError> {
+        let ErrorKind::ProtocolError(amqp) = error.kind() else {
+            return None;
+        };
+        (*amqp.kind() == AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED)).then(|| ConnectError::Permission {
+            url: url.to_string(),
+            why: amqp.get_message().to_string(),
+        })
     }
 }
 
@@ -197,7 +206,7 @@ pub async fn connect_once(url: &BrokerUrl, name: &str) -> Result<Connection, Con
     let attempt = Connection::connect_uri(url.uri.clone(), properties);
     match tokio::time::timeout(CONNECT_DEADLINE, attempt).await {
         Ok(Ok(connection)) => Ok(connection),
-        Ok(Err(error)) => Err(ConnectError::classify(url, &error)),
+        Ok(Err(error)) => Err(ConnectError::while_connecting(url, &error)),
         Err(_) => Err(ConnectError::Unreachable {
             url: url.to_string(),
             why: format!("no answer within {} s", CONNECT_DEADLINE.as_secs()),

@@ -1,11 +1,22 @@
 //! What the processes of one machine say to each other: the supervisor and its nodes over the node's stdin and stdout,
 //! `chaleyd` commands and the supervisor over the control socket. One JSON object a line, at most [`MAX_LINE_BYTES`].
 
+mod client;
+pub mod exit;
+mod request;
+mod socket_path;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 use crate::config::{Chat, Durability, Ring};
+
+pub use client::{Connection, call};
+pub use request::{
+    Answer, BrokerReport, Failure, KillReport, MAX_REQUEST_BYTES, NodeCondition, NodeRow, Request, Role, StateReport,
+};
+pub use socket_path::{PathError, existing_socket, place_for_socket};
 
 /// Longest line on a pipe or the control socket; a longer one ends the conversation.
 pub const MAX_LINE_BYTES: usize = 16 * 1024 * 1024;

@@ -1,1 +1,343 @@
-//! (being built)
+//! What a node keeps across `kill -9`: its log, what applying it gave, its membership, the view register's records.
+//!
+//! One task owns the [`Store`] and calls it synchronously. Nothing is written except through a [`Batch`], which is
+//! wholly there after a crash or not at all: that is what lets a node draw a new incarnation, mark itself unsynced and
+//! set its suffix aside in one step.
+//!
+//! | keyspace  | key                          | value                                                      |
+//! | --------- | ---------------------------- | ---------------------------------------------------------- |
+//! | `log`     | index                        | epoch, time, digest, body                                  |
+//! | `outputs` | index                        | what applying that entry gave; one record an applied entry |
+//! | `groups`  | group, first sequence number | the index of the entry that holds that number              |
+//! | `aside`   | generation, index            | a suffix that was set aside, encoded as in `log`           |
+//! | `meta`    | a name                       | layout version, membership, view records, chat snapshot    |
+//!
+//! # What is promised
+//! - A batch whose commit returned is there after the process is killed at any instant. After a power cut that holds
+//!   with `fsync = "always"`; with `interval` the last `fsync_interval_ms` may be gone, from the end and whole batches.
+//! - After one failed write no further write is accepted until the store is opened anew (Rebello et al., "Can
+//!   Applications Recover from fsync Failures?", USENIX ATC 2020): what reached the disk is then not known.
+//! - The log has no gaps: an entry that is not the next one is refused, and a gap found on disk is [`StoreError::Corrupt`].
+//! - One process at a time: a second opener gets [`StoreError::Locked`].
+//!
+//! # Directory
+//! `lock` is held for as long as the store is open, `db/` is the engine's. A store comes into being in `db.new/` and is
+//! renamed, so that a process killed while it makes one leaves nothing that cannot be opened.
+
+mod batch;
+mod engine;
+mod error;
+mod fsync;
+mod keys;
+mod recent;
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+pub use batch::{Batch, MAX_ASIDE_GENERATIONS};
+pub use error::StoreError;
+
+use crate::config::Durability;
+use crate::ring::{ClusterId, Digest, Entry, Epoch, Incarnation, Index};
+use engine::Engine;
+use fsync::Fsyncer;
+use recent::Recent;
+
+/// What this node is in its cluster. `commit` and `delivered` are hints for a restart: they may lag, they are never ahead.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Membership {
+    /// `None`: this store has never been part of a cluster.
+    pub cluster: Option<ClusterId>,
+    /// `None`: it has never joined.
+    pub incarnation: Option<Incarnation>,
+    /// Epoch of the last view that the node entered.
+    pub epoch: Epoch,
+    /// Whether this incarnation has been a synced member.
+    pub synced: bool,
+    pub commit: Index,
+    pub delivered: Index,
+}
+
+/// The store of one node.
+pub struct Store {
+    directory: PathBuf,
+    engine: Engine,
+    fsyncer: Fsyncer,
+    membership: Membership,
+    log_start: Index,
+    log_end: Index,
+    end_digest: Digest,
+    last_applied: Index,
+    recent: Recent,
+    aside: Vec<u32>,
+    /// Why no further write is accepted.
+    failed: Option<String>,
+    /// Held for as long as the store is open; the lock goes with the file, last of all fields.
+    _lock: File,
+}
+
+impl Store {
+    /// Opens the store in `directory`, or makes an empty one there (mode 0700, with its parents).
+    ///
+    /// # Errors
+    /// [`StoreError::Locked`] when another process has it open, [`StoreError::Version`] when another version wrote it,
+    /// [`StoreError::Corrupt`] when the files cannot be what was written, [`StoreError::Open`] for everything else.
+    pub fn open(directory: &Path, durability: &Durability) -> Result<Store, StoreError> {
+        let lock = engine::prepare_directory(directory)?;
+        let engine = Engine::open(directory)?;
+        let fsyncer = Fsyncer::start(&engine::database_path(directory), durability).map_err(|e| StoreError::Open {
+            directory: directory.to_path_buf(),
+            why: format!("no thread for fsync: {e}"),
+        })?;
+        let mut store = Store {
+            directory: directory.to_path_buf(),
+            engine,
+            fsyncer,
+            membership: Membership::default(),
+            log_start: 1,
+            log_end: 0,
+            end_digest: Digest::ZERO,
+            last_applied: 0,
+            recent: Recent::default(),
+            aside: Vec::new(),
+            failed: None,
+            _lock: lock,
+        };
+        store.load()?;
+        Ok(store)
+    }
+
+    /// Reads what is kept in memory and checks that the keyspaces fit each other.
+    fn load(&mut self) -> Result<(), StoreError> {
+        let engine = &self.engine;
+        if let Some(bytes) = engine.get(&engine.meta, keys::MEMBERSHIP)? {
+            self.membership =
+                postcard::from_bytes(&bytes).map_err(|e| self.corrupt(format!("membership record: {e}")))?;
+        }
+        if let Some((key, _)) = engine.first(&engine.log)? {
+            self.log_start = keys::read_index(&key).ok_or_else(|| self.corrupt("key in the log"))?;
+        }
+        if let Some((key, value)) = engine.last(&engine.log)? {
+            let entry = keys::decode_entry(&key, &value).ok_or_else(|| self.corrupt("last entry of the log"))?;
+            self.log_end = entry.index;
+            self.end_digest = entry.digest;
+        }
+        if let Some((key, _)) = engine.last(&engine.outputs)? {
+            self.last_applied = keys::read_index(&key).ok_or_else(|| self.corrupt("key in the outputs"))?;
+        }
+        for key in engine.keys(&engine.aside)? {
+            let (generation, _) = keys::read_aside(&key?).ok_or_else(|| self.corrupt("key of what was set aside"))?;
+            if self.aside.last() != Some(&generation) {
+                self.aside.push(generation);
+            }
+        }
+        let Membership { commit, delivered, .. } = self.membership;
+        if commit > self.log_end || delivered > commit || self.last_applied > self.log_end {
+            return Err(self.corrupt(format!(
+                "the log ends at {}, yet commit is {commit}, delivered {delivered}, applied {}",
+                self.log_end, self.last_applied
+            )));
+        }
+        Ok(())
+    }
+
+    /// Index of the newest entry, 0 when the log is empty.
+    pub fn log_end(&self) -> Index {
+        self.log_end
+    }
+
+    /// Index of the oldest entry that is kept; 1 when the log is empty.
+    pub fn log_start(&self) -> Index {
+        self.log_start
+    }
+
+    /// Index of the newest entry whose outputs are stored, 0 when there is none.
+    pub fn last_applied(&self) -> Index {
+        self.last_applied
+    }
+
+    /// What this node is in its cluster, as last committed.
+    pub fn membership(&self) -> &Membership {
+        &self.membership
+    }
+
+    /// Digest of the log up to and including `index`; [`Digest::ZERO`] for 0, `None` where the log has no such entry.
+    ///
+    /// # Errors
+    /// [`StoreError::Read`] and [`StoreError::Corrupt`].
+    pub fn digest_at(&self, index: Index) -> Result<Option<Digest>, StoreError> {
+        if index == 0 {
+            return Ok(Some(Digest::ZERO));
+        }
+        if index == self.log_end {
+            return Ok(Some(self.end_digest));
+        }
+        if let Some(entry) = self.recent.get(index) {
+            return Ok(Some(entry.digest));
+        }
+        Ok(self.entry_on_disk(index)?.map(|entry| entry.digest))
+    }
+
+    /// Entries from `from` on, at most `max_entries` of them with at most `max_bytes` of bodies, but at least one where
+    /// the log has one. The newest entries come from memory, older ones from the disk. Empty beyond the log's end.
+    ///
+    /// # Errors
+    /// [`StoreError::Read`] and [`StoreError::Corrupt`].
+    pub fn entries(&self, from: Index, max_entries: usize, max_bytes: usize) -> Result<Vec<Entry>, StoreError> {
+        let mut page = Page::new(max_entries, max_bytes);
+        let mut next = from.max(self.log_start);
+        if next < self.recent.first_index().unwrap_or(Index::MAX) {
+            for pair in self.engine.range(&self.engine.log, next)? {
+                let (key, value) = pair?;
+                let entry = keys::decode_entry(&key, &value).ok_or_else(|| self.corrupt(format!("entry {next}")))?;
+                if entry.index != next {
+                    return Err(self.corrupt(format!("entry {next} is missing, {} follows", entry.index)));
+                }
+                next += 1;
+                if !page.push(entry) || self.recent.get(next).is_some() {
+                    break;
+                }
+            }
+        }
+        while let Some(entry) = self.recent.get(next) {
+            next += 1;
+            if !page.push(entry.clone()) {
+                break;
+            }
+        }
+        Ok(page.entries)
+    }
+
+    /// All records of the view register that are stored, by epoch.
+    ///
+    /// # Errors
+    /// [`StoreError::Read`] and [`StoreError::Corrupt`].
+    pub fn views(&self) -> Result<Vec<(Epoch, Vec<u8>)>, StoreError> {
+        let mut views = Vec::new();
+        for pair in self.engine.prefix(&self.engine.meta, keys::VIEW_PREFIX)? {
+            let (key, value) = pair?;
+            let epoch = keys::read_view(&key).ok_or_else(|| self.corrupt("key of a view record"))?;
+            views.push((epoch, value.to_vec()));
+        }
+        Ok(views)
+    }
+
+    /// The newest snapshot of the chat's state: the index of the last entry that it contains, and its bytes.
+    ///
+    /// # Errors
+    /// [`StoreError::Read`] and [`StoreError::Corrupt`].
+    pub fn snapshot(&self) -> Result<Option<(Index, Vec<u8>)>, StoreError> {
+        let Some(value) = self.engine.get(&self.engine.meta, keys::SNAPSHOT)? else {
+            return Ok(None);
+        };
+        let (index, bytes) = keys::split_index(&value).ok_or_else(|| self.corrupt("snapshot of the chat"))?;
+        Ok(Some((index, bytes.to_vec())))
+    }
+
+    /// What applying the entry at `index` gave, as it was stored.
+    ///
+    /// # Errors
+    /// [`StoreError::Read`].
+    pub fn outputs(&self, index: Index) -> Result<Option<Vec<u8>>, StoreError> {
+        let value = self.engine.get(&self.engine.outputs, &keys::index(index))?;
+        Ok(value.map(|value| value.to_vec()))
+    }
+
+    /// Indexes of the entries that gave `group` events numbered above `after_seq`, oldest first. The first of them may
+    /// also hold events up to `after_seq`.
+    ///
+    /// # Errors
+    /// [`StoreError::Read`] and [`StoreError::Corrupt`], also from the iterator, which must not be used after one.
+    pub fn history(
+        &self,
+        group: &str,
+        after_seq: u64,
+    ) -> Result<impl Iterator<Item = Result<Index, StoreError>> + use<>, StoreError> {
+        let groups = &self.engine.groups;
+        let wanted = keys::group(group, after_seq.saturating_add(1));
+        let holder = self.engine.last_up_to(groups, &keys::group(group, 0), &wanted)?;
+        let start = holder.map_or_else(|| wanted.clone(), |key| key.to_vec());
+        let directory = self.directory.clone();
+        let pairs = self.engine.between(groups, &start, &keys::group(group, u64::MAX))?;
+        Ok(pairs.map(move |pair| {
+            let (_, value) = pair?;
+            keys::read_index(&value).ok_or_else(|| StoreError::Corrupt {
+                directory: directory.clone(),
+                what: "record of a group's history".to_string(),
+            })
+        }))
+    }
+
+    /// The suffixes that were set aside and not cleared yet, oldest first: entries in the order of their index.
+    /// Only a forced recovery asks for them, so they are read whole.
+    ///
+    /// # Errors
+    /// [`StoreError::Read`] and [`StoreError::Corrupt`].
+    pub fn aside(&self) -> Result<Vec<Vec<Entry>>, StoreError> {
+        let mut suffixes: Vec<Vec<Entry>> = Vec::new();
+        let mut current = None;
+        for pair in self.engine.range(&self.engine.aside, 0)? {
+            let (key, value) = pair?;
+            let (generation, index_key) = keys::read_aside(&key).ok_or_else(|| self.corrupt("key set aside"))?;
+            let entry = keys::decode_entry(index_key, &value).ok_or_else(|| self.corrupt("entry set aside"))?;
+            match suffixes.last_mut() {
+                Some(suffix) if current == Some(generation) => suffix.push(entry),
+                _ => suffixes.push(vec![entry]),
+            }
+            current = Some(generation);
+        }
+        Ok(suffixes)
+    }
+
+    /// A batch of writes: nothing of it happens before [`Batch::commit`].
+    pub fn batch(&mut self) -> Batch<'_> {
+        Batch::new(self)
+    }
+
+    fn entry_on_disk(&self, index: Index) -> Result<Option<Entry>, StoreError> {
+        let key = keys::index(index);
+        let Some(value) = self.engine.get(&self.engine.log, &key)? else {
+            return Ok(None);
+        };
+        let entry = keys::decode_entry(&key, &value).ok_or_else(|| self.corrupt(format!("entry {index}")))?;
+        Ok(Some(entry))
+    }
+
+    fn corrupt(&self, what: impl Into<String>) -> StoreError {
+        StoreError::Corrupt {
+            directory: self.directory.clone(),
+            what: what.into(),
+        }
+    }
+}
+
+/// Entries up to a number and a size; the first one always fits.
+struct Page {
+    entries: Vec<Entry>,
+    entries_left: usize,
+    bytes_left: usize,
+}
+
+impl Page {
+    fn new(max_entries: usize, max_bytes: usize) -> Page {
+        Page {
+            entries: Vec::new(),
+            entries_left: max_entries,
+            bytes_left: max_bytes,
+        }
+    }
+
+    /// Takes the entry if it fits; `false` when the page is full.
+    fn push(&mut self, entry: Entry) -> bool {
+        let size = entry.body.len();
+        if self.entries_left == 0 || (size > self.bytes_left && !self.entries.is_empty()) {
+            return false;
+        }
+        self.entries_left -= 1;
+        self.bytes_left = self.bytes_left.saturating_sub(size);
+        self.entries.push(entry);
+        true
+    }
+}

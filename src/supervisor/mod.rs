@@ -1,1 +1,50 @@
-//! (being built)
+//! `chaleyd`: the supervisor of one machine's nodes and everything that an operator does with it.
+//!
+//! One task, [`engine::Supervisor`], owns all state and takes one thing at a time: what a child says or how it ends, a request
+//! from the control socket or the console, news of the broker, a signal, or the next deadline. Everything that waits
+//! (reading a pipe, a socket, a terminal) is a task or thread of its own that only sends it messages.
+//!
+//! What it promises:
+//! 1. Every process that it starts dies with it, also when it is killed (`process`).
+//! 2. A node that dies is started again; one that an operator ended is not (`node`).
+//! 3. It never tells the nodes who died: they find out themselves, also when it is stopped.
+//! 4. A state directory has one supervisor (`place`).
+//! 5. No peer of the control socket can hold it up (`socket`).
+//!
+//! The runtime has one thread, the process's main one, because a parent-death signal fires when the thread that started
+//! the child ends.
+
+pub mod arguments;
+mod broker;
+mod calls;
+pub mod commands;
+mod console;
+mod daemon;
+mod ending;
+mod engine;
+mod follow;
+mod helpers;
+mod journal;
+mod kill;
+mod launch;
+mod lines;
+mod logs;
+mod node;
+mod output;
+mod place;
+mod process;
+mod render;
+mod socket;
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::Config;
+
+/// What a supervisor is to do.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Plan {
+    /// Its state directory is absolute.
+    pub config: Config,
+    /// Found a new cluster whatever the register and the stores say.
+    pub new_cluster: bool,
+}

@@ -314,3 +314,24 @@ impl Client {
         self.connection.create_channel().await.expect("a channel")
     }
 }
+
+#[allow(dead_code)]
+impl Node {
+    /// After the broker came back: the link is up, its register says `records`, and nothing else happened to it than
+    /// waiting for its mailbox's name.
+    pub async fn comes_back(&mut self, records: &[Vec<u8>]) {
+        let came_back = async {
+            while !matches!(self.peek().await, LinkEvent::Up { .. }) {
+                match self.next().await {
+                    LinkEvent::Down { .. } | LinkEvent::MailboxLocked { .. } => {}
+                    other => panic!("{other:?} before the link is up"),
+                }
+            }
+            self.next().await;
+            assert_eq!(self.register().await, records);
+        };
+        tokio::time::timeout(Duration::from_secs(30), came_back)
+            .await
+            .expect("the link comes back");
+    }
+}

@@ -110,9 +110,19 @@ impl Lane {
         poll_fn(|context| self.poll_next(context, channel)).await
     }
 
-    /// Whether everything taken has been reported.
-    pub(super) fn is_idle(&self) -> bool {
-        self.outbox.is_empty() && self.flight.is_empty() && self.reports.is_empty()
+    /// Publishes all that waits and returns when all of it has been answered for, without reports.
+    pub(super) async fn flush(&mut self, channel: &Channel) -> lapin::Result<()> {
+        poll_fn(|context| {
+            loop {
+                match self.poll_next(context, channel) {
+                    Poll::Ready(Ok(_)) => {}
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                    Poll::Pending if self.outbox.is_empty() && self.flight.is_empty() => return Poll::Ready(Ok(())),
+                    Poll::Pending => return Poll::Pending,
+                }
+            }
+        })
+        .await
     }
 
     /// Forgets everything: the connection is gone and nobody will learn what became of it.

@@ -186,9 +186,9 @@ impl Session {
 }
 
 fn refused_or_failed(url: &BrokerUrl, error: lapin::Error) -> SessionError {
-    match ConnectError::classify(url, &error) {
-        refused @ ConnectError::Permission { .. } => SessionError::Connect(refused),
-        _ => SessionError::Failed(error.to_string()),
+    match ConnectError::refused(url, &error) {
+        Some(refused) => SessionError::Connect(refused),
+        None => SessionError::Failed(error.to_string()),
     }
 }
 
@@ -340,7 +340,8 @@ fn watch(tasks: &mut JoinSet<()>, connection: &Connection, publisher: Option<Pub
             let notice = match (event, publisher) {
                 (Event::ConnectionBlocked(reason), Some(connection)) => Notice::Blocked { connection, reason },
                 (Event::ConnectionUnblocked, Some(connection)) => Notice::Unblocked { connection },
-                (Event::Error(error), _) => Notice::Failed(error.to_string()),
+                // A soft error closes one channel only, perhaps one that was opened to be refused; whoever uses it knows.
+                (Event::Error(error), _) if !error.is_amqp_soft_error() => Notice::Failed(error.to_string()),
                 _ => continue,
             };
             if outputs.notices.send(notice).await.is_err() {

@@ -240,19 +240,11 @@ async fn live(
         }
     }
     up.store(false, Ordering::Release);
-    let flush = async {
-        // The node no longer reads reports, so they are dropped here instead of waiting for room.
-        while !(ring.is_idle() && deliver.is_idle() && views.is_idle()) {
-            let report = tokio::select! {
-                report = ring.next(&session.ring_channel) => report,
-                report = deliver.next(&session.deliver_channel) => report,
-                report = views.next(&session.views_channel) => report,
-            };
-            if report.is_err() {
-                return;
-            }
-        }
-    };
+    let flush = futures_util::future::join3(
+        ring.flush(&session.ring_channel),
+        deliver.flush(&session.deliver_channel),
+        views.flush(&session.views_channel),
+    );
     if tokio::time::timeout(FLUSH_DEADLINE, flush).await.is_err() {
         debug!("closed with publications unsent");
     }

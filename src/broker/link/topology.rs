@@ -99,7 +99,7 @@ impl Worker {
             .await?;
         for queue in former.into_iter().map(|member| self.names.requests_queue(member)) {
             if queue != own {
-                self.unbind_former(queue).await?;
+                self.unbind(queue).await?;
             }
         }
         let _ = self.outputs.events.send(LinkEvent::Leading).await;
@@ -148,7 +148,7 @@ impl Worker {
     }
 
     /// A channel of its own, because an error would close it. That the queue is gone already is as good.
-    async fn unbind_former(&self, queue: String) -> lapin::Result<()> {
+    async fn unbind(&self, queue: String) -> lapin::Result<()> {
         let channel = self.connection.create_channel().await?;
         let exchange = short(self.names.requests_exchange());
         let unbind = channel.queue_unbind(
@@ -159,7 +159,7 @@ impl Worker {
         );
         match unbind.await {
             Err(error) if is_missing(&error) => {
-                debug!(queue, "a former head's queue is gone already");
+                debug!(queue, "the queue to unbind is gone already");
                 Ok(())
             }
             done => done,
@@ -170,23 +170,23 @@ impl Worker {
         let Some(leading) = self.leading.take() else {
             return Ok(());
         };
-        leading.reader.abort();
         let notice = Notice::Requests {
             channel: None,
             generation: 0,
         };
         let _ = self.outputs.notices.send(notice).await;
         // Unbound first: what comes after is returned to its client instead of dropped with the queue.
+        self.unbind(leading.queue.clone()).await?;
+        leading.reader.abort();
+        // Closing its channel takes the queue's last consumer away, and with it the queue, but in its own time; deleting
+        // it (it may be gone) is over when it is answered.
+        let reason = short("not head any more".to_owned());
+        let _ = leading.channel.close(200, reason).await;
         let channel = self.connection.create_channel().await?;
-        let queue = short(leading.queue);
-        let exchange = short(self.names.requests_exchange());
-        channel
-            .queue_unbind(queue.clone(), exchange, ShortString::default(), FieldTable::default())
-            .await?;
-        // Closing its channel takes the queue's last consumer away, and with it the queue; deleting it is for the case
-        // that the next head has already done so.
-        let _ = leading.channel.close(200, short("not head any more".to_owned())).await;
-        match channel.queue_delete(queue, QueueDeleteOptions::default()).await {
+        match channel
+            .queue_delete(short(leading.queue), QueueDeleteOptions::default())
+            .await
+        {
             Err(error) if !is_missing(&error) => Err(error),
             _ => Ok(()),
         }

@@ -1,0 +1,168 @@
+//! The chat's state on this node: applied from the log, kept in the store.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::start::Fatal;
+use crate::chat::{Applied, Command, State, decode};
+use crate::ring::{Entry, Index};
+use crate::store::Store;
+
+/// Entries that are applied in one batch of the store.
+const APPLY_ENTRIES: usize = 256;
+const APPLY_BYTES: usize = 4 * 1024 * 1024;
+
+/// A snapshot is written after so many entries or bytes of them: a restart replays no more than that.
+const SNAPSHOT_ENTRIES: u64 = 20_000;
+const SNAPSHOT_BYTES: usize = 64 * 1024 * 1024;
+
+/// Results of the newest entries that are kept in memory for delivery. Older ones are read from the store.
+const RECENT: usize = 512;
+
+/// The chat's state and how it follows the log.
+pub struct Chat {
+    pub state: State,
+    recent: VecDeque<(Index, Arc<Applied>)>,
+    last_time_ms: u64,
+    entries_since_snapshot: u64,
+    bytes_since_snapshot: usize,
+}
+
+impl Chat {
+    /// From the store's snapshot and what was committed after it.
+    pub fn restore(store: &Store) -> Result<Chat, Fatal> {
+        let state = match store.snapshot()? {
+            None => State::new(),
+            Some((_, bytes)) => State::decode(&bytes).map_err(|error| Fatal {
+                code: 1,
+                message: format!("the store's snapshot of the chat is damaged ({error}); move the node's directory away and start it again: it joins as a new node"),
+            })?,
+        };
+        let mut chat = Chat {
+            state,
+            recent: VecDeque::new(),
+            last_time_ms: 0,
+            entries_since_snapshot: 0,
+            bytes_since_snapshot: 0,
+        };
+        // What was applied before is stored already; only the state has to be made again.
+        let upto = store.last_applied().min(store.log_end());
+        while chat.state.applied() < upto {
+            for entry in store.entries(chat.state.applied() + 1, APPLY_ENTRIES, APPLY_BYTES)? {
+                if entry.index <= upto {
+                    chat.apply(&entry);
+                }
+            }
+        }
+        let newest = store.entries(store.log_end().max(1), 1, 0)?;
+        chat.last_time_ms = newest.last().map_or(0, |entry| entry.time_ms);
+        Ok(chat)
+    }
+
+    /// The time that the head stamped on the log's last entry at the start.
+    pub fn last_time_ms(&self) -> u64 {
+        self.last_time_ms
+    }
+
+    /// Applies everything up to `upto` and stores what it gave. `applied` is told of each entry's commands.
+    pub fn apply_upto(
+        &mut self,
+        store: &mut Store,
+        upto: Index,
+        mut applied: impl FnMut(&[Command]),
+    ) -> Result<(), Fatal> {
+        while self.state.applied() < upto {
+            let wanted = usize::try_from(upto - self.state.applied())
+                .unwrap_or(usize::MAX)
+                .min(APPLY_ENTRIES);
+            let entries = store.entries(self.state.applied() + 1, wanted, APPLY_BYTES)?;
+            if entries.is_empty() {
+                return Err(lost_entry(self.state.applied() + 1));
+            }
+            let mut results = Vec::with_capacity(entries.len());
+            for entry in &entries {
+                let (commands, result) = self.apply(entry);
+                applied(&commands);
+                results.push((entry.index, result));
+            }
+            self.store_results(store, results)?;
+        }
+        self.snapshot_if_due(store)
+    }
+
+    /// A body that is no list of commands is applied as an empty one, the same on every node.
+    fn apply(&mut self, entry: &Entry) -> (Vec<Command>, Applied) {
+        let commands = decode(&entry.body).unwrap_or_else(|error| {
+            tracing::error!(index = entry.index, %error, "an entry that holds no commands");
+            Vec::new()
+        });
+        let result = self.state.apply(entry.index, entry.time_ms, &commands);
+        self.entries_since_snapshot += 1;
+        self.bytes_since_snapshot += entry.body.len();
+        (commands, result)
+    }
+
+    fn store_results(&mut self, store: &mut Store, results: Vec<(Index, Applied)>) -> Result<(), Fatal> {
+        let mut batch = store.batch();
+        for (index, result) in results {
+            batch.outputs(index, &result.encode());
+            let mut groups: Vec<(&str, u64)> = Vec::new();
+            for event in result.events() {
+                if !groups.iter().any(|(group, _)| *group == event.group) {
+                    groups.push((&event.group, event.seq));
+                }
+            }
+            for (group, first_seq) in groups {
+                batch.group_index(group, first_seq, index);
+            }
+            self.recent.push_back((index, Arc::new(result)));
+            if self.recent.len() > RECENT {
+                self.recent.pop_front();
+            }
+        }
+        Ok(batch.commit()?)
+    }
+
+    fn snapshot_if_due(&mut self, store: &mut Store) -> Result<(), Fatal> {
+        let due = self.entries_since_snapshot >= SNAPSHOT_ENTRIES || self.bytes_since_snapshot >= SNAPSHOT_BYTES;
+        if due { self.snapshot(store) } else { Ok(()) }
+    }
+
+    /// Writes a snapshot, if anything was applied since the last one.
+    pub fn snapshot(&mut self, store: &mut Store) -> Result<(), Fatal> {
+        if self.entries_since_snapshot == 0 {
+            return Ok(());
+        }
+        let mut batch = store.batch();
+        batch.snapshot(self.state.applied(), &self.state.encode());
+        batch.commit()?;
+        self.entries_since_snapshot = 0;
+        self.bytes_since_snapshot = 0;
+        Ok(())
+    }
+
+    /// What applying the entry at `index` gave, for delivery and history.
+    pub fn result(&self, store: &Store, index: Index) -> Result<Arc<Applied>, Fatal> {
+        if let Some((first, _)) = self.recent.front()
+            && let Some(at) = index.checked_sub(*first)
+            && let Some((_, result)) = usize::try_from(at).ok().and_then(|at| self.recent.get(at))
+        {
+            return Ok(result.clone());
+        }
+        let bytes = store.outputs(index)?.ok_or_else(|| lost_entry(index))?;
+        let result = Applied::decode(&bytes).map_err(|error| Fatal {
+            code: 1,
+            message: format!("the store's result of entry {index} is damaged ({error}); move the node's directory away and start it again: it joins as a new node"),
+        })?;
+        Ok(Arc::new(result))
+    }
+}
+
+fn lost_entry(index: Index) -> Fatal {
+    Fatal {
+        code: 1,
+        message: format!(
+            "the store has lost entry {index} of its own log; move the node's directory away and start it again: it joins as a new node"
+        ),
+    }
+}

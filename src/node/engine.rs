@@ -1,0 +1,440 @@
+//! The one select loop of a node, and who owns what.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+use tokio::time::MissedTickBehavior;
+
+use super::apply::Chat;
+use super::delivery::{self, Delivery};
+use super::effects::LOOP_TOKENS;
+use super::head::Head;
+use super::home::Home;
+use super::pipe::{Order, Reports};
+use super::start::{Fatal, wall_clock_ms};
+use crate::broker::link::{LinkEvent, LinkHandle};
+use crate::broker::names::Names;
+use crate::control::{NodeOrder, NodePhase, NodeReport, NodeSettings, NodeStatus, STATUS_INTERVAL_MS};
+use crate::ring::{Digest, Effect, Index, Input, LogRead, Member, Millis, Node, View};
+use crate::store::Store;
+use crate::wire::frame::{Frame, Payload, decode_view};
+
+/// Events that are taken in one go before waiting requests are ordered and committed entries delivered.
+const EVENTS_IN_ONE_GO: usize = 256;
+
+/// Heads of past views whose request queues a new head unbinds: a frozen one is in the last few views.
+const FORMER_HEADS: usize = 64;
+
+/// A mailbox that is locked for so long is not a former self of this node that the broker still has to give up.
+const LOCKED_MS: u64 = 20_000;
+
+/// Status reports that are skipped while nothing but counters change.
+const STATUS_INTERVAL: Duration = Duration::from_millis(STATUS_INTERVAL_MS);
+
+/// What an engine is made of.
+pub struct Parts {
+    pub settings: NodeSettings,
+    pub names: Names,
+    pub store: Store,
+    pub ring: Node,
+    pub chat: Chat,
+    pub link: LinkHandle,
+    pub reports: Reports,
+}
+
+/// All that a node owns.
+pub struct Engine {
+    pub(super) settings: NodeSettings,
+    pub(super) names: Names,
+    pub(super) store: Store,
+    pub(super) ring: Node,
+    pub(super) chat: Chat,
+    pub(super) link: LinkHandle,
+    pub(super) reports: Reports,
+    /// Only at the head.
+    pub(super) head: Option<Head>,
+    pub(super) delivery: Delivery,
+    pub(super) home: Home,
+    /// Reads that wait until this node has applied so far.
+    pub(super) reads: Vec<(Index, crate::wire::frame::Read)>,
+    pub(super) former_heads: BTreeSet<Member>,
+    /// The incarnation whose mailbox is being declared.
+    pub(super) reborn: Option<Member>,
+    pub(super) dropped: BTreeMap<String, u64>,
+    pub(super) effects: Vec<Effect>,
+    started: Instant,
+    broker: BrokerStatus,
+    last_status: Option<(Instant, NodeStatus)>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum BrokerStatus {
+    Down,
+    Up,
+    Blocked,
+}
+
+/// The store's log, as the ring looks at it.
+pub struct LogOf<'a>(pub &'a Store);
+
+impl LogRead for LogOf<'_> {
+    fn digest_at(&self, index: Index) -> Option<Digest> {
+        // A store that cannot be read answers nothing here and ends the process at the next read of its own.
+        self.0.digest_at(index).ok().flatten()
+    }
+}
+
+impl Engine {
+    pub fn new(parts: Parts) -> Result<Engine, Fatal> {
+        let Parts {
+            settings,
+            names,
+            store,
+            ring,
+            chat,
+            link,
+            reports,
+        } = parts;
+        let home = Home::new(settings.chat.client_beat_ms, settings.chat.away_grace_ms);
+        let mut engine = Engine {
+            settings,
+            names,
+            store,
+            ring,
+            chat,
+            link,
+            reports,
+            head: None,
+            delivery: Delivery::default(),
+            home,
+            reads: Vec::new(),
+            former_heads: BTreeSet::new(),
+            reborn: None,
+            dropped: BTreeMap::new(),
+            effects: Vec::new(),
+            started: Instant::now(),
+            broker: BrokerStatus::Down,
+            last_status: None,
+        };
+        engine.remember_stored_heads()?;
+        Ok(engine)
+    }
+
+    fn remember_stored_heads(&mut self) -> Result<(), Fatal> {
+        let views = self.store.views()?;
+        for (_, bytes) in views.iter().rev().take(FORMER_HEADS) {
+            if let Ok(record) = decode_view(bytes) {
+                self.former_heads.extend(record.members.first());
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn remember_head(&mut self, view: &View) {
+        self.former_heads.extend(view.head());
+        while self.former_heads.len() > FORMER_HEADS {
+            // Which one goes hardly matters: a head that is still frozen was bound in one of the last views.
+            self.former_heads.pop_first();
+        }
+    }
+
+    /// Milliseconds since the process started.
+    pub(super) fn now(&self) -> Millis {
+        self.started.elapsed().as_millis() as Millis
+    }
+
+    /// The loop. Ends with `Ok` when the node was told to end.
+    pub async fn run(
+        mut self,
+        mut events: mpsc::Receiver<LinkEvent>,
+        mut orders: mpsc::Receiver<Order>,
+    ) -> Result<(), Fatal> {
+        let mut ticks = tokio::time::interval(Duration::from_millis(self.settings.ring.heartbeat_ms));
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut terminate = terminate_signal()?;
+        loop {
+            let done = tokio::select! {
+                biased;
+                _ = terminate.recv() => return self.end("SIGTERM", events).await,
+                order = orders.recv() => match order {
+                    Some(Order::Supervisor(order)) => self.order(order),
+                    Some(Order::SupervisorGone) | None => return self.end("the supervisor is gone", events).await,
+                },
+                // What waits in the mailbox goes before a tick (duty 3 of the ring).
+                _ = ticks.tick() => self.take_events(&mut events).and_then(|()| self.step(Input::Tick)),
+                event = events.recv() => match event {
+                    Some(event) => self.event_in(event).and_then(|()| self.take_events(&mut events)),
+                    None => Err(Fatal { code: 69, message: "the link to the broker has ended".to_owned() }),
+                },
+            };
+            match done.and_then(|()| self.after_inputs()) {
+                Ok(()) => {}
+                Err(left) if left.code == 0 => return self.end("left the view", events).await,
+                Err(fatal) => return Err(fatal),
+            }
+        }
+    }
+
+    /// Ends at once; the view is kept, so the node resumes as the member it was.
+    async fn end(mut self, why: &str, events: mpsc::Receiver<LinkEvent>) -> Result<(), Fatal> {
+        tracing::info!(why, "node ends");
+        self.chat.snapshot(&mut self.store)?;
+        drop(self.store);
+        let _ = tokio::time::timeout(Duration::from_secs(1), self.link.close(events)).await;
+        Ok(())
+    }
+
+    fn take_events(&mut self, events: &mut mpsc::Receiver<LinkEvent>) -> Result<(), Fatal> {
+        for _ in 0..EVENTS_IN_ONE_GO {
+            match events.try_recv() {
+                Ok(event) => self.event_in(event)?,
+                Err(_) => break,
+            }
+        }
+        Ok(())
+    }
+
+    /// What follows once the inputs that waited are in.
+    fn after_inputs(&mut self) -> Result<(), Fatal> {
+        self.order_waiting()?;
+        self.deliver()?;
+        self.answer_reads()?;
+        self.look_after_sessions();
+        self.report_status();
+        Ok(())
+    }
+
+    /// The head orders what waits, as long as the ring has room.
+    fn order_waiting(&mut self) -> Result<(), Fatal> {
+        while self.ring.can_order()
+            && let Some(head) = &mut self.head
+            && let Some(body) = head.next_entry()
+        {
+            self.step(Input::Order {
+                body: body.into(),
+                time_ms: wall_clock_ms(),
+            })?;
+        }
+        if let Some(head) = &mut self.head
+            && let Some(tag) = head.done()
+        {
+            let _ = self.link.ack_request(tag, true);
+        }
+        Ok(())
+    }
+
+    fn deliver(&mut self) -> Result<(), Fatal> {
+        let epoch = self.ring.view().epoch;
+        self.delivery.pump(epoch, &self.chat, &self.store, &self.link)?;
+        if let Some(upto) = self.delivery.finished() {
+            self.step(Input::Delivered { upto })?;
+        }
+        Ok(())
+    }
+
+    // ---- inputs ---------------------------------------------------------------------------------------------------
+
+    fn event_in(&mut self, event: LinkEvent) -> Result<(), Fatal> {
+        match event {
+            LinkEvent::Up { url } => {
+                tracing::info!(url, "connected to the broker");
+                self.broker = BrokerStatus::Up;
+                let now = self.now();
+                self.home.reconnected(now);
+                self.step(Input::Connected)
+            }
+            LinkEvent::Register { body } => match decode_view(&body) {
+                Ok(record) => self.step(Input::Registered(record)),
+                Err(error) => {
+                    self.dropped(error.as_str());
+                    Ok(())
+                }
+            },
+            LinkEvent::RegisterRead => self.step(Input::RegisterRead),
+            LinkEvent::Mailbox { body } => self.frame_in(&body),
+            LinkEvent::Request {
+                body,
+                reply_to,
+                user_id: _,
+                tag,
+            } => self.request_in(&body, reply_to, tag),
+            LinkEvent::Leading => {
+                self.announce_view();
+                Ok(())
+            }
+            LinkEvent::Confirmed { token } => self.confirmed(token),
+            LinkEvent::Rejected { token } => {
+                if token > delivery::TOKENS {
+                    self.delivery.rejected(self.ring.progress().delivered);
+                }
+                Ok(())
+            }
+            LinkEvent::Returned { routing_key, .. } => self.returned(routing_key),
+            LinkEvent::MailboxReady { member } => self.mailbox_ready(member),
+            LinkEvent::MailboxLocked { for_ms } => self.mailbox_locked(for_ms),
+            LinkEvent::Probed { .. } => Ok(()),
+            LinkEvent::Blocked { reason } => {
+                tracing::warn!(reason, "the broker blocks publishers");
+                self.broker = BrokerStatus::Blocked;
+                self.step(Input::Blocked(true))
+            }
+            LinkEvent::Unblocked => {
+                self.broker = BrokerStatus::Up;
+                self.step(Input::Blocked(false))
+            }
+            LinkEvent::Down { reason } => {
+                tracing::warn!(reason, "the connection to the broker is lost");
+                if self.broker == BrokerStatus::Blocked {
+                    self.step(Input::Blocked(false))?;
+                }
+                self.broker = BrokerStatus::Down;
+                self.delivery.stop();
+                self.step(Input::Disconnected)
+            }
+            LinkEvent::Fatal { error } => Err(error.into()),
+        }
+    }
+
+    fn frame_in(&mut self, body: &[u8]) -> Result<(), Fatal> {
+        let frame = match Frame::decode(body) {
+            Ok(frame) => frame,
+            Err(error) => {
+                self.dropped(error.as_str());
+                return Ok(());
+            }
+        };
+        if self.ring.cluster() != Some(frame.cluster) {
+            self.dropped("another cluster");
+            return Ok(());
+        }
+        let Frame {
+            epoch, from, payload, ..
+        } = frame;
+        match payload {
+            Payload::Ring(message) => self.step(Input::Received { from, epoch, message }),
+            Payload::Order(commands) => {
+                match &mut self.head {
+                    Some(head) => commands.into_iter().for_each(|command| head.command(command)),
+                    None => self.dropped("not the head"),
+                }
+                Ok(())
+            }
+            Payload::Read { read, at } => {
+                self.read_in(read, at);
+                Ok(())
+            }
+        }
+    }
+
+    fn confirmed(&mut self, token: u64) -> Result<(), Fatal> {
+        if token > delivery::TOKENS {
+            if let Some(upto) = self.delivery.confirmed(token) {
+                self.step(Input::Delivered { upto })?;
+            }
+        } else if token >= LOOP_TOKENS {
+            self.step(Input::LoopConfirmed {
+                sent_at: token - LOOP_TOKENS,
+            })?;
+        }
+        Ok(())
+    }
+
+    fn returned(&mut self, routing_key: String) -> Result<(), Fatal> {
+        if let Some(to) = self.names.mailbox_member(&routing_key) {
+            self.step(Input::Returned { to })
+        } else {
+            let now = self.now();
+            self.home.returned(routing_key, now);
+            Ok(())
+        }
+    }
+
+    fn mailbox_ready(&mut self, member: Member) -> Result<(), Fatal> {
+        if self.reborn == Some(member) {
+            self.reborn = None;
+            self.step(Input::Reborn {
+                incarnation: member.incarnation,
+            })?;
+        }
+        Ok(())
+    }
+
+    fn mailbox_locked(&mut self, for_ms: u64) -> Result<(), Fatal> {
+        tracing::warn!(for_ms, "another connection has this node's mailbox");
+        if for_ms < LOCKED_MS {
+            return Ok(());
+        }
+        let id = self.settings.id;
+        Err(Fatal {
+            code: 78,
+            message: format!(
+                "node {id} lives elsewhere already, with a copy of this store: two nodes cannot have one id; end the other one, or give this one another id (`nodes = [...]` in cluster.toml) and an empty directory"
+            ),
+        })
+    }
+
+    fn order(&mut self, order: NodeOrder) -> Result<(), Fatal> {
+        match order {
+            NodeOrder::Groups { number } => {
+                let groups = self.group_states();
+                self.reports.send(&NodeReport::Groups { number, groups });
+                Ok(())
+            }
+            NodeOrder::Leave => self.step(Input::Leave),
+        }
+    }
+
+    // ---- status ---------------------------------------------------------------------------------------------------
+
+    fn report_status(&mut self) {
+        let now = Instant::now();
+        let status = self.status();
+        let send = match &self.last_status {
+            None => true,
+            Some((at, last)) => {
+                let changed = last.phase != status.phase
+                    || last.epoch != status.epoch
+                    || last.members != status.members
+                    || last.broker != status.broker;
+                changed || now.duration_since(*at) >= STATUS_INTERVAL
+            }
+        };
+        if send {
+            self.reports.send(&NodeReport::Status(status.clone()));
+            self.last_status = Some((now, status));
+        }
+    }
+
+    fn status(&self) -> NodeStatus {
+        let progress = self.ring.progress();
+        let broker = match self.broker {
+            BrokerStatus::Down => "down",
+            BrokerStatus::Up => "up",
+            BrokerStatus::Blocked => "blocked",
+        };
+        NodeStatus {
+            phase: if self.ring.is_linked() {
+                NodePhase::Ready
+            } else {
+                NodePhase::Joining
+            },
+            epoch: self.ring.view().epoch.0,
+            members: self.ring.view().members.iter().map(|member| member.id.0).collect(),
+            log_end: progress.log_end,
+            commit: progress.commit,
+            applied: self.chat.state.applied(),
+            digest: self.chat.state.digest().to_string(),
+            broker: broker.to_owned(),
+            dropped: self.dropped.clone(),
+        }
+    }
+}
+
+fn terminate_signal() -> Result<tokio::signal::unix::Signal, Fatal> {
+    use tokio::signal::unix::{SignalKind, signal};
+    signal(SignalKind::terminate()).map_err(|error| Fatal {
+        code: 71,
+        message: format!("no signal handler: {error}"),
+    })
+}

@@ -1,0 +1,120 @@
+//! The head's work: take clients' requests in, order what waits, answer what needs no order.
+//!
+//! Everything that waits when the ring has room becomes one entry, up to [`ENTRY_BYTES`]: no timer delays a lone request,
+//! and under load an entry carries many. A request is acknowledged to the broker once it is ordered (or answered); if
+//! this node dies before, its queue dies with it and the clients send again.
+
+use std::collections::VecDeque;
+
+use crate::broker::link::RequestTag;
+use crate::chat::{Action, Admission, Admit, Command, ENCODED_HEADER_BYTES, SessionId, State, encode};
+use crate::ring::Entry;
+
+/// An entry is closed when its commands may take so many bytes. It keeps frames near the size that the broker carries
+/// fastest, and leaves room below [`Entry::MAX_BODY_BYTES`] for one command of any size.
+const ENTRY_BYTES: usize = 48 * 1024;
+
+/// Most commands of one entry.
+const ENTRY_COMMANDS: usize = 1024;
+
+/// Most commands of one entry that touch all groups of a session: each may bring forth hundreds of events.
+const ENTRY_PRESENCE_COMMANDS: usize = 32;
+
+/// Commands that wait for the ring. When so many do, sessions' homes are refused (they ask again), and clients'
+/// requests wait unacknowledged at the broker.
+const WAITING: usize = 65_536;
+
+/// The head's table and queue. A node that is not head has none.
+#[derive(Debug)]
+pub struct Head {
+    admission: Admission,
+    waiting: VecDeque<Command>,
+    /// How many commands were ever put into `waiting`, and taken out of it.
+    put: u64,
+    taken: u64,
+    /// Requests of the broker, to be acknowledged once so many commands are taken.
+    tags: VecDeque<(u64, RequestTag)>,
+}
+
+impl Head {
+    /// A node becomes head: the table is made from all it has applied and every command of its log after that,
+    /// uncommitted ones included (rule C14 of the chat).
+    pub fn new(state: &State, unapplied: impl IntoIterator<Item = Command>) -> Head {
+        Head {
+            admission: Admission::rebuild(state, unapplied),
+            waiting: VecDeque::new(),
+            put: 0,
+            taken: 0,
+            tags: VecDeque::new(),
+        }
+    }
+
+    /// A numbered request; what is to be ordered waits here.
+    pub fn request(&mut self, state: &State, session: SessionId, n: u64, action: Action) -> Option<Admit> {
+        match self.admission.admit(state, session, n, action) {
+            Admit::Order(command) => {
+                self.put(command);
+                None
+            }
+            Admit::InFlight => None,
+            answer => Some(answer),
+        }
+    }
+
+    /// A command of a session's home, or of a resume. Repeating one is harmless, so a full queue may refuse it.
+    pub fn command(&mut self, command: Command) {
+        if self.waiting.len() < WAITING {
+            self.put(command);
+        }
+    }
+
+    fn put(&mut self, command: Command) {
+        self.waiting.push_back(command);
+        self.put += 1;
+    }
+
+    /// The request of this tag is read: acknowledge it when all that waits now is ordered.
+    pub fn read(&mut self, tag: RequestTag) {
+        self.tags.push_back((self.put, tag));
+    }
+
+    /// The body of the next entry, if anything waits.
+    pub fn next_entry(&mut self) -> Option<Vec<u8>> {
+        let mut bytes = ENCODED_HEADER_BYTES;
+        let mut presence = 0;
+        let mut count = 0;
+        for command in self.waiting.iter().take(ENTRY_COMMANDS) {
+            let length = command.max_encoded_bytes();
+            presence += usize::from(!matches!(command, Command::Request { .. }));
+            if count > 0 && (bytes + length > ENTRY_BYTES || presence > ENTRY_PRESENCE_COMMANDS) {
+                break;
+            }
+            bytes += length;
+            count += 1;
+        }
+        if count == 0 {
+            return None;
+        }
+        debug_assert!(bytes <= Entry::MAX_BODY_BYTES);
+        self.taken += count as u64;
+        let commands: Vec<Command> = self.waiting.drain(..count).collect();
+        Some(encode(&commands))
+    }
+
+    /// The newest tag whose requests are all ordered: it and all before it can be acknowledged.
+    pub fn done(&mut self) -> Option<RequestTag> {
+        let mut newest = None;
+        while let Some((needs, tag)) = self.tags.front().copied()
+            && needs <= self.taken
+        {
+            newest = Some(tag);
+            self.tags.pop_front();
+        }
+        newest
+    }
+
+    /// These commands of one entry have been applied.
+    pub fn applied(&mut self, commands: &[Command]) {
+        self.admission.applied(commands);
+    }
+}

@@ -1,0 +1,145 @@
+//! A session's home: it beats to the client's queue, and asks the head to order `away` and `left` when the queue is gone.
+//!
+//! The beat is `mandatory`, as between nodes: a queue that died with its connection returns it at once. Nobody is
+//! declared away right after this node's own reconnection, when clients are reconnecting too. The grace that ends in
+//! `left` runs on this node's monotonic clock and starts again with each view and reconnection.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::chat::{Command, Presence, SessionId, SessionView, State, home};
+use crate::ring::{Index, Member, Millis, View};
+use crate::wire::client::Event;
+
+/// The sessions are looked after in so many turns within one beat interval, so that beats do not come in bursts.
+const TURNS: u64 = 10;
+
+/// After an own reconnection clients have so long to come back before they are `away`.
+const RECONNECT_GRACE_MS: Millis = 3000;
+
+/// Most `away` and `left` that are asked for in one turn; the rest waits for the next round.
+const COMMANDS: usize = 256;
+
+/// What this node knows of the sessions whose home it is.
+#[derive(Debug)]
+pub struct Home {
+    beat_ms: Millis,
+    away_grace_ms: Millis,
+    next_turn_at: Millis,
+    turn: u64,
+    /// Since when nobody may be called away: the last reconnection.
+    connected_at: Millis,
+    /// Queues that beats came back from, since their session's last turn.
+    gone: BTreeSet<String>,
+    /// The aways that are being waited out: which one, and since when.
+    away: BTreeMap<SessionId, (Index, Millis)>,
+}
+
+/// What a turn asks for.
+#[derive(Debug, Default)]
+pub struct Turn {
+    /// Beats: the queue and what to tell it.
+    pub beats: Vec<(String, Event)>,
+    /// For the head.
+    pub commands: Vec<Command>,
+}
+
+impl Home {
+    pub fn new(beat_ms: Millis, away_grace_ms: Millis) -> Home {
+        Home {
+            beat_ms,
+            away_grace_ms,
+            next_turn_at: 0,
+            turn: 0,
+            connected_at: 0,
+            gone: BTreeSet::new(),
+            away: BTreeMap::new(),
+        }
+    }
+
+    /// The broker has this node again.
+    pub fn reconnected(&mut self, now: Millis) {
+        self.connected_at = now;
+        self.gone.clear();
+        self.away.clear();
+    }
+
+    /// Sessions have other homes.
+    pub fn view_changed(&mut self) {
+        self.away.clear();
+    }
+
+    /// A beat came back: this queue is gone.
+    pub fn returned(&mut self, queue: String, now: Millis) {
+        if now.saturating_sub(self.connected_at) >= RECONNECT_GRACE_MS {
+            self.gone.insert(queue);
+        }
+    }
+
+    /// Looks after a part of the sessions, when it is time.
+    pub fn turn(&mut self, now: Millis, me: Member, view: &View, state: &State, cluster: &str) -> Option<Turn> {
+        if now < self.next_turn_at {
+            return None;
+        }
+        self.next_turn_at = now + (self.beat_ms / TURNS).max(1);
+        self.turn = (self.turn + 1) % TURNS;
+        let mut turn = Turn::default();
+        let mine = |session: &SessionView<'_>| {
+            session.id().0 as u64 % TURNS == self.turn && home(session.id(), &view.members) == Some(me)
+        };
+        let sessions: Vec<SessionView<'_>> = state.sessions().filter(mine).collect();
+        for session in sessions {
+            self.look_after(now, &session, cluster, &mut turn);
+        }
+        self.away
+            .retain(|id, (at, _)| state.session(*id).is_some_and(|session| session.away_at() == Some(*at)));
+        Some(turn)
+    }
+
+    fn look_after(&mut self, now: Millis, session: &SessionView<'_>, cluster: &str, turn: &mut Turn) {
+        let room = turn.commands.len() < COMMANDS;
+        match session.presence() {
+            Presence::Here => {
+                self.away.remove(&session.id());
+                if self.gone.remove(session.queue()) && room {
+                    let queue = session.queue().to_owned();
+                    turn.commands.push(Command::Away {
+                        session: session.id(),
+                        queue,
+                    });
+                }
+                let groups = session
+                    .groups()
+                    .map(|(group, _, seq)| (group.to_owned(), seq))
+                    .collect();
+                turn.beats.push((
+                    session.queue().to_owned(),
+                    Event::Beat {
+                        cluster: cluster.to_owned(),
+                        groups,
+                    },
+                ));
+            }
+            Presence::Away { at } => {
+                self.gone.remove(session.queue());
+                let (known, since) = *self.away.entry(session.id()).or_insert((at, now));
+                if known != at {
+                    self.away.insert(session.id(), (at, now));
+                } else if now.saturating_sub(since) >= self.away_grace_ms && room {
+                    turn.commands.push(Command::Expire {
+                        session: session.id(),
+                        away_at: at,
+                    });
+                }
+            }
+        }
+    }
+
+    /// Beats that came back from queues no session has any more.
+    pub fn forget_strangers(&mut self) {
+        /// More than the beats of a whole round of a large chat; past it, they are looked for again.
+        const GONE: usize = 100_000;
+        if self.gone.len() > GONE {
+            self.gone.clear();
+        }
+    }
+}

@@ -1,0 +1,340 @@
+//! Clients' requests at the head, and reads at a session's home.
+
+use super::apply::Chat;
+use super::effects::NO_TOKEN;
+use super::engine::Engine;
+use super::start::Fatal;
+use crate::broker::link::{Exchange, Lane, Publication, RequestTag};
+use crate::chat::{Admit, Command, ErrorCode, GroupEvent, Outcome, Presence, SessionId, home};
+use crate::control::{GroupMemberState, GroupState};
+use crate::ring::Index;
+use crate::store::Store;
+use crate::wire::client::valid_reply_to;
+use crate::wire::client::{Event, GroupMember, Incoming, RequestLimits, ResumedGroup, encode_delivery, parse_requests};
+use crate::wire::frame::{Payload, Read, ReadWhat};
+
+/// Reads that wait for this node to apply what they must see. When as many do, further ones are dropped; clients ask again.
+const READS: usize = 4096;
+
+/// About the most bytes of text in the reply to one `history`; `last` tells the client that there is more.
+const HISTORY_BYTES: usize = 512 * 1024;
+
+impl Engine {
+    /// One publish of a client: a request or an array of them.
+    pub(super) fn request_in(&mut self, body: &[u8], reply_to: Option<String>, tag: RequestTag) -> Result<(), Fatal> {
+        let prefix = self.names.client_prefix();
+        let limits = RequestLimits {
+            queue_prefix: &prefix,
+            max_text_bytes: self.settings.chat.max_text_bytes,
+        };
+        let reply_to = reply_to.filter(|queue| valid_reply_to(&prefix, queue));
+        let mut replies = Vec::new();
+        for request in parse_requests(body, reply_to.as_deref(), &limits) {
+            match request {
+                Ok(incoming) => self.incoming(incoming, reply_to.as_deref(), &mut replies)?,
+                Err(error) => {
+                    self.dropped("refused request");
+                    replies.push(Event::from(error));
+                }
+            }
+        }
+        if let (Some(queue), false) = (&reply_to, replies.is_empty()) {
+            self.reply(queue.clone(), &replies);
+        }
+        match &mut self.head {
+            Some(head) => head.read(tag),
+            None => {
+                let _ = self.link.ack_request(tag, false);
+            }
+        }
+        Ok(())
+    }
+
+    fn incoming(&mut self, incoming: Incoming, reply_to: Option<&str>, replies: &mut Vec<Event>) -> Result<(), Fatal> {
+        let reply_to = reply_to.map(str::to_owned);
+        let (session, n, what) = match incoming {
+            Incoming::Ordered { session, n, action } => {
+                let answer = match &mut self.head {
+                    Some(head) => head.request(&self.chat.state, session, n, action),
+                    None => None,
+                };
+                if let Some(answer) = answer {
+                    self.answer(session, n, answer, replies)?;
+                }
+                return Ok(());
+            }
+            Incoming::History {
+                session,
+                n,
+                group,
+                after,
+                limit,
+            } => (session, n, ReadWhat::History { group, after, limit }),
+            Incoming::Who { session, n, group } => (session, n, ReadWhat::Who { group }),
+            Incoming::Resume {
+                session,
+                n,
+                queue,
+                groups: _,
+                cluster,
+            } => {
+                self.attach(session, queue);
+                (session, n, ReadWhat::Resume { cluster })
+            }
+        };
+        self.hand_to_home(Read {
+            session,
+            n,
+            reply_to,
+            what,
+        });
+        Ok(())
+    }
+
+    /// What needs no new place in the order is answered at once.
+    fn answer(&self, session: SessionId, n: u64, answer: Admit, replies: &mut Vec<Event>) -> Result<(), Fatal> {
+        let event = match answer {
+            Admit::Order(_) | Admit::InFlight => return Ok(()),
+            Admit::Refuse { code, expected } => Event::error(code, Some(n), expected),
+            Admit::Answer(Outcome::Refused { code }) => Event::error(code, Some(n), None),
+            Admit::Answer(Outcome::Forgotten) => Event::error(ErrorCode::OutcomeForgotten, Some(n), None),
+            Admit::Answer(Outcome::Done { group, seq }) => {
+                let found = history(&self.chat, &self.store, &group, seq - 1, 1, usize::MAX)?;
+                match found.first() {
+                    Some(event) => Event::from(event),
+                    None => Event::error(ErrorCode::OutcomeForgotten, Some(n), None),
+                }
+            }
+        };
+        let _ = session;
+        replies.push(event);
+        Ok(())
+    }
+
+    /// A resumed session's queue is ordered, so that every node knows where it is.
+    fn attach(&mut self, session: SessionId, queue: String) {
+        let state = &self.chat.state;
+        let needed = match state.session(session) {
+            Some(known) => known.queue() != queue || known.presence() != Presence::Here,
+            None => !state.has_ended(session),
+        };
+        if let (true, Some(head)) = (needed, &mut self.head) {
+            head.command(Command::Attach { session, queue });
+        }
+    }
+
+    // ---- reads ----------------------------------------------------------------------------------------------------
+
+    /// The session's home answers, once it has applied what the head has ordered by now.
+    fn hand_to_home(&mut self, read: Read) {
+        let at = self.ring.progress().log_end;
+        let view = self.ring.view();
+        match home(read.session, &view.members) {
+            Some(member) if member != self.ring.me() => {
+                let epoch = view.epoch;
+                self.send_payload(member, epoch, Payload::Read { read, at }, NO_TOKEN);
+            }
+            _ => self.read_in(read, at),
+        }
+    }
+
+    pub(super) fn read_in(&mut self, read: Read, at: Index) {
+        if self.reads.len() < READS {
+            self.reads.push((at, read));
+        } else {
+            self.dropped("too many reads");
+        }
+    }
+
+    pub(super) fn answer_reads(&mut self) -> Result<(), Fatal> {
+        if self.reads.is_empty() {
+            return Ok(());
+        }
+        let applied = self.chat.state.applied();
+        let (ready, later) = std::mem::take(&mut self.reads)
+            .into_iter()
+            .partition(|(at, _)| *at <= applied);
+        self.reads = later;
+        let ready: Vec<(Index, Read)> = ready;
+        for (_, read) in ready {
+            let event = self.read(&read)?;
+            let prefix = self.names.client_prefix();
+            let session_queue = || {
+                self.chat
+                    .state
+                    .session(read.session)
+                    .map(|session| session.queue().to_owned())
+            };
+            let queue = read.reply_to.clone().or_else(session_queue);
+            if let Some(queue) = queue.filter(|queue| valid_reply_to(&prefix, queue)) {
+                self.reply(queue, &[event]);
+            }
+        }
+        Ok(())
+    }
+
+    fn read(&self, read: &Read) -> Result<Event, Fatal> {
+        let state = &self.chat.state;
+        let Some(session) = state.session(read.session) else {
+            let ended = state.has_ended(read.session);
+            let code = if ended {
+                ErrorCode::SessionExpired
+            } else {
+                ErrorCode::NoSession
+            };
+            return Ok(Event::error(code, Some(read.n), None));
+        };
+        Ok(match &read.what {
+            ReadWhat::Who { group } => {
+                let members = state.who(group).into_iter().map(|member| GroupMember {
+                    member: member.member,
+                    user: member.user.to_owned(),
+                    status: presence(member.presence).to_owned(),
+                });
+                Event::Members {
+                    group: group.clone(),
+                    members: members.collect(),
+                    reference: read.n,
+                }
+            }
+            ReadWhat::History { group, after, limit } => {
+                let limit = usize::try_from(*limit).unwrap_or(usize::MAX);
+                let events = history(&self.chat, &self.store, group, *after, limit, HISTORY_BYTES)?;
+                Event::History {
+                    group: group.clone(),
+                    events: events.iter().map(Event::from).collect(),
+                    first: 1,
+                    last: state.group_latest(group).unwrap_or(0),
+                    reference: read.n,
+                }
+            }
+            ReadWhat::Resume { cluster } => {
+                let own = self.cluster_id();
+                if cluster.as_ref().is_some_and(|cluster| *cluster != own) {
+                    return Ok(Event::error(ErrorCode::AnotherCluster, Some(read.n), None));
+                }
+                let groups = session.groups().map(|(group, member, _)| {
+                    let seq = state.group_latest(group).unwrap_or(0);
+                    (group.to_owned(), ResumedGroup { member, seq })
+                });
+                Event::Resumed {
+                    cluster: own,
+                    last: session.last(),
+                    groups: groups.collect(),
+                    reference: read.n,
+                }
+            }
+        })
+    }
+
+    // ---- sessions whose home this is ------------------------------------------------------------------------------
+
+    pub(super) fn look_after_sessions(&mut self) {
+        if !self.ring.is_linked() {
+            return;
+        }
+        let now = self.now();
+        let (me, cluster) = (self.ring.me(), self.cluster_id());
+        let Some(turn) = self.home.turn(now, me, self.ring.view(), &self.chat.state, &cluster) else {
+            return;
+        };
+        self.home.forget_strangers();
+        let epoch = self.ring.view().epoch;
+        for (queue, event) in turn.beats {
+            self.publish_to_client(queue, encode_delivery(epoch, &[event]), true);
+        }
+        if turn.commands.is_empty() {
+            return;
+        }
+        match (&mut self.head, self.ring.view().head()) {
+            (Some(head), _) => turn.commands.into_iter().for_each(|command| head.command(command)),
+            (None, Some(head)) => self.send_payload(head, epoch, Payload::Order(turn.commands), NO_TOKEN),
+            (None, None) => {}
+        }
+    }
+
+    fn reply(&mut self, queue: String, events: &[Event]) {
+        let body = encode_delivery(self.ring.view().epoch, events);
+        self.publish_to_client(queue, body, false);
+    }
+
+    fn publish_to_client(&mut self, queue: String, body: Vec<u8>, mandatory: bool) {
+        let publication = Publication {
+            lane: Lane::Deliver,
+            exchange: Exchange::Default,
+            routing_key: queue,
+            body,
+            mandatory,
+            expiry_ms: None,
+            token: NO_TOKEN,
+        };
+        if let Err(error) = self.link.publish(publication) {
+            self.dropped(&error.to_string());
+        }
+    }
+
+    fn cluster_id(&self) -> String {
+        self.ring
+            .cluster()
+            .map(|cluster| cluster.to_string())
+            .unwrap_or_default()
+    }
+
+    /// For `state`: no session id is in it.
+    pub(super) fn group_states(&self) -> Vec<GroupState> {
+        let members = &self.ring.view().members;
+        let group = |group: crate::chat::GroupView<'_>| GroupState {
+            group: group.name().to_owned(),
+            seq: group.seq(),
+            digest: group.digest().to_string(),
+            members: group
+                .members()
+                .map(|member| GroupMemberState {
+                    member: member.member,
+                    user: member.user.to_owned(),
+                    status: presence(member.presence).to_owned(),
+                    home: home(member.session, members).map_or(0, |home| home.id.0),
+                })
+                .collect(),
+        };
+        self.chat.state.groups().map(group).collect()
+    }
+}
+
+fn presence(presence: Presence) -> &'static str {
+    match presence {
+        Presence::Here => "here",
+        Presence::Away { .. } => "away",
+    }
+}
+
+/// Events of a group with a number above `after`, oldest first, at most `limit` and about `max_bytes` of text.
+fn history(
+    chat: &Chat,
+    store: &Store,
+    group: &str,
+    after: u64,
+    limit: usize,
+    max_bytes: usize,
+) -> Result<Vec<GroupEvent>, Fatal> {
+    let mut events = Vec::new();
+    let mut bytes = 0;
+    for index in store.history(group, after)? {
+        let index = index?;
+        if index > chat.state.applied() {
+            break;
+        }
+        let result = chat.result(store, index)?;
+        for event in result
+            .events()
+            .filter(|event| event.group == group && event.seq > after)
+        {
+            if events.len() >= limit || bytes > max_bytes {
+                return Ok(events);
+            }
+            bytes += event.kind.text().len() + 200;
+            events.push(event.clone());
+        }
+    }
+    Ok(events)
+}

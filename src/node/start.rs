@@ -1,0 +1,183 @@
+//! From settings and store to a running node.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use tracing_subscriber::EnvFilter;
+
+use super::apply::Chat;
+use super::engine::{Engine, Parts};
+use super::pipe::Pipe;
+use crate::broker::LOG_DIRECTIVE;
+use crate::broker::connection::{BrokerUrl, ConnectError};
+use crate::broker::link::{Link, LinkOptions};
+use crate::broker::names::Names;
+use crate::control::NodeSettings;
+use crate::ring::{ClusterId, Incarnation, Member, Millis, Node, NodeId, Start, Timing, ViewRecord};
+use crate::store::{Store, StoreError};
+use crate::wire::frame::decode_view;
+
+/// A node that is not the first of its supervisor waits so long for each node before it until it founds a cluster itself.
+const FOUND_AFTER_MS: Millis = 1500;
+
+/// Why a node ends itself: the exit code (sysexits), and what, why and what to run next.
+#[derive(Debug)]
+pub struct Fatal {
+    pub code: u8,
+    pub message: String,
+}
+
+impl From<StoreError> for Fatal {
+    fn from(error: StoreError) -> Fatal {
+        Fatal {
+            code: error.exit_code(),
+            message: error.to_string(),
+        }
+    }
+}
+
+impl From<ConnectError> for Fatal {
+    fn from(error: ConnectError) -> Fatal {
+        Fatal {
+            code: error.exit_code(),
+            message: error.to_string(),
+        }
+    }
+}
+
+/// Logs to stderr, which the supervisor has put into a file. `CHALEY_LOG` filters as in `tracing_subscriber`.
+pub fn logging(id: u16) {
+    let filter = std::env::var("CHALEY_LOG").unwrap_or_else(|_| "info".to_owned());
+    let filter = EnvFilter::try_new(format!("{filter},{LOG_DIRECTIVE}")).unwrap_or_else(|_| EnvFilter::new("info"));
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(false)
+        .with_writer(std::io::stderr)
+        .try_init();
+    tracing::info!(
+        node = id,
+        pid = std::process::id(),
+        version = env!("CARGO_PKG_VERSION"),
+        "node starts"
+    );
+}
+
+/// Runs the node until it is told to end (`Ok`) or has to end itself.
+pub async fn run(settings: NodeSettings, pipe: Pipe) -> Result<(), Fatal> {
+    // A file that may not grow is an error of the write, as a full disk is, and no signal.
+    ignore_file_size_signal();
+    let names = Names::new(&settings.cluster).map_err(|error| Fatal {
+        code: 78,
+        message: error.to_string(),
+    })?;
+    let urls = BrokerUrl::parse_all(&settings.broker_urls)?;
+    let mut store = Store::open(&settings.directory.join("store"), &settings.store)?;
+    let member = identity(&mut store, NodeId(settings.id))?;
+    let views = stored_views(&store)?;
+    let chat = Chat::restore(&store)?;
+    let ring = ring(&settings, &store, member, views, &chat)?;
+    let (link, events) = Link::spawn(LinkOptions {
+        urls,
+        names: names.clone(),
+        member,
+    });
+    let engine = Engine::new(Parts {
+        settings,
+        names,
+        store,
+        ring,
+        chat,
+        link,
+        reports: pipe.reports,
+    })?;
+    engine.run(events, pipe.orders).await
+}
+
+fn ignore_file_size_signal() {
+    use nix::sys::signal::{SigHandler, Signal, signal};
+    // SAFETY: SIG_IGN runs no code of ours in a signal handler.
+    let _ = unsafe { signal(Signal::SIGXFSZ, SigHandler::SigIgn) };
+}
+
+/// Who this node is. A synced member keeps its incarnation; everyone else draws a new one and sets aside what it does
+/// not know to be committed (duty 5 of [`crate::ring`]).
+fn identity(store: &mut Store, id: NodeId) -> Result<Member, Fatal> {
+    let mut membership = *store.membership();
+    if let (Some(incarnation), true) = (membership.incarnation, membership.synced) {
+        return Ok(Member { id, incarnation });
+    }
+    let incarnation = Incarnation(random()? as u64);
+    membership.incarnation = Some(incarnation);
+    membership.synced = false;
+    let keep = membership.commit.min(store.log_end());
+    let has_more = store.log_end() > keep;
+    let mut batch = store.batch();
+    if has_more {
+        batch.set_aside(keep + 1);
+    }
+    batch.membership(&membership);
+    batch.commit()?;
+    Ok(Member { id, incarnation })
+}
+
+fn stored_views(store: &Store) -> Result<Vec<ViewRecord>, Fatal> {
+    let mut views = Vec::new();
+    for (epoch, bytes) in store.views()? {
+        let record = decode_view(&bytes).map_err(|error| Fatal {
+            code: 1,
+            message: format!("the store's record of view {epoch} is damaged ({error}); move the node's directory away and start it again: it joins as a new node"),
+        })?;
+        views.push(record);
+    }
+    Ok(views)
+}
+
+fn ring(
+    settings: &NodeSettings,
+    store: &Store,
+    me: Member,
+    views: Vec<ViewRecord>,
+    chat: &Chat,
+) -> Result<Node, Fatal> {
+    let membership = store.membership();
+    let log_digest = store.digest_at(store.log_end())?.unwrap_or_default();
+    let mut node = Node::new(Start {
+        me,
+        timing: timing(settings),
+        views,
+        entered: membership.epoch,
+        synced: membership.synced,
+        log_end: store.log_end(),
+        log_digest,
+        commit: membership.commit,
+        delivered: membership.delivered,
+        cluster_to_found: ClusterId(random()?),
+    });
+    node.set_last_time_ms(chat.last_time_ms());
+    Ok(node)
+}
+
+fn timing(settings: &NodeSettings) -> Timing {
+    Timing {
+        heartbeat_ms: settings.ring.heartbeat_ms,
+        suspect_after_ms: settings.ring.suspect_after_ms,
+        grace_ms: settings.ring.grace_ms,
+        failover: settings.ring.failover,
+        found_after_ms: Millis::from(settings.rank) * FOUND_AFTER_MS,
+    }
+}
+
+/// 128 bits from the system's generator.
+pub fn random() -> Result<u128, Fatal> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).map_err(|error| Fatal {
+        code: 71,
+        message: format!("the system gives no random numbers: {error}"),
+    })?;
+    Ok(u128::from_le_bytes(bytes))
+}
+
+/// Milliseconds since the Unix epoch.
+pub fn wall_clock_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

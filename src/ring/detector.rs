@@ -1,0 +1,262 @@
+//! Who lives: the failure detector, told what arrived and when, asked whom to suspect.
+//!
+//! Two kinds of evidence: a message that the broker returns (the mailbox died with its connection) counts at once;
+//! silence counts after `suspect_after_ms`. Neither counts when the fault may be this node's own (rule 10): right after
+//! its own (re)connection, while the broker blocks it, after it did not run itself, or while its own heartbeat, looped
+//! through its own mailbox, does not come back.
+
+use std::collections::BTreeMap;
+
+use super::types::{Member, Millis};
+
+/// The ring's clock settings, in milliseconds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Timing {
+    /// Between two heartbeats to each neighbour; also the caller's tick.
+    pub heartbeat_ms: Millis,
+    /// Silence after which a neighbour is suspected.
+    pub suspect_after_ms: Millis,
+    /// After an own connection: nobody who was not heard from since is suspected.
+    pub grace_ms: Millis,
+    /// `false`: nobody is ever suspected.
+    pub failover: bool,
+    /// How long an empty register is waited on before this node founds a cluster in it.
+    pub found_after_ms: Millis,
+}
+
+impl Timing {
+    /// A member that is owed entries and does not move its log end for so long is useless (rule 10).
+    pub fn useless_after_ms(&self) -> Millis {
+        2 * self.suspect_after_ms
+    }
+
+    /// How long to wait for answers to a probe, at most.
+    pub fn probe_ms(&self) -> Millis {
+        (2 * self.heartbeat_ms).max(50)
+    }
+
+    /// Between two heartbeats to oneself.
+    pub fn loop_ms(&self) -> Millis {
+        (self.suspect_after_ms / 10).max(self.heartbeat_ms)
+    }
+
+    /// A tick that is later than this means that the process did not run.
+    fn sleep_ms(&self) -> Millis {
+        (self.suspect_after_ms / 4).max(3 * self.heartbeat_ms)
+    }
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Detector {
+    timing: Timing,
+    /// Since when the connection stands and is not blocked; `None` while nobody can be judged.
+    judging_since: Option<Millis>,
+    /// Silence is counted from here at the earliest.
+    watched_since: Millis,
+    /// Who was heard from since the connection was made, in the current epoch, and when last.
+    heard: BTreeMap<Member, Millis>,
+    last_tick: Option<Millis>,
+    /// When the newest own heartbeat that came back was sent; and the newest that the broker took.
+    loop_heard: Millis,
+    loop_taken: Millis,
+}
+
+impl Detector {
+    pub fn new(timing: Timing) -> Detector {
+        Detector {
+            timing,
+            judging_since: None,
+            watched_since: 0,
+            heard: BTreeMap::new(),
+            last_tick: None,
+            loop_heard: 0,
+            loop_taken: 0,
+        }
+    }
+
+    /// The connection stands (again), or the broker no longer blocks: a grace begins.
+    pub fn resume(&mut self, now: Millis) {
+        self.judging_since = Some(now);
+        self.watched_since = now;
+        self.heard.clear();
+        self.loop_heard = now;
+        self.loop_taken = now;
+    }
+
+    /// The connection is lost or blocked: nobody can be judged.
+    pub fn suspend(&mut self) {
+        self.judging_since = None;
+    }
+
+    /// A new view: only what is heard in it counts, silence is counted afresh, but who was heard before needs no grace.
+    pub fn enter_view(&mut self, now: Millis) {
+        self.watched_since = now;
+    }
+
+    /// Returns how long the process slept, if it did: everybody's silence is then counted afresh.
+    pub fn tick(&mut self, now: Millis) -> Option<Millis> {
+        let since = now.saturating_sub(self.last_tick.replace(now).unwrap_or(now));
+        if since <= self.timing.sleep_ms() {
+            return None;
+        }
+        self.watched_since = now;
+        self.loop_heard = now;
+        self.loop_taken = now;
+        Some(since)
+    }
+
+    /// A message of the current epoch came from this member.
+    pub fn heard(&mut self, from: Member, now: Millis) {
+        self.heard.insert(from, now);
+    }
+
+    pub fn loop_heard(&mut self, sent_at: Millis) {
+        self.loop_heard = self.loop_heard.max(sent_at);
+    }
+
+    pub fn loop_taken(&mut self, sent_at: Millis) {
+        self.loop_taken = self.loop_taken.max(sent_at);
+    }
+
+    /// Whether a returned message to this member is evidence against it.
+    pub fn return_counts(&self, from: Member, now: Millis) -> bool {
+        match self.judging_since {
+            Some(since) if self.timing.failover => {
+                self.heard.contains_key(&from) || now.saturating_sub(since) > self.timing.grace_ms
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether this member has been silent for too long, and it is not this node that cannot hear.
+    pub fn is_silent(&self, member: Member, now: Millis) -> bool {
+        if !self.timing.failover || self.judging_since.is_none() {
+            return false;
+        }
+        let (last, limit) = match self.heard.get(&member) {
+            Some(at) => ((*at).max(self.watched_since), self.timing.suspect_after_ms),
+            None => (
+                self.watched_since,
+                self.timing.suspect_after_ms.max(self.timing.grace_ms),
+            ),
+        };
+        now.saturating_sub(last) > limit && self.loop_heard >= last + limit / 2
+    }
+
+    /// Whether standing still since `since` is evidence: as silence, it is counted from the last own trouble.
+    pub fn is_useless(&self, since: Millis, now: Millis) -> bool {
+        let from = since.max(self.watched_since);
+        let limit = self.timing.useless_after_ms();
+        self.timing.failover
+            && self.judging_since.is_some()
+            && now.saturating_sub(from) > limit
+            && self.loop_heard >= from + limit / 2
+    }
+
+    /// Whether the broker takes what this node sends to itself and it does not come back (rule 10).
+    pub fn is_deaf(&self) -> bool {
+        self.judging_since.is_some() && self.loop_taken > self.loop_heard + self.timing.useless_after_ms()
+    }
+
+    /// Whether this node has heard itself within the time after which others would suspect it.
+    pub fn hears_itself(&self, now: Millis) -> bool {
+        self.judging_since.is_some() && now.saturating_sub(self.loop_heard) <= self.timing.suspect_after_ms
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::types::{Incarnation, NodeId};
+    use super::*;
+
+    fn timing() -> Timing {
+        Timing {
+            heartbeat_ms: 20,
+            suspect_after_ms: 1000,
+            grace_ms: 2000,
+            failover: true,
+            found_after_ms: 0,
+        }
+    }
+
+    fn peer() -> Member {
+        Member {
+            id: NodeId(2),
+            incarnation: Incarnation(7),
+        }
+    }
+
+    /// Runs ticks and own loops every 20 ms from `from` to `upto`.
+    fn run(detector: &mut Detector, from: Millis, upto: Millis) {
+        for now in (from..=upto).step_by(20) {
+            assert_eq!(detector.tick(now), None, "a tick in time is no sleep");
+            detector.loop_heard(now);
+        }
+    }
+
+    #[test]
+    fn silence_counts_after_the_limit_and_not_before() {
+        let mut detector = Detector::new(timing());
+        detector.resume(0);
+        detector.heard(peer(), 100);
+        run(&mut detector, 0, 1100);
+        assert!(!detector.is_silent(peer(), 1100));
+        run(&mut detector, 1120, 1120);
+        assert!(detector.is_silent(peer(), 1120));
+    }
+
+    #[test]
+    fn whoever_cannot_hear_itself_blames_nobody() {
+        let mut detector = Detector::new(timing());
+        detector.resume(0);
+        detector.heard(peer(), 100);
+        for now in (0..5000).step_by(20) {
+            detector.tick(now);
+        }
+        assert!(!detector.is_silent(peer(), 5000));
+        assert!(!detector.is_deaf(), "the broker did not take its heartbeats either");
+        detector.loop_taken(4000);
+        assert!(detector.is_deaf());
+    }
+
+    #[test]
+    fn own_sleep_is_nobodys_fault() {
+        let mut detector = Detector::new(timing());
+        detector.resume(0);
+        detector.heard(peer(), 100);
+        run(&mut detector, 0, 100);
+        assert_eq!(detector.tick(5000), Some(4900));
+        detector.loop_heard(5000);
+        assert!(!detector.is_silent(peer(), 5020));
+        run(&mut detector, 5020, 6020);
+        assert!(detector.is_silent(peer(), 6020));
+    }
+
+    #[test]
+    fn a_return_counts_at_once_once_heard_and_after_the_grace_otherwise() {
+        let mut detector = Detector::new(timing());
+        assert!(!detector.return_counts(peer(), 9000), "not connected");
+        detector.resume(9000);
+        assert!(!detector.return_counts(peer(), 11_000));
+        assert!(detector.return_counts(peer(), 11_001));
+        detector.resume(20_000);
+        detector.heard(peer(), 20_010);
+        assert!(detector.return_counts(peer(), 20_020));
+        detector.suspend();
+        assert!(!detector.return_counts(peer(), 30_000), "blocked or disconnected");
+    }
+
+    #[test]
+    fn without_failover_nobody_is_suspected() {
+        let mut detector = Detector::new(Timing {
+            failover: false,
+            ..timing()
+        });
+        detector.resume(0);
+        detector.heard(peer(), 0);
+        run(&mut detector, 0, 10_000);
+        assert!(!detector.is_silent(peer(), 10_000));
+        assert!(!detector.return_counts(peer(), 10_000));
+        assert!(!detector.is_useless(0, 10_000));
+    }
+}

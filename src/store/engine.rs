@@ -1,0 +1,318 @@
+//! fjall behind a small door: its settings, its errors, and its panics turned into errors.
+
+use std::fs::{DirBuilder, File, Permissions, TryLockError};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+
+use fjall::{Database, Guard, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode, Slice};
+
+use super::error::StoreError;
+use super::keys;
+use crate::ring::Index;
+
+/// Bytes of unwritten data a keyspace holds in memory before it is written out. Small, because a node has five of them
+/// and all nodes of a ring may share a machine; the engine's default of 64 MiB is made for one big database. When it is
+/// full the engine writes it out in the background; a writer that fills four before that is held up, 100 ms at a time.
+const MEMTABLE_BYTES: u64 = 1024 * 1024;
+
+/// Bytes of blocks kept in memory for reading. When it is full the least recently used go.
+const BLOCK_CACHE_BYTES: u64 = 1024 * 1024;
+
+/// Bytes of journals, replayed at the next opening, from which the engine writes out what still needs them. The
+/// smallest value that it accepts.
+const JOURNAL_BYTES: u64 = 64 * 1024 * 1024;
+
+/// Open files kept. When it is full the least recently used are closed.
+const OPEN_FILES: usize = 64;
+
+/// One thread can write memtables out while the other one compacts.
+const WORKER_THREADS: usize = 2;
+
+pub(super) type Pair = Result<(Slice, Slice), StoreError>;
+
+pub(super) struct Engine {
+    directory: PathBuf,
+    database: Database,
+    pub(super) log: Keyspace,
+    pub(super) outputs: Keyspace,
+    pub(super) groups: Keyspace,
+    pub(super) aside: Keyspace,
+    pub(super) meta: Keyspace,
+}
+
+pub(super) fn database_path(directory: &Path) -> PathBuf {
+    directory.join("db")
+}
+
+/// Makes the directory private and locks it.
+pub(super) fn prepare_directory(directory: &Path) -> Result<File, StoreError> {
+    let failed = |what: &str, error: io::Error| StoreError::Open {
+        directory: directory.to_path_buf(),
+        why: format!("{what}: {error}"),
+    };
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(directory);
+    made.map_err(|e| failed("making the directory", e))?;
+    let private = std::fs::set_permissions(directory, Permissions::from_mode(0o700));
+    private.map_err(|e| failed("making the directory private", e))?;
+    let lock = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(directory.join("lock"));
+    let lock = lock.map_err(|e| failed("opening its lock", e))?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => Err(StoreError::Locked {
+            directory: directory.to_path_buf(),
+        }),
+        Err(TryLockError::Error(error)) => Err(failed("locking it", error)),
+    }
+}
+
+impl Engine {
+    /// The caller holds the directory's lock.
+    pub(super) fn open(directory: &Path) -> Result<Engine, StoreError> {
+        let path = database_path(directory);
+        let exists = path
+            .try_exists()
+            .map_err(|e| open_error(directory, fjall::Error::Io(e)))?;
+        if !exists {
+            create(directory, &path)?;
+        }
+        let engine = guarded(directory, || Engine::open_at(directory, &path))?.map_err(|e| open_error(directory, e))?;
+        engine.check_layout()?;
+        Ok(engine)
+    }
+
+    fn open_at(directory: &Path, path: &Path) -> fjall::Result<Engine> {
+        let database = Database::builder(path)
+            .cache_size(BLOCK_CACHE_BYTES)
+            .max_journaling_size(JOURNAL_BYTES)
+            .max_cached_files(Some(OPEN_FILES))
+            .worker_threads(WORKER_THREADS)
+            .open()?;
+        let keyspace = |name| {
+            database.keyspace(name, || {
+                KeyspaceCreateOptions::default()
+                    .max_memtable_size(MEMTABLE_BYTES)
+                    .expect_point_read_hits(true)
+            })
+        };
+        Ok(Engine {
+            directory: directory.to_path_buf(),
+            log: keyspace("log")?,
+            outputs: keyspace("outputs")?,
+            groups: keyspace("groups")?,
+            aside: keyspace("aside")?,
+            meta: keyspace("meta")?,
+            database,
+        })
+    }
+
+    fn check_layout(&self) -> Result<(), StoreError> {
+        let found = self.get(&self.meta, keys::VERSION)?;
+        match found.as_deref() {
+            Some(bytes) if bytes == keys::LAYOUT.to_be_bytes() => Ok(()),
+            Some(bytes) => Err(StoreError::Version {
+                directory: self.directory.clone(),
+                found: match bytes.try_into() {
+                    Ok(number) => u32::from_be_bytes(number).to_string(),
+                    Err(_) => "unknown".to_string(),
+                },
+                expected: keys::LAYOUT,
+            }),
+            None => Err(self.corrupt("its layout's version is missing")),
+        }
+    }
+
+    pub(super) fn batch(&self) -> OwnedWriteBatch {
+        self.database.batch()
+    }
+
+    /// Commits; with `durable` it is on the disk when this returns, else with the operating system.
+    pub(super) fn commit(&self, batch: OwnedWriteBatch, durable: bool) -> Result<(), String> {
+        let mode = if durable {
+            PersistMode::SyncData
+        } else {
+            PersistMode::Buffer
+        };
+        let outcome = catch_unwind(AssertUnwindSafe(|| batch.durability(Some(mode)).commit()));
+        match outcome {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(fjall::Error::Io(error))) => Err(error.to_string()),
+            Ok(Err(fjall::Error::Poisoned)) => Err(format!("an earlier write in the background failed{}", self.room())),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err("the storage engine gave up (its message is in the node's log)".to_string()),
+        }
+    }
+
+    /// The engine does not tell why a background write failed; how much room the disk has tells the commonest reason.
+    fn room(&self) -> String {
+        match nix::sys::statvfs::statvfs(&self.directory) {
+            Ok(disk) => format!(
+                "; {} KiB are free there",
+                disk.blocks_available() * disk.fragment_size() / 1024
+            ),
+            Err(_) => String::new(),
+        }
+    }
+
+    pub(super) fn get(&self, keyspace: &Keyspace, key: &[u8]) -> Result<Option<Slice>, StoreError> {
+        self.read(|| keyspace.get(key))
+    }
+
+    pub(super) fn first(&self, keyspace: &Keyspace) -> Result<Option<(Slice, Slice)>, StoreError> {
+        self.read(|| keyspace.first_key_value().map(Guard::into_inner).transpose())
+    }
+
+    pub(super) fn last(&self, keyspace: &Keyspace) -> Result<Option<(Slice, Slice)>, StoreError> {
+        self.read(|| keyspace.last_key_value().map(Guard::into_inner).transpose())
+    }
+
+    /// All keys, in order.
+    pub(super) fn keys(
+        &self,
+        keyspace: &Keyspace,
+    ) -> Result<impl Iterator<Item = Result<Slice, StoreError>> + use<>, StoreError> {
+        Ok(self
+            .pairs(self.read(|| Ok(keyspace.iter()))?)
+            .map(|pair| pair.map(|(key, _)| key)))
+    }
+
+    /// All pairs from the key that begins with `index` on.
+    pub(super) fn range(
+        &self,
+        keyspace: &Keyspace,
+        index: Index,
+    ) -> Result<impl Iterator<Item = Pair> + use<>, StoreError> {
+        Ok(self.pairs(self.read(|| Ok(keyspace.range(keys::index(index)..)))?))
+    }
+
+    pub(super) fn prefix(
+        &self,
+        keyspace: &Keyspace,
+        prefix: &[u8],
+    ) -> Result<impl Iterator<Item = Pair> + use<>, StoreError> {
+        Ok(self.pairs(self.read(|| Ok(keyspace.prefix(prefix)))?))
+    }
+
+    /// All pairs from key `first` to key `last`, both included.
+    pub(super) fn between(
+        &self,
+        keyspace: &Keyspace,
+        first: &[u8],
+        last: &[u8],
+    ) -> Result<impl Iterator<Item = Pair> + use<>, StoreError> {
+        Ok(self.pairs(self.read(|| Ok(keyspace.range(first..=last)))?))
+    }
+
+    /// The highest key from `first` to `last`, both included.
+    pub(super) fn last_up_to(
+        &self,
+        keyspace: &Keyspace,
+        first: &[u8],
+        last: &[u8],
+    ) -> Result<Option<Slice>, StoreError> {
+        self.read(|| keyspace.range(first..=last).next_back().map(Guard::key).transpose())
+    }
+
+    fn pairs(&self, mut iterator: fjall::Iter) -> impl Iterator<Item = Pair> + use<> {
+        let directory = self.directory.clone();
+        std::iter::from_fn(move || {
+            let step = guarded(&directory, || iterator.next().map(Guard::into_inner).transpose());
+            step.and_then(|pair| pair.map_err(|e| read_error(&directory, e)))
+                .transpose()
+        })
+    }
+
+    fn read<T>(&self, operation: impl FnOnce() -> fjall::Result<T>) -> Result<T, StoreError> {
+        guarded(&self.directory, operation)?.map_err(|e| read_error(&self.directory, e))
+    }
+
+    fn corrupt(&self, what: &str) -> StoreError {
+        StoreError::Corrupt {
+            directory: self.directory.clone(),
+            what: what.to_string(),
+        }
+    }
+}
+
+/// Makes an empty database beside `path` and renames it: a process killed on the way leaves only what the next one
+/// clears away.
+fn create(directory: &Path, path: &Path) -> Result<(), StoreError> {
+    let failed = |error| open_error(directory, error);
+    let unfinished = directory.join("db.new");
+    match std::fs::remove_dir_all(&unfinished) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error.into())),
+        _ => {}
+    }
+    let engine = Engine::open_at(directory, &unfinished).map_err(failed)?;
+    let mut batch = engine.batch();
+    batch.insert(&engine.meta, keys::VERSION, keys::LAYOUT.to_be_bytes());
+    engine.commit(batch, true).map_err(|why| StoreError::Open {
+        directory: directory.to_path_buf(),
+        why,
+    })?;
+    drop(engine);
+    let renamed = std::fs::rename(&unfinished, path).and_then(|()| File::open(directory)?.sync_all());
+    renamed.map_err(|e| failed(e.into()))
+}
+
+/// The engine panics on some damage that its checksums do not cover. To a node that is one more way in which a file can
+/// be wrong, not a reason to die without a word.
+fn guarded<T>(directory: &Path, operation: impl FnOnce() -> T) -> Result<T, StoreError> {
+    catch_unwind(AssertUnwindSafe(operation)).map_err(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_string()));
+        StoreError::Corrupt {
+            directory: directory.to_path_buf(),
+            what: text.unwrap_or_else(|| "the storage engine gave up".to_string()),
+        }
+    })
+}
+
+fn open_error(directory: &Path, error: fjall::Error) -> StoreError {
+    let directory = directory.to_path_buf();
+    match error {
+        fjall::Error::Locked => StoreError::Locked { directory },
+        fjall::Error::InvalidVersion(Some(version)) => StoreError::Version {
+            directory,
+            found: format!("{version:?} of the storage engine"),
+            expected: keys::LAYOUT,
+        },
+        fjall::Error::Io(error) | fjall::Error::Storage(fjall::LsmError::Io(error)) if is_environment(&error) => {
+            StoreError::Open {
+                directory,
+                why: error.to_string(),
+            }
+        }
+        error => StoreError::Corrupt {
+            directory,
+            what: error.to_string(),
+        },
+    }
+}
+
+fn read_error(directory: &Path, error: fjall::Error) -> StoreError {
+    let directory = directory.to_path_buf();
+    match error {
+        fjall::Error::Io(error) | fjall::Error::Storage(fjall::LsmError::Io(error)) if is_environment(&error) => {
+            StoreError::Read {
+                directory,
+                why: error.to_string(),
+            }
+        }
+        error => StoreError::Corrupt {
+            directory,
+            what: error.to_string(),
+        },
+    }
+}
+
+/// Whether the operating system said it (no room, no permission, a bad disk), not the decoding of a file. A file of the
+/// engine's that is not there is damage.
+fn is_environment(error: &io::Error) -> bool {
+    error.raw_os_error().is_some() && error.kind() != io::ErrorKind::NotFound
+}

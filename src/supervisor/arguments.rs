@@ -1,0 +1,260 @@
+//! The command line of `chaleyd`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::config::{Flag, Nodes, limits};
+
+/// A group chat that survives kill -9: the supervisor of its nodes.
+#[derive(Debug, Parser)]
+#[command(name = "chaleyd", version, max_term_width = 100, arg_required_else_help = true)]
+#[command(
+    after_help = "Start with: chaleyd up -n 4\nThen in two more terminals: chaley\nThen watch: chaleyd kill 2, chaleyd state"
+)]
+pub struct Arguments {
+    #[command(flatten)]
+    pub place: PlaceArguments,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Which supervisor is meant.
+#[derive(Debug, Clone, Args)]
+pub struct PlaceArguments {
+    /// Directory of data, logs and control socket [env: CHALEY_STATE_DIR]
+    #[arg(long, global = true, value_name = "DIR", help_heading = "Which ring")]
+    pub state_dir: Option<PathBuf>,
+    /// Name of the ring [env: CHALEY_CLUSTER] [default: chaley]
+    #[arg(long, global = true, value_name = "NAME", help_heading = "Which ring")]
+    pub cluster: Option<String>,
+    /// Settings file [env: CHALEY_CONFIG] [default: ./cluster.toml if there is one]
+    #[arg(long = "config", global = true, value_name = "FILE", help_heading = "Which ring")]
+    pub config: Option<PathBuf>,
+    /// When to colour: NO_COLOR and TERM=dumb are obeyed too
+    #[arg(
+        long,
+        global = true,
+        value_name = "WHEN",
+        default_value = "auto",
+        help_heading = "Output"
+    )]
+    pub color: Colour,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Colour {
+    Auto,
+    Always,
+    Never,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Start a ring: a broker, if none is given, and N nodes; then supervise them
+    Up(UpArguments),
+    /// Show users, servers and the ring
+    State(StateArguments),
+    /// Say in one line whether all is well; exit code 0 if so, 1 if not
+    Check,
+    /// Kill a node (SIGKILL) and wait until the others have closed the ring without it
+    Kill {
+        #[arg(value_name = "ID")]
+        id: u32,
+        /// One JSON object instead of a sentence
+        #[arg(long)]
+        json: bool,
+    },
+    /// Freeze a node (SIGSTOP)
+    Pause {
+        #[arg(value_name = "ID")]
+        id: u32,
+    },
+    /// Let a frozen node go on (SIGCONT)
+    Resume {
+        #[arg(value_name = "ID")]
+        id: u32,
+    },
+    /// Bring a node back; a new ID grows the ring
+    Start {
+        #[arg(value_name = "ID")]
+        id: u32,
+    },
+    /// Let a node leave the ring, then end it
+    Stop {
+        #[arg(value_name = "ID")]
+        id: u32,
+    },
+    /// End all nodes, the private broker and the supervisor; all data is kept
+    Down,
+    /// Show what the nodes and the supervisor have logged
+    Logs(LogsArguments),
+    /// Print the AMQP URL (with the clients' account) for other programs and other machines
+    ClientUrl {
+        /// Name or address by which the clients reach this machine
+        #[arg(long, value_name = "HOST")]
+        host: Option<String>,
+    },
+    /// The settings in force
+    Config {
+        #[command(subcommand)]
+        command: ConfigCommand,
+    },
+    /// One node; started by the supervisor
+    #[command(hide = true)]
+    Node,
+    /// A supervisor in the background; started by `up -d`
+    #[command(hide = true)]
+    Supervise { cluster: Option<String> },
+}
+
+#[derive(Debug, Args)]
+pub struct UpArguments {
+    /// How many nodes (1 to 64), or which: 3,4
+    #[arg(short = 'n', long, value_name = "N", value_parser = parse_nodes)]
+    pub nodes: Option<Nodes>,
+    /// Settings file, as --config
+    #[arg(short = 'f', value_name = "FILE", conflicts_with = "config")]
+    pub file: Option<PathBuf>,
+    /// Return when the ring is ready, and leave it running in the background
+    #[arg(short = 'd', long)]
+    pub detach: bool,
+    /// A RabbitMQ of your own, instead of a private one; repeat it for the brokers of one RabbitMQ cluster
+    #[arg(long, value_name = "URL", value_delimiter = ',')]
+    pub broker_url: Vec<String>,
+    /// Total order only: nobody looks for dead nodes
+    #[arg(long)]
+    pub no_failover: bool,
+    /// Found a new cluster: history that the broker or the stores have is given up
+    #[arg(long)]
+    pub new_cluster: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct StateArguments {
+    /// One JSON object instead of tables
+    #[arg(long)]
+    pub json: bool,
+    /// Show it again and again
+    #[arg(short = 'w', long)]
+    pub watch: bool,
+    /// Exit with 1 unless all is well
+    #[arg(long, conflicts_with = "watch")]
+    pub exit_code: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct LogsArguments {
+    /// A node's id, `supervisor` or `broker`; without it, all nodes and the supervisor
+    #[arg(value_name = "ID", value_parser = parse_log)]
+    pub which: Option<Log>,
+    /// Go on with what is added
+    #[arg(short = 'f', long)]
+    pub follow: bool,
+    /// Only the last so many lines
+    #[arg(short = 'n', long, value_name = "LINES")]
+    pub lines: Option<usize>,
+    /// Only what is newer: an age (90s, 10m, 2h) or a time (2026-01-31T12:00:00Z)
+    #[arg(long, value_name = "TIME", value_parser = parse_since)]
+    pub since: Option<std::time::SystemTime>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Print every setting
+    Show {
+        /// Where each value comes from
+        #[arg(long)]
+        origin: bool,
+    },
+}
+
+/// Whose log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Log {
+    Node(u32),
+    Supervisor,
+    Broker,
+}
+
+fn parse_log(text: &str) -> Result<Log, String> {
+    match text {
+        "supervisor" => Ok(Log::Supervisor),
+        "broker" => Ok(Log::Broker),
+        _ => text
+            .parse()
+            .map(Log::Node)
+            .map_err(|_| "a node's id, `supervisor` or `broker`".to_owned()),
+    }
+}
+
+fn parse_nodes(text: &str) -> Result<Nodes, String> {
+    let most = limits::NODES.end();
+    let wrong = || format!("a number of nodes from 1 to {most}, or ids such as 3,4");
+    if !text.contains(',') {
+        let count: u16 = text.parse().map_err(|_| wrong())?;
+        return if limits::NODES.contains(&count) {
+            Ok(Nodes::Count(count))
+        } else {
+            Err(wrong())
+        };
+    }
+    let ids: Result<Vec<u16>, _> = text.split(',').map(|id| id.trim().parse()).collect();
+    ids.map(Nodes::List).map_err(|_| wrong())
+}
+
+fn parse_since(text: &str) -> Result<std::time::SystemTime, String> {
+    if let Ok(age) = humantime::parse_duration(text) {
+        let then = std::time::SystemTime::now().checked_sub(age);
+        return then.ok_or_else(|| "that is before time began".to_owned());
+    }
+    humantime::parse_rfc3339_weak(text)
+        .map_err(|_| "an age such as 10m, or a time such as 2026-01-31T12:00:00Z".to_owned())
+}
+
+impl PlaceArguments {
+    pub fn flags(&self) -> Vec<Flag> {
+        let mut flags = Vec::new();
+        if let Some(directory) = &self.state_dir {
+            flags.push(Flag {
+                key: "cluster.state_dir",
+                name: "--state-dir",
+                value: toml::Value::String(directory.to_string_lossy().into_owned()),
+            });
+        }
+        if let Some(name) = &self.cluster {
+            flags.push(Flag {
+                key: "cluster.name",
+                name: "--cluster",
+                value: toml::Value::String(name.clone()),
+            });
+        }
+        flags
+    }
+}
+
+impl UpArguments {
+    pub fn flags(&self) -> Vec<Flag> {
+        let mut flags = Vec::new();
+        let mut add = |key, name, value| flags.push(Flag { key, name, value });
+        match &self.nodes {
+            Some(Nodes::Count(count)) => add("cluster.nodes", "-n", toml::Value::Integer((*count).into())),
+            Some(Nodes::List(ids)) => {
+                let ids = ids.iter().map(|id| toml::Value::Integer((*id).into())).collect();
+                add("cluster.nodes", "-n", toml::Value::Array(ids));
+            }
+            None => {}
+        }
+        if !self.broker_url.is_empty() {
+            add(
+                "broker.url",
+                "--broker-url",
+                toml::Value::String(self.broker_url.join(",")),
+            );
+        }
+        if self.no_failover {
+            add("ring.failover", "--no-failover", toml::Value::Boolean(false));
+        }
+        flags
+    }
+}

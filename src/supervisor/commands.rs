@@ -1,0 +1,320 @@
+//! What each `chaleyd` command does on the asking side.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+
+use super::arguments::{Arguments, Colour, Command, ConfigCommand, PlaceArguments, StateArguments, UpArguments};
+use super::output::{error, print, print_line};
+use super::process::is_running;
+use super::{Plan, daemon, follow, launch, render};
+use crate::config::{ConfigError, Flag, Settings, Sources};
+use crate::control::{Answer, Failure, NodeCondition, Request, StateReport, call, exit};
+
+/// `state` answers within a second; a supervisor that takes longer is stopped or lost.
+const STATE_TIMEOUT: Duration = Duration::from_secs(2);
+/// The supervisor's own limits for these are shorter, so that it is the one to say what took too long.
+const KILL_TIMEOUT: Duration = Duration::from_secs(15);
+const START_TIMEOUT: Duration = Duration::from_secs(70);
+const STOP_TIMEOUT: Duration = Duration::from_secs(15);
+const DOWN_TIMEOUT: Duration = Duration::from_secs(40);
+const QUICK_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often `state -w` looks.
+const WATCH_INTERVAL: Duration = Duration::from_millis(500);
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Failure {
+        Failure::new(error.code, error.message)
+    }
+}
+
+/// `chaleyd`. `node` is what the hidden subcommand of that name runs.
+pub fn main(node: fn() -> ExitCode) -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(wrong) => return refuse(&wrong),
+    };
+    match arguments.place.color {
+        Colour::Auto => {}
+        Colour::Always => anstream::ColorChoice::Always.write_global(),
+        Colour::Never => anstream::ColorChoice::Never.write_global(),
+    }
+    let outcome = match arguments.command {
+        Command::Node => return node(),
+        command => run(&arguments.place, command),
+    };
+    ExitCode::from(outcome.unwrap_or_else(|failure| {
+        error(&failure.message);
+        failure.code
+    }))
+}
+
+/// Help and version are no errors; all else that the parser refuses is 64.
+fn refuse(wrong: &clap::Error) -> ExitCode {
+    // A closed terminal does not change the exit code.
+    let _closed = wrong.print();
+    ExitCode::from(if wrong.use_stderr() { exit::USAGE } else { exit::DONE })
+}
+
+fn run(place: &PlaceArguments, command: Command) -> Result<u8, Failure> {
+    match command {
+        Command::Up(up) => return self::up(place, &up),
+        Command::Supervise { .. } => return Ok(launch::detached()),
+        Command::Config {
+            command: ConfigCommand::Show { origin },
+        } => return show_config(place, origin),
+        _ => {}
+    }
+    let directory = state_dir(place)?;
+    let done = |request: Request, timeout: Duration| {
+        print_line(&render::answer(&call(&directory, &request, timeout)?));
+        Ok(exit::DONE)
+    };
+    match command {
+        Command::State(arguments) => state(&directory, &arguments),
+        Command::Check => check(&directory),
+        Command::Kill { id, json } => kill(&directory, id, json),
+        Command::Pause { id } => done(Request::Pause { id }, QUICK_TIMEOUT),
+        Command::Resume { id } => done(Request::Resume { id }, QUICK_TIMEOUT),
+        Command::Start { id } => done(Request::Start { id }, START_TIMEOUT),
+        Command::Stop { id } => done(Request::Stop { id }, STOP_TIMEOUT),
+        Command::Down => down(&directory),
+        Command::ClientUrl { host } => done(Request::ClientUrl { host }, QUICK_TIMEOUT),
+        Command::Logs(arguments) => follow::logs(&directory, &arguments),
+        Command::Up(_) | Command::Supervise { .. } | Command::Config { .. } | Command::Node => Ok(exit::DONE),
+    }
+}
+
+// ---- settings ---------------------------------------------------------------------------------------------------------
+
+fn sources(place: &PlaceArguments, file: Option<&Path>, flags: Vec<Flag>) -> Sources {
+    let environment: Vec<(String, String)> = std::env::vars_os()
+        .map(|(name, value)| {
+            (
+                name.to_string_lossy().into_owned(),
+                value.to_string_lossy().into_owned(),
+            )
+        })
+        .filter(|(name, _)| name.starts_with("CHALEY_"))
+        .collect();
+    let named = file.map(Path::to_owned).or_else(|| place.config.clone());
+    let named = named.or_else(|| {
+        std::env::var_os("CHALEY_CONFIG")
+            .filter(|name| !name.is_empty())
+            .map(PathBuf::from)
+    });
+    let usual = || Some(PathBuf::from("cluster.toml")).filter(|path| path.exists());
+    Sources {
+        file: named.or_else(usual),
+        environment,
+        flags: place.flags().into_iter().chain(flags).collect(),
+    }
+}
+
+/// Where the supervisor is that a command speaks to. A directory that is named needs no settings file.
+fn state_dir(place: &PlaceArguments) -> Result<PathBuf, Failure> {
+    let named = place
+        .state_dir
+        .clone()
+        .or_else(|| std::env::var_os("CHALEY_STATE_DIR").map(PathBuf::from));
+    if let Some(directory) = named.filter(|directory| !directory.as_os_str().is_empty()) {
+        return std::path::absolute(&directory).map_err(|e| Failure::machine(directory.display(), e));
+    }
+    Ok(Settings::load(&sources(place, None, Vec::new()))?.config.state_dir()?)
+}
+
+fn show_config(place: &PlaceArguments, origin: bool) -> Result<u8, Failure> {
+    let settings = Settings::load(&sources(place, None, Vec::new()))?;
+    let mut text = String::new();
+    for (key, value, from) in settings.describe() {
+        let setting = format!("{key} = {value}");
+        if origin {
+            text.push_str(&format!("{setting:<50}  {from}\n"));
+        } else {
+            text.push_str(&format!("{setting}\n"));
+        }
+    }
+    print(&text);
+    Ok(exit::DONE)
+}
+
+// ---- up ---------------------------------------------------------------------------------------------------------------
+
+fn up(place: &PlaceArguments, up: &UpArguments) -> Result<u8, Failure> {
+    hide_passwords(up)?;
+    let mut config = Settings::load(&sources(place, up.file.as_deref(), up.flags()))?.config;
+    config.cluster.state_dir = config.state_dir()?;
+    let plan = Plan {
+        config,
+        new_cluster: up.new_cluster,
+    };
+    if up.detach {
+        daemon::launch(&plan)?;
+    } else {
+        launch::foreground(plan)?;
+    }
+    Ok(exit::DONE)
+}
+
+/// Everyone on the machine can read a command line. If ours holds a password, this program is executed again with the
+/// URL in the environment, which only its owner can read.
+fn hide_passwords(up: &UpArguments) -> Result<(), Failure> {
+    const FLAG: &str = "--broker-url";
+    if !up.broker_url.iter().any(|url| url.contains('@')) {
+        return Ok(());
+    }
+    let mut kept = Vec::new();
+    let mut arguments = std::env::args_os().skip(1);
+    while let Some(argument) = arguments.next() {
+        if argument == OsStr::new(FLAG) {
+            arguments.next();
+        } else if !starts_with(&argument, "--broker-url=") {
+            kept.push(argument);
+        }
+    }
+    let error = std::process::Command::new("/proc/self/exe")
+        .args(kept)
+        .env("CHALEY_BROKER_URL", up.broker_url.join(","))
+        .exec();
+    Err(Failure::machine(
+        "hiding the password of --broker-url (set CHALEY_BROKER_URL instead)",
+        error,
+    ))
+}
+
+fn starts_with(argument: &OsString, prefix: &str) -> bool {
+    argument.as_encoded_bytes().starts_with(prefix.as_bytes())
+}
+
+/// Ends the supervisor, and returns when it is gone, so that the next command finds none.
+fn down(directory: &Path) -> Result<u8, Failure> {
+    let Answer::Settings { pid, .. } = call(directory, &Request::Settings, QUICK_TIMEOUT)? else {
+        return Err(strange_answer());
+    };
+    let answer = call(directory, &Request::Down, DOWN_TIMEOUT)?;
+    let deadline = Instant::now() + QUICK_TIMEOUT;
+    while is_running(pid) && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    print_line(&render::answer(&answer));
+    Ok(exit::DONE)
+}
+
+fn strange_answer() -> Failure {
+    Failure::new(
+        exit::FAILED,
+        "the supervisor answered something else; is it of another version? `chaleyd down`, then `chaleyd up`",
+    )
+}
+
+// ---- state ------------------------------------------------------------------------------------------------------------
+
+fn ask_state(directory: &Path) -> Result<Box<StateReport>, Failure> {
+    match call(directory, &Request::State, STATE_TIMEOUT)? {
+        Answer::State(report) => Ok(report),
+        _ => Err(strange_answer()),
+    }
+}
+
+fn state(directory: &Path, arguments: &StateArguments) -> Result<u8, Failure> {
+    if arguments.watch {
+        watch_state(directory, arguments.json);
+    }
+    let report = ask_state(directory)?;
+    print(&shown_state(&report, arguments.json));
+    let bad = arguments.exit_code && !troubles(&report).is_empty();
+    Ok(if bad { exit::FAILED } else { exit::DONE })
+}
+
+fn shown_state(report: &StateReport, json: bool) -> String {
+    if json {
+        serde_json::to_string(report).unwrap_or_default() + "\n"
+    } else {
+        render::state(report)
+    }
+}
+
+/// Shows the state until interrupted; a supervisor that is away for a while is waited for.
+fn watch_state(directory: &Path, json: bool) -> ! {
+    let in_place = !json && std::io::IsTerminal::is_terminal(&std::io::stdout());
+    if in_place {
+        print("\x1b[2J");
+    }
+    loop {
+        let text = match ask_state(directory) {
+            Ok(report) => shown_state(&report, json),
+            Err(failure) if json => {
+                error(&failure.message);
+                String::new()
+            }
+            Err(failure) => format!("{failure}\n"),
+        };
+        if in_place {
+            // Home, each line cleared to its end as it is written, then the rest of the screen.
+            print(&format!("\x1b[H{}\x1b[J", text.replace('\n', "\x1b[K\n")));
+        } else {
+            print(&text);
+        }
+        std::thread::sleep(WATCH_INTERVAL);
+    }
+}
+
+fn check(directory: &Path) -> Result<u8, Failure> {
+    let report = ask_state(directory)?;
+    let troubles = troubles(&report);
+    if troubles.is_empty() {
+        let nodes = super::engine::count(report.nodes.len(), "node");
+        print_line(&format!(
+            "ok: {nodes}, view {}, broker {}",
+            report.epoch, report.broker.status
+        ));
+        return Ok(exit::DONE);
+    }
+    print_line(&format!(
+        "not well: {}; see `chaleyd state` and `chaleyd logs`",
+        troubles.join("; ")
+    ));
+    Ok(exit::FAILED)
+}
+
+/// What an operator would want to know. A node that was stopped on purpose is no trouble.
+fn troubles(report: &StateReport) -> Vec<String> {
+    let mut found = Vec::new();
+    if report.broker.status != "up" {
+        found.push(format!("the broker is {}", report.broker.status));
+    }
+    for node in &report.nodes {
+        match node.status {
+            NodeCondition::Stopped => {}
+            NodeCondition::Ready if report.members.contains(&node.id) => {}
+            NodeCondition::Ready => found.push(format!("node {} is not in the view", node.id)),
+            other => found.push(format!("node {} is {}", node.id, other.as_str())),
+        }
+    }
+    if report.members.is_empty() {
+        found.push("there is no ring".to_owned());
+    }
+    found
+}
+
+fn kill(directory: &Path, id: u32, json: bool) -> Result<u8, Failure> {
+    let Answer::Killed(report) = call(directory, &Request::Kill { id }, KILL_TIMEOUT)? else {
+        return Err(strange_answer());
+    };
+    let text = if json {
+        serde_json::to_string(&report).unwrap_or_default()
+    } else {
+        render::killed(&report)
+    };
+    print_line(&text);
+    if report.timed_out {
+        let message =
+            format!("node {id} was killed, but the ring was not seen whole again in time; see `chaleyd state`");
+        return Err(Failure::new(exit::TIMEOUT, message));
+    }
+    Ok(exit::DONE)
+}

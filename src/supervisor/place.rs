@@ -1,0 +1,181 @@
+//! The state directory: private, and held by one supervisor at a time.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+
+use crate::control::{Failure, existing_socket, exit, place_for_socket};
+
+/// Held with flock for as long as a supervisor lives, so that the kernel lets go of it however the supervisor ends.
+const LOCK: &str = "supervisor.lock";
+
+/// A state directory of which this process is the only supervisor.
+pub struct Place {
+    pub directory: PathBuf,
+    /// Kept open for its lock.
+    _lock: File,
+}
+
+impl Place {
+    /// Makes the directory if need be and takes its lock; `None` when another supervisor holds it.
+    pub fn take(directory: &Path) -> Result<Option<Place>, Failure> {
+        make_private(directory)?;
+        let path = directory.join(LOCK);
+        let failed = |error: std::io::Error| refused(&path, &error);
+        let mut lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(&path)
+            .map_err(failed)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Ok(None),
+            Err(TryLockError::Error(error)) => return Err(failed(error)),
+        }
+        lock.set_len(0)
+            .and_then(|()| writeln!(lock, "{}", std::process::id()))
+            .map_err(failed)?;
+        for below in ["logs", "nodes"] {
+            make_private(&directory.join(below))?;
+        }
+        Ok(Some(Place {
+            directory: directory.to_owned(),
+            _lock: lock,
+        }))
+    }
+
+    /// Binds the control socket. One that is already there is a dead supervisor's, because the lock is ours.
+    pub fn bind(&self) -> Result<UnixListener, Failure> {
+        let path = place_for_socket(&self.directory).map_err(|e| Failure::new(exit::CONFIG, e.to_string()))?;
+        let failed = |error: std::io::Error| refused(&path, &error);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
+            _ => {}
+        }
+        // Its directory is closed to others from the start, so that there is no moment in which they could connect.
+        let listener = UnixListener::bind(&path).map_err(failed)?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).map_err(failed)?;
+        Ok(listener)
+    }
+
+    pub fn node_directory(&self, id: u16) -> Result<PathBuf, Failure> {
+        let directory = self.directory.join("nodes").join(id.to_string());
+        make_private(&directory)?;
+        Ok(directory)
+    }
+
+    pub fn log(&self, name: &str) -> PathBuf {
+        log_path(&self.directory, name)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        // A leftover socket would be harmless, only untidy.
+        let _harmless = fs::remove_file(existing_socket(&self.directory));
+    }
+}
+
+/// The log of `supervisor`, `broker` or `node-<id>`.
+pub fn log_path(state_dir: &Path, name: &str) -> PathBuf {
+    state_dir.join("logs").join(format!("{name}.log"))
+}
+
+/// The process id in the lock file: whom to name when the lock is held and nobody answers.
+pub fn holder(state_dir: &Path) -> String {
+    let text = fs::read_to_string(state_dir.join(LOCK)).unwrap_or_default();
+    let pid: String = text.trim().chars().take_while(char::is_ascii_digit).collect();
+    if pid.is_empty() { "unknown".to_owned() } else { pid }
+}
+
+/// Makes `directory` with mode 0700, or closes it if it is a state directory or empty. Any other directory that is open
+/// to others is left alone: it may be someone's home.
+fn make_private(directory: &Path) -> Result<(), Failure> {
+    let failed = |error: std::io::Error| refused(directory, &error);
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)
+        .map_err(failed)?;
+    let meta = fs::metadata(directory).map_err(failed)?;
+    if meta.uid() != nix::unistd::geteuid().as_raw() {
+        return Err(Failure::new(
+            exit::PERMISSION,
+            format!(
+                "{} belongs to another user; choose another with --state-dir DIR",
+                directory.display()
+            ),
+        ));
+    }
+    if meta.mode() & 0o077 == 0 {
+        return Ok(());
+    }
+    let empty = fs::read_dir(directory).map_err(failed)?.next().is_none();
+    if !empty && !directory.join(LOCK).exists() {
+        return Err(Failure::new(
+            exit::CONFIG,
+            format!(
+                "{} is open to other users and holds other things; choose an empty or new one with --state-dir DIR",
+                directory.display()
+            ),
+        ));
+    }
+    fs::set_permissions(directory, fs::Permissions::from_mode(0o700)).map_err(failed)
+}
+
+fn refused(path: &Path, error: &std::io::Error) -> Failure {
+    let code = if error.kind() == std::io::ErrorKind::PermissionDenied {
+        exit::PERMISSION
+    } else {
+        exit::FAILED
+    };
+    Failure::new(
+        code,
+        format!("{}: {error}; choose another place with --state-dir DIR", path.display()),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().mode() & 0o777
+    }
+
+    #[test]
+    fn a_place_is_private_and_held_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state");
+        let place = Place::take(&path).unwrap().unwrap();
+        assert_eq!((mode(&path), mode(&path.join("logs"))), (0o700, 0o700));
+        assert!(Place::take(&path).unwrap().is_none());
+        assert_eq!(holder(&path), std::process::id().to_string());
+        drop(place);
+        assert!(Place::take(&path).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_stale_socket_is_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(UnixListener::bind(dir.path().join("control.sock")).unwrap());
+        let place = Place::take(dir.path()).unwrap().unwrap();
+        let _listener = place.bind().unwrap();
+        assert_eq!(mode(&existing_socket(dir.path())), 0o600);
+        std::os::unix::net::UnixStream::connect(existing_socket(dir.path())).unwrap();
+    }
+
+    #[test]
+    fn an_open_directory_with_other_things_in_it_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        fs::write(dir.path().join("letter"), "dear").unwrap();
+        let failure = Place::take(dir.path()).err().unwrap();
+        assert_eq!(failure.code, exit::CONFIG);
+        assert_eq!(mode(dir.path()), 0o755);
+    }
+}

@@ -1,0 +1,235 @@
+//! Answers as a person reads them. State is never told by colour alone.
+
+use std::fmt::Write;
+
+use anstyle::{AnsiColor, Style};
+use unicode_width::UnicodeWidthStr;
+
+use super::calls::ring_text;
+use crate::control::{Answer, KillReport, NodeCondition, NodeRow, StateReport};
+
+/// Any answer, ending without a newline or with one.
+pub fn answer(answer: &Answer) -> String {
+    match answer {
+        Answer::State(report) => state(report),
+        Answer::Killed(report) => killed(report),
+        Answer::Done { message } => message.clone(),
+        Answer::ClientUrl { url } => url.clone(),
+        Answer::Settings { pid, .. } => format!("supervisor {pid}"),
+        Answer::Failed(failure) => failure.message.clone(),
+    }
+}
+
+/// The tables of users and servers, and the ring.
+pub fn state(report: &StateReport) -> String {
+    let mut text = String::new();
+    let mut users = Table::new(["ID", "USER", "STATUS", "GROUP"]);
+    for group in &report.groups {
+        for member in &group.members {
+            users.row([
+                Cell::plain(member.member.to_string()),
+                Cell::plain(&member.user),
+                Cell::plain(&member.status),
+                Cell::plain(&group.group),
+            ]);
+        }
+    }
+    text.push_str("Users\n");
+    match (report.groups_from, users.rows.is_empty()) {
+        (None, _) => text.push_str("  (no node answered)\n"),
+        (Some(_), true) => text.push_str("  (nobody has joined a group)\n"),
+        (Some(_), false) => text.push_str(&users.text()),
+    }
+    text.push_str("\nServers\n");
+    text.push_str(&servers(report));
+    let broker = &report.broker;
+    let _infallible = writeln!(text, "\nBroker  {} ({})", broker.url, broker.status);
+    let _infallible = writeln!(text, "View    {} of {}", report.epoch, report.cluster);
+    let _infallible = writeln!(text, "Ring    {}", ring(&report.members));
+    text
+}
+
+/// `1 ===> 2 ===> 3 ===> 4 ===> 1`.
+fn ring(members: &[u16]) -> String {
+    if members.is_empty() {
+        return "(down: no node runs)".to_owned();
+    }
+    ring_text(members).replace("=>", "===>")
+}
+
+fn servers(report: &StateReport) -> String {
+    let mut table = Table::new([
+        "ID", "STATUS", "ROLE", "PID", "LOG END", "COMMIT", "APPLIED", "DIGEST", "RESTARTS", "",
+    ]);
+    for node in &report.nodes {
+        table.row([
+            Cell::plain(node.id.to_string()),
+            Cell {
+                text: node.status.as_str().to_owned(),
+                style: style_of(node.status),
+            },
+            Cell::plain(node.role.map_or("-", |role| role.as_str())),
+            Cell::plain(node.pid.map_or("-".to_owned(), |pid| pid.to_string())),
+            Cell::plain(node.log_end.to_string()),
+            Cell::plain(node.commit.to_string()),
+            Cell::plain(node.applied.to_string()),
+            Cell::plain(node.digest.chars().take(8).collect::<String>()),
+            Cell::plain(node.restarts.to_string()),
+            Cell::plain(remark(node)),
+        ]);
+    }
+    table.text()
+}
+
+/// What needs saying of a node beyond its numbers.
+fn remark(node: &NodeRow) -> String {
+    /// A node reports five times a second: silence beyond this is worth a word.
+    const SILENT_MS: u64 = 2000;
+    match (node.status, &node.cause, node.report_age_ms) {
+        (NodeCondition::Dead, Some(cause), _) => cause.lines().next().unwrap_or_default().to_owned(),
+        (NodeCondition::Ready | NodeCondition::Joining, _, Some(age)) if age > SILENT_MS => {
+            format!("silent for {:.1} s", age as f64 / 1000.0)
+        }
+        _ => String::new(),
+    }
+}
+
+fn style_of(condition: NodeCondition) -> Style {
+    let colour = match condition {
+        NodeCondition::Ready => AnsiColor::Green,
+        NodeCondition::Joining | NodeCondition::Paused => AnsiColor::Yellow,
+        NodeCondition::Dead => AnsiColor::Red,
+        NodeCondition::Stopped => return Style::new().dimmed(),
+    };
+    colour.on_default()
+}
+
+/// `node 2 (pid 4711) killed; found after 12 ms by node 1 (returned heartbeat); view 7 -> 8 after 19 ms; ring 1 => 3 => 4 => 1`.
+pub fn killed(report: &KillReport) -> String {
+    let mut text = format!("node {} (pid {}) killed", report.id, report.pid);
+    if let (Some(ms), Some(by)) = (report.detected_ms, report.detected_by) {
+        let how = report.detected_how.as_deref().unwrap_or("unknown");
+        let _infallible = write!(text, "; found after {} by node {by} ({how})", milliseconds(ms));
+    }
+    if let (Some(ms), Some(epoch)) = (report.relinked_ms, report.epoch_after) {
+        let before = report.epoch_before;
+        let ring = ring_text(&report.members_after);
+        let _infallible = write!(
+            text,
+            "; view {before} -> {epoch} after {}; ring {ring}",
+            milliseconds(ms)
+        );
+    }
+    if let Some(note) = &report.note {
+        let _infallible = write!(text, "; {note}");
+    }
+    text
+}
+
+fn milliseconds(ms: f64) -> String {
+    if ms < 10.0 {
+        format!("{ms:.1} ms")
+    } else {
+        format!("{ms:.0} ms")
+    }
+}
+
+struct Cell {
+    text: String,
+    style: Style,
+}
+
+impl Cell {
+    /// Control characters are shown, not obeyed: names come from others.
+    fn plain(text: impl AsRef<str>) -> Cell {
+        let shown = |c: char| if c.is_control() { '\u{fffd}' } else { c };
+        Cell {
+            text: text.as_ref().chars().map(shown).collect(),
+            style: Style::new(),
+        }
+    }
+}
+
+/// Columns padded to their widest cell.
+struct Table<const N: usize> {
+    head: [&'static str; N],
+    rows: Vec<[Cell; N]>,
+}
+
+impl<const N: usize> Table<N> {
+    fn new(head: [&'static str; N]) -> Self {
+        Table { head, rows: Vec::new() }
+    }
+
+    fn row(&mut self, cells: [Cell; N]) {
+        self.rows.push(cells);
+    }
+
+    fn text(&self) -> String {
+        let mut widths = self.head.map(UnicodeWidthStr::width);
+        for row in &self.rows {
+            for (width, cell) in widths.iter_mut().zip(row) {
+                *width = (*width).max(cell.text.width());
+            }
+        }
+        let bold = Style::new().bold();
+        let head = self.head.map(|text| (text, bold));
+        let mut text = line(&widths, head.iter().map(|(text, style)| (*text, *style)));
+        for row in &self.rows {
+            text.push_str(&line(&widths, row.iter().map(|cell| (cell.text.as_str(), cell.style))));
+        }
+        text
+    }
+}
+
+fn line<'a>(widths: &[usize], cells: impl Iterator<Item = (&'a str, Style)>) -> String {
+    let mut text = String::new();
+    for (width, (cell, style)) in widths.iter().zip(cells) {
+        let padding = " ".repeat(width.saturating_sub(cell.width()));
+        let _infallible = write!(text, "  {style}{cell}{style:#}{padding}");
+    }
+    text.truncate(text.trim_end().len());
+    text.push('\n');
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ring_is_drawn_closed() {
+        assert_eq!(ring(&[1, 2, 3, 4]), "1 ===> 2 ===> 3 ===> 4 ===> 1");
+        assert_eq!(ring(&[3]), "3 ===> 3");
+    }
+
+    #[test]
+    fn a_kill_is_one_line() {
+        let mut report = KillReport {
+            id: 2,
+            pid: 4711,
+            detected_ms: Some(12.3),
+            relinked_ms: Some(19.4),
+            epoch_before: 7,
+            epoch_after: Some(8),
+            detected_by: Some(1),
+            detected_how: Some("returned heartbeat".to_owned()),
+            members_after: vec![1, 3, 4],
+            note: None,
+            timed_out: false,
+        };
+        assert_eq!(
+            killed(&report),
+            "node 2 (pid 4711) killed; found after 12 ms by node 1 (returned heartbeat); view 7 -> 8 after 19 ms; ring 1 => 3 => 4 => 1"
+        );
+        report.detected_ms = None;
+        report.relinked_ms = None;
+        report.note = Some("it was the last node".to_owned());
+        assert_eq!(killed(&report), "node 2 (pid 4711) killed; it was the last node");
+    }
+
+    #[test]
+    fn names_cannot_steer_the_terminal() {
+        assert_eq!(Cell::plain("eve\u{1b}[2J").text, "eve\u{fffd}[2J");
+    }
+}
