@@ -39,6 +39,8 @@ struct Chat {
     /// The group of the last JOINGROUP, for advice.
     last_group: Option<String>,
     pending: usize,
+    /// A question that waits for the outcomes of the messages before it.
+    question: Option<Ask>,
     /// Answers to `/who` and `/history` under way.
     questions: usize,
     refused: Option<Exit>,
@@ -77,6 +79,7 @@ pub async fn run(options: Options, paint: Paint) -> Result<(), Failure> {
         place: Place::Nowhere,
         last_group: None,
         pending: 0,
+        question: None,
         questions: 0,
         refused: None,
         new_ring: None,
@@ -108,6 +111,12 @@ impl Chat {
     async fn talk(&mut self, stop: &mut Stop) -> Result<(), Failure> {
         let mut updates = Vec::with_capacity(TURN_MAX);
         while !self.is_over() {
+            if self.pending == 0
+                && let Some(question) = self.question.take()
+            {
+                self.questions += 1;
+                self.ask(question).await;
+            }
             let takes_input = self.takes_input();
             tokio::select! {
                 count = self.session.updates.recv_many(&mut updates, TURN_MAX) => {
@@ -133,7 +142,9 @@ impl Chat {
         match self.end {
             None => false,
             Some(End::Now) => true,
-            Some(End::Input) => self.pending == 0 && self.questions == 0 && !self.is_moving(),
+            Some(End::Input) => {
+                self.pending == 0 && self.question.is_none() && self.questions == 0 && !self.is_moving()
+            }
         }
     }
 
@@ -143,7 +154,7 @@ impl Chat {
 
     /// Lines wait their turn: what follows a JOINGROUP belongs into the group.
     fn takes_input(&self) -> bool {
-        let asking = self.piped && self.questions > 0;
+        let asking = self.question.is_some() || self.piped && self.questions > 0;
         self.end.is_none() && !self.is_moving() && !asking && self.pending < PENDING_MAX
     }
 
@@ -192,12 +203,10 @@ impl Chat {
                 self.ask(Ask::Say { group, text }).await;
             }
             (Line::Who, Some(group)) => {
-                self.questions += 1;
-                self.ask(Ask::Who { group }).await;
+                self.question = Some(Ask::Who { group });
             }
             (Line::History(count), Some(group)) => {
-                self.questions += 1;
-                self.ask(Ask::Recent { group, count }).await;
+                self.question = Some(Ask::Recent { group, count });
             }
             (Line::Leave | Line::Say(_) | Line::Who | Line::History(_), None) => {
                 let group = self.last_group.as_deref().unwrap_or("<group>");
@@ -288,6 +297,8 @@ impl Chat {
                 ))
                 .await;
             }
+            // In no group nothing is lost with a session: the next JOINGROUP begins another one.
+            SessionEvent::Ended { groups, .. } if groups.is_empty() => {}
             SessionEvent::Ended { message, .. } => {
                 self.place = Place::Nowhere;
                 self.banner = Banner::None;

@@ -57,7 +57,6 @@ pub(crate) fn refusal(ask: &Ask, code: Option<ErrorCode>, message: &str, command
     let next = match (code, ask) {
         (Some(ErrorCode::NickTaken), _) if command => format!("; JOINGROUP {group} <another nick>"),
         (Some(ErrorCode::NickTaken), _) => "; choose another nick with -u".to_owned(),
-        (Some(ErrorCode::TextTooLong), _) => "; send it in smaller pieces".to_owned(),
         (Some(ErrorCode::NotJoined | ErrorCode::NoSession | ErrorCode::SessionExpired), _) if command => {
             format!("; JOINGROUP {group} <user> joins it")
         }
@@ -70,11 +69,7 @@ pub(crate) fn refusal(ask: &Ask, code: Option<ErrorCode>, message: &str, command
         Ask::Recent { .. } => format!("no history of group {group}"),
         Ask::Who { .. } => format!("no list of group {group}"),
     };
-    let message = sanitize::harmless(message);
-    if message.contains(next.trim_start_matches("; ")) {
-        return format!("{what}: {message}");
-    }
-    format!("{what}: {message}{next}")
+    format!("{what}: {}{next}", sanitize::harmless(message))
 }
 
 /// The beginning of a text, enough to recognise it.

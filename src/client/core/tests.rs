@@ -583,6 +583,25 @@ fn an_ended_session_hands_back_what_waits_and_sends_nothing_again() {
 }
 
 #[test]
+fn who_is_told_to_be_lost_has_no_session_any_more() {
+    let mut world = World::connected();
+    world.join();
+    world.calm_down();
+    world.say("never arrives");
+    world.to_ring.clear();
+    let mut left = world.ring.place("1", "me", 1, None, Event::Left);
+    if let Event::Left(it) = &mut left {
+        it.reason = Some("lost".to_owned());
+    }
+    let parcel = world.ring.parcel(false, left);
+    world.send_to_core(parcel);
+    world.reach_core(0);
+    assert!(world.core.is_ended());
+    assert_eq!(world.delivered(), [1, 2]);
+    assert_eq!(world.outcomes(), [0, 1], "the text is handed back");
+}
+
+#[test]
 fn a_join_that_was_lost_with_its_connection_starts_the_session_later() {
     let mut world = World::connected();
     world.join();
