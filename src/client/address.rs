@@ -6,9 +6,8 @@ use etcetera::BaseStrategy as _;
 
 use super::failure::{Exit, Failure};
 use crate::broker::connection::BrokerUrl;
+use crate::control::CLIENT_URL_FILE;
 
-/// Name of the file in the state directory into which the supervisor writes the clients' URL (0600).
-pub const CLIENT_URL_FILE: &str = "client-url";
 /// Longest content of that file that is read; a longer one is not what the supervisor wrote.
 const CLIENT_URL_MAX_BYTES: u64 = 64 * 1024;
 

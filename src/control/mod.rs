@@ -18,6 +18,10 @@ pub use request::{
 };
 pub use socket_path::{PathError, existing_socket, place_for_socket};
 
+/// Name of the file in the state directory into which the supervisor writes the clients' URL (0600), password included:
+/// `chaley` reads it there, so that a user of the ring's own account has nothing to type.
+pub const CLIENT_URL_FILE: &str = "client-url";
+
 /// Longest line on a pipe or the control socket; a longer one ends the conversation.
 pub const MAX_LINE_BYTES: usize = 16 * 1024 * 1024;
 

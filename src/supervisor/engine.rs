@@ -172,6 +172,13 @@ impl Supervisor {
     // ---- the nodes --------------------------------------------------------------------------------------------------
 
     pub(super) fn start_nodes(&mut self) {
+        let published = self
+            .broker
+            .clients_url(None)
+            .and_then(|url| self.place.publish_client_url(&url));
+        if let Err(failure) = published {
+            self.journal.failed(&failure);
+        }
         let ids: Vec<u16> = self.nodes.keys().copied().collect();
         self.journal
             .info(&format!("the broker is ready; starting {}", count(ids.len(), "node")));

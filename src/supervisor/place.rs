@@ -6,7 +6,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsE
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
-use crate::control::{Failure, existing_socket, exit, place_for_socket};
+use crate::control::{CLIENT_URL_FILE, Failure, existing_socket, exit, place_for_socket};
 
 /// Held with flock for as long as a supervisor lives, so that the kernel lets go of it however the supervisor ends.
 const LOCK: &str = "supervisor.lock";
@@ -76,6 +76,20 @@ impl Place {
         let directory = self.directory.join(NODES).join(id.to_string());
         make_private(&directory)?;
         Ok(directory)
+    }
+
+    /// Writes where clients of this account find the broker, whole or not at all, readable to this account only.
+    pub fn publish_client_url(&self, url: &str) -> Result<(), Failure> {
+        let path = self.directory.join(CLIENT_URL_FILE);
+        let new = self.directory.join(format!("{CLIENT_URL_FILE}.new"));
+        let write = || {
+            let mut options = OpenOptions::new();
+            let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+            file.set_permissions(fs::Permissions::from_mode(0o600))?;
+            file.write_all(url.as_bytes())?;
+            fs::rename(&new, &path)
+        };
+        write().map_err(|error| refused(&path, &error))
     }
 
     pub fn log(&self, name: &str) -> PathBuf {
