@@ -333,9 +333,9 @@ fn the_check_sees_what_it_forbids() {
         ),
         ("bin", "use fjall::Database;", "names fjall, which only src/store may"),
         (
-            "helpers",
+            "misc",
             "fn f() {}",
-            "is of the module helpers, which has no place among the layers",
+            "is of the module misc, which has no place among the layers",
         ),
     ];
     for (module, source, expected) in cases {

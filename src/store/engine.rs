@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use fjall::{Database, Guard, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode, Slice};
 
@@ -12,10 +13,20 @@ use super::error::StoreError;
 use super::keys;
 use crate::ring::Index;
 
-/// Bytes of unwritten data a keyspace holds in memory before it is written out. Small, because a node has five of them
-/// and all nodes of a ring may share a machine; the engine's default of 64 MiB is made for one big database. When it is
-/// full the engine writes it out in the background; a writer that fills four before that is held up, 100 ms at a time.
-const MEMTABLE_BYTES: u64 = 1024 * 1024;
+/// Bytes of unwritten data a keyspace holds in memory before the engine writes it out in the background. Small, because
+/// all nodes of a ring may share a machine; the engine's default of 64 MiB is made for one big database. A writer that
+/// fills them faster than the disk takes them is held up, see [`SEALED_MEMTABLES`].
+const MEMTABLE_BYTES: u64 = 2 * 1024 * 1024;
+
+/// Full memtables of one keyspace that wait to be written out. With more, a commit waits until the disk has caught up.
+/// The engine itself would wait from 4 on, but 100 ms at a time, and a node has heartbeats to send.
+const SEALED_MEMTABLES: usize = 3;
+
+/// How long a commit waits before it looks again.
+const CATCH_UP: Duration = Duration::from_millis(1);
+
+/// Looks after which a commit goes on all the same: then the engine's own, coarser waiting is next.
+const CATCH_UP_LOOKS: usize = 200;
 
 /// Bytes of blocks kept in memory for reading. When it is full the least recently used go.
 const BLOCK_CACHE_BYTES: u64 = 1024 * 1024;
@@ -138,6 +149,7 @@ impl Engine {
         } else {
             PersistMode::Buffer
         };
+        self.wait_for_disk();
         let outcome = catch_unwind(AssertUnwindSafe(|| batch.durability(Some(mode)).commit()));
         match outcome {
             Ok(Ok(())) => Ok(()),
@@ -145,6 +157,19 @@ impl Engine {
             Ok(Err(fjall::Error::Poisoned)) => Err(format!("an earlier write in the background failed{}", self.room())),
             Ok(Err(error)) => Err(error.to_string()),
             Err(_) => Err("the storage engine gave up (its message is in the node's log)".to_string()),
+        }
+    }
+
+    fn wait_for_disk(&self) {
+        let keyspaces = [&self.log, &self.outputs, &self.groups, &self.aside, &self.meta];
+        for _ in 0..CATCH_UP_LOOKS {
+            if keyspaces
+                .iter()
+                .all(|keyspace| keyspace.sealed_memtable_count() < SEALED_MEMTABLES)
+            {
+                return;
+            }
+            std::thread::sleep(CATCH_UP);
         }
     }
 

@@ -59,7 +59,8 @@ pub enum StoreError {
     /// The caller's mistake: an entry that is not the next one, a record of an entry that is not there. Nothing was
     /// written, and the store goes on.
     #[error(
-        "a write to the store in {} does not fit what is there: {what}. Nothing was written; this is a defect of chaleyd",
+        "a write to the store in {} does not fit what is there: {what}. Nothing was written. This is a \
+         defect of chaleyd: report it with the output of `chaleyd logs`",
         directory.display()
     )]
     Misfit { directory: PathBuf, what: String },
