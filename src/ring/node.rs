@@ -13,7 +13,8 @@ use super::view::{Cause, Offer, Reading, Register, View, ViewRecord};
 /// A proposal that does not come back from the register is made again after so long.
 const PROPOSE_AGAIN_MS: Millis = 500;
 
-/// A proposal that has not come back by then although this node hears itself: the register cannot be read (rule 10).
+/// A proposal that has not come back by then, or a view that others are in and that has not been read by then, although
+/// this node hears itself: the register cannot be read (rule 10).
 const REGISTER_SILENT_MS: Millis = 2500;
 
 /// A beat that tells of missing entries may overtake them; after so many heartbeats they are asked for again.
@@ -82,6 +83,8 @@ pub struct Node {
     commit: Index,
     delivered: Index,
     last_time_ms: u64,
+    /// Since when members of this view speak of a later one that the register has not told of.
+    behind_since: Option<Millis>,
     /// A Sync of the epoch after this one, which arrived before the register told of it.
     early_sync: Option<(Epoch, Member, Index, Digest)>,
 }
@@ -118,6 +121,7 @@ impl Node {
             commit: start.commit.min(start.log_end),
             delivered: start.delivered.min(start.commit),
             last_time_ms: 0,
+            behind_since: None,
             early_sync: None,
         }
     }
@@ -227,6 +231,7 @@ impl Node {
         self.connection = Connection::Down;
         self.detector.suspend();
         self.early_sync = None;
+        self.behind_since = None;
         if let Standing::Member(member) = &mut self.standing {
             member.inquiry = None;
             member.proposal = None;
@@ -294,6 +299,7 @@ impl Node {
         debug_assert_eq!(record.epoch, self.view.epoch.next(), "rule 1: none is skipped");
         self.note_lost_proposal(&record, effects);
         let founded = record.epoch == Epoch(1);
+        self.behind_since = None;
         let was_synced = self.is_synced();
         let was_member = matches!(self.standing, Standing::Member(_));
         self.view = View {
@@ -415,11 +421,18 @@ impl Node {
         if self.detector.is_deaf() {
             return self.halt(Halt::Deaf, effects);
         }
+        if self.is_behind_for(now, REGISTER_SILENT_MS) && self.detector.hears_itself(now) {
+            return self.halt(Halt::RegisterSilent, effects);
+        }
         match &self.standing {
             Standing::Joiner(_) => self.tick_joiner(now, since, effects),
             Standing::Member(_) => self.tick_member(now, effects),
             Standing::LeftOut | Standing::Halted => {}
         }
+    }
+
+    fn is_behind_for(&self, now: Millis, limit: Millis) -> bool {
+        self.behind_since.is_some_and(|since| now.saturating_sub(since) >= limit)
     }
 
     fn tick_joiner(&mut self, now: Millis, up_since: Millis, effects: &mut Vec<Effect>) {
@@ -533,6 +546,9 @@ impl Node {
     ) {
         if !self.is_up() {
             return self.dropped(DropReason::NotReady, effects);
+        }
+        if epoch > self.view.epoch && self.view.contains(from) {
+            self.behind_since.get_or_insert(now);
         }
         match message {
             Message::Loop { sent_at } if from == self.me => self.detector.loop_heard(sent_at),
