@@ -17,6 +17,9 @@ const PROPOSE_AGAIN_MS: Millis = 500;
 /// this node hears itself: the register cannot be read (rule 10).
 const REGISTER_SILENT_MS: Millis = 2500;
 
+/// A connection whose register has not been read to its end by then (rule 10). Longer than a broker needs after a crash.
+const REGISTER_UNREAD_MS: Millis = 10_000;
+
 /// A beat that tells of missing entries may overtake them; after so many heartbeats they are asked for again.
 const RESYNC_HEARTBEATS: Millis = 3;
 
@@ -44,7 +47,9 @@ pub struct Start {
 enum Connection {
     Down,
     /// The register is being read. Views are entered, nothing is said.
-    Reading,
+    Reading {
+        since: Millis,
+    },
     Up {
         since: Millis,
     },
@@ -171,6 +176,10 @@ impl Node {
         matches!(self.connection, Connection::Up { .. })
     }
 
+    fn is_reading(&self) -> bool {
+        matches!(self.connection, Connection::Reading { .. })
+    }
+
     pub fn progress(&self) -> Progress {
         Progress {
             log_end: self.log_end,
@@ -207,7 +216,7 @@ impl Node {
             Input::Returned { to } => self.on_returned(now, to, effects),
             Input::LoopConfirmed { sent_at } => self.detector.loop_taken(sent_at),
             Input::Connected => {
-                self.connection = Connection::Reading;
+                self.connection = Connection::Reading { since: now };
                 self.restoring = false;
                 self.register.read_again();
             }
@@ -243,7 +252,8 @@ impl Node {
         match (blocked, self.connection) {
             (true, _) => self.detector.suspend(),
             (false, Connection::Up { .. }) => self.detector.resume(now),
-            (false, _) => {}
+            (false, Connection::Reading { .. }) => self.connection = Connection::Reading { since: now },
+            (false, Connection::Down) => {}
         }
     }
 
@@ -257,7 +267,7 @@ impl Node {
             Offer::Known => {}
             Offer::Won => self.enter(now, record, log, effects),
         }
-        if self.connection == Connection::Reading && self.register.reading() == Reading::Whole {
+        if self.is_reading() && self.register.reading() == Reading::Whole {
             // A register that was short may be whole only now, after its mark was read.
             if self.restoring {
                 self.on_register_read(now, log, effects);
@@ -266,7 +276,7 @@ impl Node {
     }
 
     fn on_register_read(&mut self, now: Millis, log: &dyn LogRead, effects: &mut Vec<Effect>) {
-        if self.connection != Connection::Reading {
+        if !self.is_reading() {
             return;
         }
         match self.register.reading() {
@@ -407,7 +417,9 @@ impl Node {
     fn on_tick(&mut self, now: Millis, effects: &mut Vec<Effect>) {
         if let Some(for_ms) = self.detector.tick(now) {
             effects.push(Effect::Note(Note::Slept { for_ms }));
+            self.restart_own_clocks(now);
         }
+        self.tick_reading(now, effects);
         let Connection::Up { since } = self.connection else {
             return;
         };
@@ -431,8 +443,28 @@ impl Node {
         }
     }
 
+    /// A process that did not run could not read either.
+    fn restart_own_clocks(&mut self, now: Millis) {
+        if self.is_reading() {
+            self.connection = Connection::Reading { since: now };
+        }
+        if let Some(since) = &mut self.behind_since {
+            *since = now;
+        }
+    }
+
+    fn tick_reading(&mut self, now: Millis, effects: &mut Vec<Effect>) {
+        if let Connection::Reading { since } = self.connection
+            && !self.blocked
+            && now.saturating_sub(since) >= REGISTER_UNREAD_MS
+        {
+            self.halt(Halt::RegisterSilent, effects);
+        }
+    }
+
     fn is_behind_for(&self, now: Millis, limit: Millis) -> bool {
-        self.behind_since.is_some_and(|since| now.saturating_sub(since) >= limit)
+        self.behind_since
+            .is_some_and(|since| now.saturating_sub(since) >= limit)
     }
 
     fn tick_joiner(&mut self, now: Millis, up_since: Millis, effects: &mut Vec<Effect>) {
