@@ -88,7 +88,7 @@ pub struct Node {
     commit: Index,
     delivered: Index,
     last_time_ms: u64,
-    /// Since when members of this view speak of a later one that the register has not told of.
+    /// Since when the register should have told of a later view: members of this one speak of it, or this node founds.
     behind_since: Option<Millis>,
     /// A Sync of the epoch after this one, which arrived before the register told of it.
     early_sync: Option<(Epoch, Member, Index, Digest)>,
@@ -495,6 +495,7 @@ impl Node {
         };
         let waited = now.saturating_sub(up_since) >= self.timing.found_after_ms;
         if waited && self.log_end == 0 && joiner.found_now(now) {
+            self.behind_since.get_or_insert(now);
             effects.push(Effect::Propose(ViewRecord {
                 cluster: self.cluster_to_found,
                 epoch: Epoch(1),
@@ -579,7 +580,7 @@ impl Node {
         if !self.is_up() {
             return self.dropped(DropReason::NotReady, effects);
         }
-        if epoch > self.view.epoch && self.view.contains(from) {
+        if epoch > self.view.epoch && (self.view.contains(from) || self.view.epoch == Epoch(0)) {
             self.behind_since.get_or_insert(now);
         }
         match message {

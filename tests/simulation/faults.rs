@@ -159,7 +159,8 @@ impl World {
                 if witness.is_none() || last.epoch == Epoch(1) {
                     return;
                 }
-                self.spared = witness;
+                // Who knows the newest view knows those before it.
+                self.spared = self.spared.or(witness);
             }
             self.broker.register.pop();
             self.log(|| format!("register loses {}", show_record(&last)));
