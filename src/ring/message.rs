@@ -261,7 +261,7 @@ pub enum Halt {
     Diverged { log_end: Index, theirs: Index },
     /// What it publishes to itself is taken by the broker but does not come back (rule 10).
     Deaf,
-    /// A proposal of its own does not come back from the register (rule 10).
+    /// The register does not tell it of its own proposal or of a view that others are in, or does not end (rule 10).
     RegisterSilent,
     /// A joiner whom no member of the last view answers.
     NobodyThere { members: Vec<NodeId> },

@@ -13,8 +13,12 @@ use super::view::{Cause, Offer, Reading, Register, View, ViewRecord};
 /// A proposal that does not come back from the register is made again after so long.
 const PROPOSE_AGAIN_MS: Millis = 500;
 
-/// A proposal that has not come back by then although this node hears itself: the register cannot be read (rule 10).
+/// A proposal that has not come back by then, or a view that others are in and that has not been read by then, although
+/// this node hears itself: the register cannot be read (rule 10).
 const REGISTER_SILENT_MS: Millis = 2500;
+
+/// A connection whose register has not been read to its end by then (rule 10). Longer than a broker needs after a crash.
+const REGISTER_UNREAD_MS: Millis = 10_000;
 
 /// A beat that tells of missing entries may overtake them; after so many heartbeats they are asked for again.
 const RESYNC_HEARTBEATS: Millis = 3;
@@ -43,7 +47,9 @@ pub struct Start {
 enum Connection {
     Down,
     /// The register is being read. Views are entered, nothing is said.
-    Reading,
+    Reading {
+        since: Millis,
+    },
     Up {
         since: Millis,
     },
@@ -82,6 +88,8 @@ pub struct Node {
     commit: Index,
     delivered: Index,
     last_time_ms: u64,
+    /// Since when the register should have told of a later view: members of this one speak of it, or this node founds.
+    behind_since: Option<Millis>,
     /// A Sync of the epoch after this one, which arrived before the register told of it.
     early_sync: Option<(Epoch, Member, Index, Digest)>,
 }
@@ -118,6 +126,7 @@ impl Node {
             commit: start.commit.min(start.log_end),
             delivered: start.delivered.min(start.commit),
             last_time_ms: 0,
+            behind_since: None,
             early_sync: None,
         }
     }
@@ -167,6 +176,10 @@ impl Node {
         matches!(self.connection, Connection::Up { .. })
     }
 
+    fn is_reading(&self) -> bool {
+        matches!(self.connection, Connection::Reading { .. })
+    }
+
     pub fn progress(&self) -> Progress {
         Progress {
             log_end: self.log_end,
@@ -203,7 +216,7 @@ impl Node {
             Input::Returned { to } => self.on_returned(now, to, effects),
             Input::LoopConfirmed { sent_at } => self.detector.loop_taken(sent_at),
             Input::Connected => {
-                self.connection = Connection::Reading;
+                self.connection = Connection::Reading { since: now };
                 self.restoring = false;
                 self.register.read_again();
             }
@@ -227,6 +240,7 @@ impl Node {
         self.connection = Connection::Down;
         self.detector.suspend();
         self.early_sync = None;
+        self.behind_since = None;
         if let Standing::Member(member) = &mut self.standing {
             member.inquiry = None;
             member.proposal = None;
@@ -238,7 +252,8 @@ impl Node {
         match (blocked, self.connection) {
             (true, _) => self.detector.suspend(),
             (false, Connection::Up { .. }) => self.detector.resume(now),
-            (false, _) => {}
+            (false, Connection::Reading { .. }) => self.connection = Connection::Reading { since: now },
+            (false, Connection::Down) => {}
         }
     }
 
@@ -252,7 +267,7 @@ impl Node {
             Offer::Known => {}
             Offer::Won => self.enter(now, record, log, effects),
         }
-        if self.connection == Connection::Reading && self.register.reading() == Reading::Whole {
+        if self.is_reading() && self.register.reading() == Reading::Whole {
             // A register that was short may be whole only now, after its mark was read.
             if self.restoring {
                 self.on_register_read(now, log, effects);
@@ -261,7 +276,7 @@ impl Node {
     }
 
     fn on_register_read(&mut self, now: Millis, log: &dyn LogRead, effects: &mut Vec<Effect>) {
-        if self.connection != Connection::Reading {
+        if !self.is_reading() {
             return;
         }
         match self.register.reading() {
@@ -294,6 +309,7 @@ impl Node {
         debug_assert_eq!(record.epoch, self.view.epoch.next(), "rule 1: none is skipped");
         self.note_lost_proposal(&record, effects);
         let founded = record.epoch == Epoch(1);
+        self.behind_since = None;
         let was_synced = self.is_synced();
         let was_member = matches!(self.standing, Standing::Member(_));
         self.view = View {
@@ -401,7 +417,9 @@ impl Node {
     fn on_tick(&mut self, now: Millis, effects: &mut Vec<Effect>) {
         if let Some(for_ms) = self.detector.tick(now) {
             effects.push(Effect::Note(Note::Slept { for_ms }));
+            self.restart_own_clocks(now);
         }
+        self.tick_reading(now, effects);
         let Connection::Up { since } = self.connection else {
             return;
         };
@@ -415,11 +433,38 @@ impl Node {
         if self.detector.is_deaf() {
             return self.halt(Halt::Deaf, effects);
         }
+        if self.is_behind_for(now, REGISTER_SILENT_MS) && self.detector.hears_itself(now) {
+            return self.halt(Halt::RegisterSilent, effects);
+        }
         match &self.standing {
             Standing::Joiner(_) => self.tick_joiner(now, since, effects),
             Standing::Member(_) => self.tick_member(now, effects),
             Standing::LeftOut | Standing::Halted => {}
         }
+    }
+
+    /// A process that did not run could not read either.
+    fn restart_own_clocks(&mut self, now: Millis) {
+        if self.is_reading() {
+            self.connection = Connection::Reading { since: now };
+        }
+        if let Some(since) = &mut self.behind_since {
+            *since = now;
+        }
+    }
+
+    fn tick_reading(&mut self, now: Millis, effects: &mut Vec<Effect>) {
+        if let Connection::Reading { since } = self.connection
+            && !self.blocked
+            && now.saturating_sub(since) >= REGISTER_UNREAD_MS
+        {
+            self.halt(Halt::RegisterSilent, effects);
+        }
+    }
+
+    fn is_behind_for(&self, now: Millis, limit: Millis) -> bool {
+        self.behind_since
+            .is_some_and(|since| now.saturating_sub(since) >= limit)
     }
 
     fn tick_joiner(&mut self, now: Millis, up_since: Millis, effects: &mut Vec<Effect>) {
@@ -450,6 +495,7 @@ impl Node {
         };
         let waited = now.saturating_sub(up_since) >= self.timing.found_after_ms;
         if waited && self.log_end == 0 && joiner.found_now(now) {
+            self.behind_since.get_or_insert(now);
             effects.push(Effect::Propose(ViewRecord {
                 cluster: self.cluster_to_found,
                 epoch: Epoch(1),
@@ -533,6 +579,9 @@ impl Node {
     ) {
         if !self.is_up() {
             return self.dropped(DropReason::NotReady, effects);
+        }
+        if epoch > self.view.epoch && (self.view.contains(from) || self.view.epoch == Epoch(0)) {
+            self.behind_since.get_or_insert(now);
         }
         match message {
             Message::Loop { sent_at } if from == self.me => self.detector.loop_heard(sent_at),
