@@ -19,6 +19,11 @@ const FILE_LIMIT: &str = "CHALEY_TEST_FILE_LIMIT";
 /// Entries of one batch of the child that writes: a batch is there whole or not at all.
 const BATCH: u64 = 3;
 
+/// Says something that is to be seen although the test passes: `println!` of a test that passes is not shown.
+fn tell(text: &str) {
+    writeln!(std::io::stderr(), "    {text}").expect("stderr takes it");
+}
+
 /// The child, told where to write. Its output goes where the caller says.
 fn child(test: &str, directory: &Path) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
@@ -222,7 +227,7 @@ fn a_full_disk_is_an_error_and_the_store_is_whole_when_there_is_room_again() {
         mount.is_ok_and(|output| output.status.success())
     };
     if !mount("size=6m") {
-        println!("SKIPPED: mounting a small tmpfs is not permitted here; the limit on file sizes is tested instead");
+        tell("SKIPPED: mounting a small tmpfs is not permitted here; the limit on file sizes is tested instead");
         return;
     }
     let outcome = std::panic::catch_unwind(|| {
@@ -346,14 +351,15 @@ fn a_long_log_opens_quickly_and_stays_small() {
         steps_over_1_ms += u64::from(took > Duration::from_millis(1));
     }
     let per_step = started.elapsed() / u32::try_from(entries).unwrap();
-    println!("{entries} steps of two commits: {per_step:?} each, slowest {slowest:?}, {steps_over_1_ms} over 1 ms");
-    println!("resident memory after writing: {} kB", resident_kb());
+    tell(&format!(
+        "{entries} steps of two commits: {per_step:?} each, slowest {slowest:?}, {steps_over_1_ms} over 1 ms"
+    ));
     drop(store);
     let output = child("child_opens", home.path()).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{text}");
     let at = text.find("opened ").expect("the child opened it");
     let line = text[at..].lines().next().unwrap();
-    println!("{line}");
+    tell(line);
     assert!(line.starts_with(&format!("opened {entries} entries")), "{line}");
 }

@@ -139,7 +139,10 @@ fn explain(error: &lapin::Error, url: &BrokerUrl, names: &Names) -> OpenError {
                 cluster: names.cluster().to_owned(),
             }
         }
-        _ => OpenError::Connect(ConnectError::classify(url, error)),
+        _ => {
+            let refused = ConnectError::refused(url, error);
+            OpenError::Connect(refused.unwrap_or_else(|| ConnectError::while_connecting(url, error)))
+        }
     }
 }
 

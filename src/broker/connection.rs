@@ -78,7 +78,7 @@ impl ConnectError {
     }
 
     /// What an error means that `url`'s broker answered to the attempt to connect.
-    fn while_connecting(url: &BrokerUrl, error: &lapin::Error) -> ConnectError {
+    pub fn while_connecting(url: &BrokerUrl, error: &lapin::Error) -> ConnectError {
         let text = error.to_string();
         let url = url.to_string();
         match error.kind() {

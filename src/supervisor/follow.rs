@@ -26,13 +26,15 @@ pub fn logs(state_dir: &Path, arguments: &LogsArguments) -> Result<u8, Failure> 
     }
     let skipped = arguments.lines.map_or(0, |wanted| lines.len().saturating_sub(wanted));
     show(lines.iter().skip(skipped), prefix);
-    while arguments.follow {
+    if !arguments.follow {
+        return Ok(exit::DONE);
+    }
+    loop {
         std::thread::sleep(POLL);
         let mut added: Vec<LogLine> = readers.iter_mut().flat_map(Reader::added).collect();
         added.sort_by_key(|line| line.time);
         show(added.iter(), prefix);
     }
-    Ok(exit::DONE)
 }
 
 fn show<'a>(lines: impl Iterator<Item = &'a LogLine>, prefix: bool) {

@@ -10,6 +10,8 @@ use crate::control::{Failure, existing_socket, exit, place_for_socket};
 
 /// Held with flock for as long as a supervisor lives, so that the kernel lets go of it however the supervisor ends.
 const LOCK: &str = "supervisor.lock";
+const LOGS: &str = "logs";
+const NODES: &str = "nodes";
 
 /// A state directory of which this process is the only supervisor.
 pub struct Place {
@@ -39,7 +41,7 @@ impl Place {
         lock.set_len(0)
             .and_then(|()| writeln!(lock, "{}", std::process::id()))
             .map_err(failed)?;
-        for below in ["logs", "nodes"] {
+        for below in [LOGS, NODES] {
             make_private(&directory.join(below))?;
         }
         Ok(Some(Place {
@@ -48,22 +50,30 @@ impl Place {
         }))
     }
 
-    /// Binds the control socket. One that is already there is a dead supervisor's, because the lock is ours.
+    /// Binds the control socket. One that is already there is a dead supervisor's, because the lock is ours: it is
+    /// replaced.
     pub fn bind(&self) -> Result<UnixListener, Failure> {
         let path = place_for_socket(&self.directory).map_err(|e| Failure::new(exit::CONFIG, e.to_string()))?;
-        let failed = |error: std::io::Error| refused(&path, &error);
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
-            _ => {}
-        }
-        // Its directory is closed to others from the start, so that there is no moment in which they could connect.
-        let listener = UnixListener::bind(&path).map_err(failed)?;
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).map_err(failed)?;
-        Ok(listener)
+        // It is made where nobody else can look, and moved when it is closed: there is no moment at which another user
+        // could connect.
+        let hidden = self.directory.join(LOGS).join("s");
+        let hidden = if path.parent() == Some(&self.directory) {
+            hidden
+        } else {
+            path.with_extension("s")
+        };
+        let bind = || {
+            remove_if_there(&hidden)?;
+            let listener = UnixListener::bind(&hidden)?;
+            fs::set_permissions(&hidden, fs::Permissions::from_mode(0o600))?;
+            fs::rename(&hidden, &path)?;
+            Ok(listener)
+        };
+        bind().map_err(|error| refused(&path, &error))
     }
 
     pub fn node_directory(&self, id: u16) -> Result<PathBuf, Failure> {
-        let directory = self.directory.join("nodes").join(id.to_string());
+        let directory = self.directory.join(NODES).join(id.to_string());
         make_private(&directory)?;
         Ok(directory)
     }
@@ -82,7 +92,7 @@ impl Drop for Place {
 
 /// The log of `supervisor`, `broker` or `node-<id>`.
 pub fn log_path(state_dir: &Path, name: &str) -> PathBuf {
-    state_dir.join("logs").join(format!("{name}.log"))
+    state_dir.join(LOGS).join(format!("{name}.log"))
 }
 
 /// The process id in the lock file: whom to name when the lock is held and nobody answers.
@@ -92,8 +102,9 @@ pub fn holder(state_dir: &Path) -> String {
     if pid.is_empty() { "unknown".to_owned() } else { pid }
 }
 
-/// Makes `directory` with mode 0700, or closes it if it is a state directory or empty. Any other directory that is open
-/// to others is left alone: it may be someone's home.
+/// Makes `directory` with mode 0700, or closes it if it is a state directory or empty. What holds other things may be
+/// someone's home and keeps its mode; all that is made in it is closed itself. But nobody else may be able to put
+/// something there in our place.
 fn make_private(directory: &Path) -> Result<(), Failure> {
     let failed = |error: std::io::Error| refused(directory, &error);
     DirBuilder::new()
@@ -115,16 +126,26 @@ fn make_private(directory: &Path) -> Result<(), Failure> {
         return Ok(());
     }
     let empty = fs::read_dir(directory).map_err(failed)?.next().is_none();
-    if !empty && !directory.join(LOCK).exists() {
-        return Err(Failure::new(
-            exit::CONFIG,
-            format!(
-                "{} is open to other users and holds other things; choose an empty or new one with --state-dir DIR",
-                directory.display()
-            ),
-        ));
+    if empty || directory.join(LOCK).exists() {
+        return fs::set_permissions(directory, fs::Permissions::from_mode(0o700)).map_err(failed);
     }
-    fs::set_permissions(directory, fs::Permissions::from_mode(0o700)).map_err(failed)
+    if meta.mode() & 0o022 == 0 {
+        return Ok(());
+    }
+    Err(Failure::new(
+        exit::CONFIG,
+        format!(
+            "others may write to {}, and it holds other things; choose an empty or new one with --state-dir DIR",
+            directory.display()
+        ),
+    ))
+}
+
+fn remove_if_there(path: &Path) -> std::io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
 fn refused(path: &Path, error: &std::io::Error) -> Failure {
@@ -170,12 +191,15 @@ mod tests {
     }
 
     #[test]
-    fn an_open_directory_with_other_things_in_it_is_left_alone() {
+    fn a_directory_with_other_things_keeps_its_mode_and_is_refused_if_others_may_write() {
         let dir = tempfile::tempdir().unwrap();
-        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        fs::write(dir.path().join("letter"), "dear").unwrap();
-        let failure = Place::take(dir.path()).err().unwrap();
-        assert_eq!(failure.code, exit::CONFIG);
-        assert_eq!(mode(dir.path()), 0o755);
+        let path = dir.path().join("home");
+        fs::create_dir(&path).unwrap();
+        fs::write(path.join("letter"), "dear").unwrap();
+        for (bits, code) in [(0o777, Some(exit::CONFIG)), (0o755, None)] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(bits)).unwrap();
+            assert_eq!(Place::take(&path).err().map(|failure| failure.code), code);
+            assert_eq!(mode(&path), bits);
+        }
     }
 }
