@@ -452,7 +452,7 @@ async fn timeout(url: &str, ring: &FakeRing) {
     ring.take_over().await;
 }
 
-/// Runs the README's example with pika; without it (PyPI is not always at hand) only its syntax is checked.
+/// Runs the README's example.
 async fn python(url: &str) {
     let python = std::env::var_os("CHALEY_PYTHON").unwrap_or_else(|| "python3".into());
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/pika_client.py");

@@ -156,7 +156,7 @@ enum Wire {
 /// What a turn of the loop begins with.
 enum Wake {
     Link(LinkEvent),
-    Opened(Result<ClientLink, Failure>),
+    Opened(Result<Box<ClientLink>, Failure>),
     Asks,
     NoMoreAsks,
     Time,
@@ -216,7 +216,7 @@ impl Driver {
                 Wake::Link(event) => wire = self.take_turn(wire, event),
                 Wake::Opened(Ok(link)) => {
                     self.backoff.reset();
-                    wire = Wire::Up(Box::new(link));
+                    wire = Wire::Up(link);
                     self.core.connected(self.now());
                 }
                 Wake::Opened(Err(_)) => wire = self.reopen(),
@@ -264,7 +264,7 @@ impl Driver {
         let network = async move {
             match wire {
                 Wire::Up(link) => Wake::Link(link.next().await),
-                Wire::Opening(opening) => Wake::Opened(opening.as_mut().await),
+                Wire::Opening(opening) => Wake::Opened(opening.as_mut().await.map(Box::new)),
             }
         };
         tokio::select! {

@@ -159,6 +159,7 @@ pub fn publication(to: Member, body: Vec<u8>, token: u64) -> Publication {
 
 /// A link and what has come out of it.
 pub struct Node {
+    #[allow(dead_code)]
     pub member: Member,
     pub handle: LinkHandle,
     events: mpsc::Receiver<LinkEvent>,

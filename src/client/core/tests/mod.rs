@@ -1,0 +1,305 @@
+//! The session against a small model of the ring, over a wire that loses, doubles and turns round what it carries.
+
+mod chaos;
+mod ring;
+mod world;
+
+use super::*;
+use crate::chat::ErrorCode;
+use world::World;
+
+#[test]
+fn a_lone_message_goes_at_once_and_is_acknowledged_by_its_echo() {
+    let mut world = World::connected();
+    world.join();
+    assert!(world.bound.contains("1"), "bound before the join is published");
+    world.calm_down();
+    world.say("hello");
+    assert_eq!(world.to_ring.len(), 1);
+    world.calm_down();
+    assert_eq!(world.delivered(), [1, 2]);
+    assert_eq!(world.outcomes(), [0, 1]);
+    assert!(matches!(
+        &world.told[..],
+        [
+            ..,
+            SessionEvent::Deliver { own: true, .. },
+            SessionEvent::Acknowledged { seq: 2, .. }
+        ]
+    ));
+}
+
+#[test]
+fn a_strangers_number_is_not_an_acknowledgement() {
+    let mut world = World::connected();
+    world.join();
+    world.calm_down();
+    world.say("mine, number 2");
+    let stranger = world.ring.stranger("1", 2);
+    world.send_to_core(stranger);
+    world.reach_core(0);
+    assert_eq!(world.outcomes(), [0], "number 2 of another session");
+    world.calm_down();
+    assert_eq!(world.outcomes(), [0, 1]);
+}
+
+#[test]
+fn what_waits_goes_as_one_publication_and_the_window_is_a_limit() {
+    let mut world = World::connected();
+    world.join();
+    for _ in 0..WINDOW - 1 {
+        let (group, text) = ("1".to_owned(), "x".to_owned());
+        world.core.submit(1, Ask::Say { group, text }, 1).unwrap();
+    }
+    assert_eq!(world.core.room(), 0);
+    let (group, text) = ("1".to_owned(), "x".to_owned());
+    assert_eq!(world.core.submit(1, Ask::Say { group, text }, 1), Err(AskError::Full));
+    world.run();
+    let sizes: Vec<usize> = world.to_ring.iter().map(|(_, requests)| requests.len()).collect();
+    assert_eq!(sizes, [1, BATCH_REQUESTS, WINDOW - 1 - BATCH_REQUESTS]);
+    world.calm_down();
+    assert_eq!(world.core.room(), WINDOW);
+}
+
+#[test]
+fn a_batch_stays_below_its_bytes_and_a_giant_goes_alone() {
+    let mut world = World::connected();
+    world.join();
+    world.calm_down();
+    for size in [40_000, 40_000, 200_000, 10] {
+        let (group, text) = ("1".to_owned(), "x".repeat(size));
+        world.core.submit(1, Ask::Say { group, text }, world.now).unwrap();
+    }
+    world.run();
+    let sizes: Vec<usize> = world.to_ring.iter().map(|(_, requests)| requests.len()).collect();
+    assert_eq!(sizes, [1, 1, 1, 1]);
+    world.calm_down();
+    assert_eq!(world.delivered().len(), 5);
+}
+
+#[test]
+fn a_returned_publication_waits_longer_each_time_and_tells_once() {
+    let mut world = World::connected();
+    world.join();
+    let mut waits = Vec::new();
+    for _ in 0..7 {
+        let (id, _) = world.to_ring.remove(0);
+        world.core.returned(id, world.now);
+        world.run();
+        assert!(world.to_ring.is_empty(), "held back");
+        let wait = world.core.deadline().expect("a time to try again") - world.now;
+        waits.push(wait);
+        world.pass(wait);
+    }
+    assert_eq!(waits, [10, 20, 40, 80, 160, 200, 200]);
+    assert_eq!(
+        world.count(|event| matches!(event, SessionEvent::Interrupted { .. })),
+        1
+    );
+    world.calm_down();
+    assert_eq!(world.count(|event| matches!(event, SessionEvent::Back { .. })), 1);
+    assert_eq!(world.outcomes(), [0]);
+}
+
+#[test]
+fn a_new_view_makes_all_that_waits_go_again_at_once() {
+    let mut world = World::connected();
+    world.join();
+    world.calm_down();
+    world.say("lost with the head");
+    world.to_ring.clear();
+    let view = world.ring.view();
+    world.send_to_core(view);
+    world.reach_core(0);
+    assert!(
+        world
+            .to_ring
+            .iter()
+            .any(|(_, requests)| requests.iter().any(|request| request.n() == 2))
+    );
+    world.calm_down();
+    assert_eq!(world.outcomes(), [0, 1]);
+}
+
+#[test]
+fn nothing_is_repeated_while_the_broker_has_not_confirmed() {
+    let mut world = World::connected();
+    world.join();
+    world.pass(RETRY_MS * 4);
+    assert_eq!(world.to_ring.len(), 1);
+    world.core.confirmed(1, world.now);
+    world.to_ring.clear();
+    world.pass(RETRY_MS);
+    assert_eq!(world.to_ring.len(), 1, "lost behind the broker: repeated");
+}
+
+#[test]
+fn a_gap_is_closed_from_history_after_a_moment() {
+    let mut world = World::connected();
+    world.join();
+    world.calm_down();
+    for n in 1..=50 {
+        let parcel = world.ring.stranger("1", n);
+        if n > 40 {
+            world.send_to_core(parcel);
+        }
+    }
+    while !world.to_core.is_empty() {
+        world.reach_core(0);
+    }
+    assert_eq!(world.delivered(), [1]);
+    assert!(world.to_ring.is_empty(), "first some patience");
+    world.pass(GAP_PATIENCE_MS);
+    assert_eq!(world.to_ring.len(), 1);
+    world.calm_down();
+    assert_eq!(world.delivered(), (1..=51).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_beat_shows_a_gap_when_all_is_quiet() {
+    let mut world = World::connected();
+    world.join();
+    world.calm_down();
+    let _ = world.ring.stranger("1", 1);
+    let beat = world.ring.beat();
+    world.send_to_core(beat);
+    world.reach_core(0);
+    world.pass(GAP_PATIENCE_MS);
+    world.calm_down();
+    assert_eq!(world.delivered(), [1, 2]);
+}
+
+#[test]
+fn an_ended_session_hands_back_what_waits_and_sends_nothing_again() {
+    let mut world = World::connected();
+    world.join();
+    world.calm_down();
+    world.say("unsent");
+    world.disconnect();
+    world.to_ring.clear();
+    world.connect();
+    let (_, requests) = world.to_ring.remove(0);
+    assert!(
+        matches!(requests[..], [Request::Resume { .. }]),
+        "resume first and alone"
+    );
+    let error = world.ring.error(ErrorCode::SessionExpired, requests[0].n(), None);
+    let parcel = world.ring.parcel(true, error);
+    world.send_to_core(parcel);
+    world.reach_core(0);
+    assert!(world.to_ring.is_empty());
+    assert!(world.core.is_ended());
+    assert_eq!(world.outcomes(), [0, 1]);
+    assert!(matches!(world.told.last(), Some(SessionEvent::Ended { groups, .. }) if groups == &["1"]));
+    assert_eq!(world.say("more"), None);
+
+    world.core.renew(SessionId(8), true);
+    world.join();
+    let fresh = |request: &Request| matches!(request, Request::Join { session, n: 1, .. } if *session == SessionId(8));
+    assert!(world.to_ring.iter().any(|(_, requests)| requests.iter().any(fresh)));
+}
+
+#[test]
+fn who_is_told_to_be_lost_has_no_session_any_more() {
+    let mut world = World::connected();
+    world.join();
+    world.calm_down();
+    world.say("never arrives");
+    world.to_ring.clear();
+    let mut left = world.ring.place("1", "me", 1, None, Event::Left);
+    if let Event::Left(it) = &mut left {
+        it.reason = Some("lost".to_owned());
+    }
+    let parcel = world.ring.parcel(false, left);
+    world.send_to_core(parcel);
+    world.reach_core(0);
+    assert!(world.core.is_ended());
+    assert_eq!(world.delivered(), [1, 2]);
+    assert_eq!(world.outcomes(), [0, 1], "the text is handed back");
+}
+
+#[test]
+fn a_join_that_was_lost_with_its_connection_starts_the_session_later() {
+    let mut world = World::connected();
+    world.join();
+    world.disconnect();
+    world.to_ring.clear();
+    world.calm_down();
+    assert_eq!(world.outcomes(), [0]);
+    assert_eq!(world.delivered(), [1]);
+}
+
+#[test]
+fn leaving_unbinds_after_the_last_event_and_joining_again_starts_there() {
+    let mut world = World::connected();
+    world.join();
+    world.say("a");
+    world.ask(Ask::Leave { group: "1".to_owned() });
+    assert_eq!(world.say("too late"), None);
+    world.calm_down();
+    assert!(!world.bound.contains("1"));
+    assert_eq!(world.delivered(), [1, 2, 3]);
+    let _ = world.ring.stranger("1", 1);
+    world.join();
+    world.calm_down();
+    assert_eq!(world.delivered(), [1, 2, 3, 5]);
+}
+
+#[test]
+fn recent_is_collected_over_several_answers() {
+    let mut world = World::connected();
+    world.join();
+    world.calm_down();
+    for n in 1..=99 {
+        let parcel = world.ring.stranger("1", n);
+        world.send_to_core(parcel);
+    }
+    world.calm_down();
+    let group = "1".to_owned();
+    world.ask(Ask::Recent { group, count: 50 });
+    world.calm_down();
+    let Some(SessionEvent::Recent { events, .. }) = world.told.last() else {
+        panic!("no answer: {:?}", world.told.last());
+    };
+    assert_eq!(events.len(), 50);
+}
+
+#[test]
+fn events_before_the_own_join_are_not_delivered() {
+    let mut world = World::connected();
+    for n in 1..=3 {
+        let _ = world.ring.stranger("1", n);
+    }
+    world.join();
+    let early = world.ring.stranger("1", 4);
+    world.send_to_core(early);
+    world.calm_down();
+    assert_eq!(world.delivered(), [5]);
+}
+
+#[test]
+fn the_hearing_of_hostile_deliveries_changes_nothing() {
+    let mut world = World::connected();
+    world.join();
+    world.calm_down();
+    let before = world.told.len();
+    let history = |reference| Event::History {
+        group: "1".to_owned(),
+        events: Vec::new(),
+        first: u64::MAX,
+        last: u64::MAX,
+        reference,
+    };
+    let mut strange = vec![history(3), history(READ_REFERENCE_BASE), Event::Unknown];
+    strange.push(world.ring.error(ErrorCode::Expected, u64::MAX, Some(0)));
+    strange.push(world.ring.error(ErrorCode::Expected, 1, None));
+    for event in strange {
+        let parcel = world.ring.parcel(true, event);
+        world.core.receive(parcel.1, true, world.now);
+    }
+    world.run();
+    assert_eq!(world.told.len(), before);
+    world.say("still fine");
+    world.calm_down();
+    assert_eq!(world.delivered(), [1, 2]);
+}
