@@ -1,28 +1,15 @@
 //! Where the ring's broker is: told by an option, the environment, or the supervisor on this machine.
 
-use std::path::{Path, PathBuf};
-
-use etcetera::BaseStrategy as _;
+use std::path::Path;
+use std::time::Duration;
 
 use super::failure::{Exit, Failure};
 use crate::broker::connection::BrokerUrl;
-use crate::control::CLIENT_URL_FILE;
+use crate::config::default_state_dir;
+use crate::control::{self, Answer, Request};
 
-/// Longest content of that file that is read; a longer one is not what the supervisor wrote.
-const CLIENT_URL_MAX_BYTES: u64 = 64 * 1024;
-
-/// The state directory of a cluster when none is given: `$XDG_STATE_HOME/chaley/<cluster>`, where the first is
-/// `~/.local/state` by default.
-pub fn default_state_directory(cluster: &str) -> Result<PathBuf, Failure> {
-    let strategy = etcetera::base_strategy::Xdg::new().map_err(|error| {
-        let message = format!("there is no home directory for the state ({error}). Name one with --state-dir DIR.");
-        Failure::new(Exit::Config, message)
-    })?;
-    let state = strategy
-        .state_dir()
-        .unwrap_or_else(|| strategy.home_dir().join(".local/state"));
-    Ok(state.join("chaley").join(cluster))
-}
+/// How long the supervisor may take to tell the URL; it answers from memory.
+const ASK_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Takes a list of URLs apart: separated by commas or white space.
 pub fn parse_list(text: &str) -> Result<Vec<BrokerUrl>, Failure> {
@@ -36,50 +23,27 @@ pub fn parse_list(text: &str) -> Result<Vec<BrokerUrl>, Failure> {
     })
 }
 
-/// The broker's URLs: `given` if something is given, else what the supervisor left in the state directory.
+/// The broker's URLs: `given` if something is given, else what the supervisor of the state directory tells.
 pub fn find(given: Option<&str>, state_directory: Option<&Path>, cluster: &str) -> Result<Vec<BrokerUrl>, Failure> {
     if let Some(text) = given {
         return parse_list(text);
     }
     let directory = match state_directory {
         Some(directory) => directory.to_owned(),
-        None => default_state_directory(cluster)?,
+        None => default_state_dir(cluster).map_err(|error| Failure::new(Exit::Config, error.to_string()))?,
     };
-    let path = directory.join(CLIENT_URL_FILE);
-    let text = read(&path).map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => Failure::new(
-            Exit::Unavailable,
-            format!(
-                "no ring named {cluster:?} has been started here (there is no {}). \
-                 Start one with `chaleyd up`, or give --broker-url with what `chaleyd client-url` prints elsewhere.",
-                path.display()
-            ),
-        ),
-        std::io::ErrorKind::PermissionDenied => Failure::new(
-            Exit::Permission,
-            format!(
-                "{} may not be read by this user. Run as the user who ran `chaleyd up`, or give --broker-url.",
-                path.display()
-            ),
-        ),
-        _ => Failure::new(
-            Exit::Unavailable,
-            format!(
-                "{} cannot be read ({error}). `chaleyd up` writes it anew.",
-                path.display()
-            ),
-        ),
-    })?;
-    parse_list(&text)
-}
-
-fn read(path: &Path) -> std::io::Result<String> {
-    use std::io::Read as _;
-    let mut text = String::new();
-    std::fs::File::open(path)?
-        .take(CLIENT_URL_MAX_BYTES)
-        .read_to_string(&mut text)?;
-    Ok(text)
+    match control::call(&directory, &Request::ClientUrl { host: None }, ASK_TIMEOUT) {
+        Ok(Answer::ClientUrl { url }) => parse_list(&url),
+        Ok(_) => Err(Failure::new(
+            Exit::Failed,
+            "the supervisor's answer makes no sense; is it of another version? `chaleyd down`, then `chaleyd up`",
+        )),
+        Err(failure) => {
+            let elsewhere = "a ring elsewhere is reached by --broker-url with what `chaleyd client-url` prints there";
+            let message = format!("{}; {elsewhere}", failure.message);
+            Err(Failure::new(Exit::from_code(failure.code), message))
+        }
+    }
 }
 
 #[cfg(test)]
@@ -97,13 +61,11 @@ mod tests {
     }
 
     #[test]
-    fn the_supervisors_file_is_read_and_its_absence_names_the_way_out() {
+    fn the_absence_of_a_supervisor_names_the_ways_out() {
         let directory = tempfile::tempdir().expect("a directory");
-        let missing = find(None, Some(directory.path()), "c").expect_err("nothing there");
+        let missing = find(None, Some(directory.path()), "c").expect_err("nobody there");
         assert_eq!(missing.exit, Exit::Unavailable);
         assert!(missing.message.contains("chaleyd up"), "{missing}");
-        std::fs::write(directory.path().join(CLIENT_URL_FILE), "amqp://a:b@h:1/%2f\n").expect("written");
-        let urls = find(None, Some(directory.path()), "c").expect("found");
-        assert_eq!(urls[0].host(), "h");
+        assert!(missing.message.contains("--broker-url"), "{missing}");
     }
 }

@@ -169,7 +169,7 @@ impl Config {
 }
 
 /// `chaley/<cluster>` in the XDG state home.
-fn default_state_dir(cluster: &str) -> Result<PathBuf, ConfigError> {
+pub(crate) fn default_state_dir(cluster: &str) -> Result<PathBuf, ConfigError> {
     use etcetera::BaseStrategy;
     etcetera::choose_base_strategy()
         .ok()
