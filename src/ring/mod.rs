@@ -32,7 +32,8 @@
 //!    current + 1 wins, later ones of that epoch are void, and to have won is to have read one's record back. Nodes keep
 //!    every winning record. On each connection the register is read again from its first record and compared: if it is
 //!    shorter than what a node knows, the node appends the missing records again before anything else. A probe that is
-//!    answered with a higher epoch stops a proposal.
+//!    answered with a higher epoch stops a proposal. After its own connection nobody proposes before all who are to stay
+//!    were heard in the current view, or the grace is over: a member that knows a view which the register lost comes first.
 //! 5. **Who proposes.** Only a synced member, and it includes itself. A member that stops on purpose is proposed out by a
 //!    neighbour. A member keeps its log when it enters a view. A node that finds itself left out sets aside what it did
 //!    not know to be committed and comes back as a joiner, with a new incarnation.
