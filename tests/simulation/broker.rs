@@ -364,15 +364,9 @@ impl World {
                 input,
             },
         );
-        let input = Input::Blocked(blocked);
-        self.after(
-            due - self.now,
-            Event::Tell {
-                host,
-                connection,
-                input,
-            },
-        );
+        if blocked {
+            self.step(host, Input::Blocked(true))?;
+        }
         Ok(())
     }
 
