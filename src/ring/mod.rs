@@ -62,6 +62,9 @@
 //! 3. Everything that waits in the mailbox goes in before a `Tick`.
 //! 4. Order only while [`Node::can_order`]; publish deliveries in order and report confirmed ones with `Delivered`.
 //! 5. At start, a node that is not synced draws a new incarnation and sets aside what it does not know to be committed.
+//!    One that never entered a view keeps the incarnation it has: its founding of the cluster may be on its way still.
+//! 6. At start, [`Node::set_last_time_ms`] tells the time of the last entry of the log, and [`Input::Connected`] comes
+//!    before anything that the new connection brings; a broker that blocks it says so afterwards.
 //!
 //! # Where it departs from plain chain replication
 //!
