@@ -594,6 +594,11 @@ impl Node {
             Message::Sync { log_end, digest } if epoch == self.view.epoch.next() => {
                 self.early_sync = Some((epoch, from, log_end, digest));
             }
+            Message::Join { .. } if epoch < self.view.epoch => {
+                // It has not read the register so far; if it cannot, it has to learn that (rule 10).
+                self.send(from, Message::ProbeReply { number: 0 }, effects);
+                self.dropped(DropReason::StaleEpoch, effects);
+            }
             _ if epoch < self.view.epoch => self.dropped(DropReason::StaleEpoch, effects),
             _ if epoch > self.view.epoch => self.dropped(DropReason::FutureEpoch, effects),
             Message::Join { log_end, digest } => self.on_join(now, from, log_end, digest, log, effects),
@@ -909,8 +914,14 @@ impl Node {
 
     fn suspect_the_silent(&mut self, now: Millis, effects: &mut Vec<Effect>) {
         for neighbour in self.view.neighbours(self.me) {
-            if self.detector.is_silent(neighbour, now) {
+            if !self.detector.is_silent(neighbour, now) {
+                continue;
+            }
+            if self.is_synced() {
                 self.suspect(now, neighbour, Evidence::Silence, effects);
+            } else {
+                // It may not propose, but has to find out whether the others are in a later view (rule 10).
+                self.ask_around(now, effects);
             }
         }
         let Standing::Member(member) = &self.standing else {
