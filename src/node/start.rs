@@ -47,7 +47,8 @@ impl From<ConnectError> for Fatal {
 /// Logs to stderr, which the supervisor has put into a file. `CHALEY_LOG` filters as in `tracing_subscriber`.
 pub fn logging(id: u16) {
     let filter = std::env::var("CHALEY_LOG").unwrap_or_else(|_| "info".to_owned());
-    let filter = EnvFilter::try_new(format!("{filter},{LOG_DIRECTIVE}")).unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_new(format!("{filter},lsm_tree=warn,fjall=warn,{LOG_DIRECTIVE}"))
+        .unwrap_or_else(|_| EnvFilter::new("info"));
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(false)
