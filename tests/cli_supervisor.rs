@@ -335,6 +335,32 @@ fn a_node_that_gives_up_during_up_is_named_with_its_last_words() {
 }
 
 #[test]
+fn a_node_that_crashes_again_and_again_during_up_fails_it() {
+    let ring = Ring::new();
+    ring.misbehave(1, "crash");
+    let refusal = ring.refused(&["up", "-n", "2", "-d"], 1);
+    for part in [
+        "node 1 failed: ended with code 3, 5 times in a row",
+        "fake node 1 begins",
+    ] {
+        assert!(refusal.contains(part), "{part}: {refusal}");
+    }
+}
+
+#[test]
+fn a_log_that_grows_too_large_moves_aside() {
+    let ring = Ring::new();
+    ring.ok(&["up", "-n", "1", "-d"]);
+    let log = ring.state_dir().join("logs/node-1.log");
+    let mut writer = std::fs::OpenOptions::new().append(true).open(&log).unwrap();
+    writer.write_all(&vec![b'\n'; 10 * 1024 * 1024]).unwrap();
+    wait_for("the rotation", || {
+        ring.state_dir().join("logs/node-1.log.1").exists() && log.metadata().unwrap().len() == 0
+    });
+    assert_eq!(mode(&ring.state_dir().join("logs/node-1.log.1")), 0o600);
+}
+
+#[test]
 fn a_node_that_gives_up_later_is_not_started_in_a_loop() {
     let ring = Ring::new();
     ring.ok(&["up", "-n", "2", "-d"]);
@@ -349,7 +375,7 @@ fn a_node_that_gives_up_later_is_not_started_in_a_loop() {
         (&node(&state, 2)["status"], &node(&state, 2)["restarts"]),
         (&json!("dead"), &json!(1))
     );
-    let refusal = ring.refused(&["start", "2"], 1);
+    let refusal = ring.refused(&["start", "2"], 78);
     assert!(refusal.contains("another cluster"), "{refusal}");
 }
 

@@ -3,12 +3,15 @@
 use std::fmt;
 use std::io;
 use std::str::FromStr;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 use lapin::types::LongString;
 use lapin::uri::AMQPUri;
 use lapin::{Connection, ConnectionProperties, ErrorKind};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
 /// AMQP heartbeat asked for on every connection, in seconds: the broker drops a frozen peer's connection, and with it
 /// its exclusive queue, about three of them later.
@@ -20,6 +23,10 @@ pub const CONNECT_DEADLINE: Duration = Duration::from_secs(3);
 /// Largest AMQP frame asked for, in bytes. lapin keeps 2 x 32 frames of it per connection as buffers, so a smaller frame
 /// is what keeps a node small; longer messages are simply cut into more frames.
 const FRAME_MAX: u32 = 32 * 1024;
+
+/// Attempts that a process leaves behind unanswered: lapin's thread of an attempt that is given up ends only when the
+/// broker closes the connection. When there are as many, a broker must first answer on a plain socket.
+const LEFT_BEHIND: u32 = 8;
 
 /// First delay of [`Backoff`].
 const BACKOFF_FIRST: Duration = Duration::from_millis(50);
@@ -145,6 +152,16 @@ impl BrokerUrl {
         texts.iter().map(|text| BrokerUrl::parse(text.as_ref())).collect()
     }
 
+    /// Whether somebody there says anything to an AMQP greeting. (To one who speaks TLS it is no greeting, but answered.)
+    async fn answers(&self) -> bool {
+        let answer = async {
+            let mut stream = TcpStream::connect((self.host().trim_matches(['[', ']']), self.port())).await?;
+            stream.write_all(b"AMQP\x00\x00\x09\x01").await?;
+            stream.read_u8().await
+        };
+        answer.await.is_ok()
+    }
+
     pub fn host(&self) -> &str {
         &self.uri.authority.host
     }
@@ -202,15 +219,26 @@ pub fn redact(url: &str) -> String {
 /// One attempt to connect to `url`, ended by [`CONNECT_DEADLINE`]. `name` is what `rabbitmqctl list_connections` shows.
 /// lapin's own recovery stays off: a connection that fails is given up whole, and its owner starts again.
 pub async fn connect_once(url: &BrokerUrl, name: &str) -> Result<Connection, ConnectError> {
+    static SILENT: AtomicU32 = AtomicU32::new(0);
+    let silent = || ConnectError::Unreachable {
+        url: url.to_string(),
+        why: format!("no answer within {} s", CONNECT_DEADLINE.as_secs()),
+    };
+    if SILENT.load(Ordering::Relaxed) >= LEFT_BEHIND {
+        match tokio::time::timeout(CONNECT_DEADLINE, url.answers()).await {
+            Ok(true) => SILENT.store(0, Ordering::Relaxed),
+            Ok(false) | Err(_) => return Err(silent()),
+        }
+    }
     let properties = ConnectionProperties::default().with_connection_name(LongString::from(name.as_bytes()));
     let attempt = Connection::connect_uri(url.uri.clone(), properties);
     match tokio::time::timeout(CONNECT_DEADLINE, attempt).await {
         Ok(Ok(connection)) => Ok(connection),
         Ok(Err(error)) => Err(ConnectError::while_connecting(url, &error)),
-        Err(_) => Err(ConnectError::Unreachable {
-            url: url.to_string(),
-            why: format!("no answer within {} s", CONNECT_DEADLINE.as_secs()),
-        }),
+        Err(_) => {
+            SILENT.fetch_add(1, Ordering::Relaxed);
+            Err(silent())
+        }
     }
 }
 
@@ -307,7 +335,6 @@ mod tests {
     /// TLS against something that talks no TLS: an error, not a panic for want of a crypto provider.
     #[tokio::test]
     async fn tls_has_a_crypto_provider() {
-        use tokio::io::AsyncWriteExt;
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         tokio::spawn(async move {
@@ -323,14 +350,43 @@ mod tests {
         );
     }
 
+    fn lapin_threads() -> usize {
+        let name = |thread: std::fs::DirEntry| std::fs::read_to_string(thread.path().join("comm")).ok();
+        let threads = std::fs::read_dir("/proc/self/task").expect("Linux");
+        let names = threads.flatten().filter_map(name);
+        names.filter(|name| name.starts_with("lapin-io")).count()
+    }
+
     #[tokio::test]
-    async fn a_broker_that_says_nothing_is_given_up() {
+    async fn a_broker_that_says_nothing_is_given_up_and_leaves_little_behind() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let url = format!("amqp://u:p@{}/%2f", listener.local_addr().expect("an address"));
         let url = BrokerUrl::parse(&url).expect("a good URL");
         let started = std::time::Instant::now();
-        let error = connect_once(&url, "test").await.expect_err("nobody answers");
-        assert!(matches!(error, ConnectError::Unreachable { .. }), "{error:?}");
+        let attempts = (0..LEFT_BEHIND).map(|_| connect_once(&url, "test"));
+        for result in futures_util::future::join_all(attempts).await {
+            let error = result.expect_err("nobody answers");
+            assert!(matches!(error, ConnectError::Unreachable { .. }), "{error:?}");
+        }
         assert!(started.elapsed() < CONNECT_DEADLINE + Duration::from_secs(2));
+        let before = lapin_threads();
+        let enough = before >= LEFT_BEHIND as usize;
+        assert!(enough, "{before} were left behind: the limit has become needless");
+        connect_once(&url, "test").await.expect_err("still nobody answers");
+        assert!(lapin_threads() <= before, "one more thread was left behind");
+        // Somebody who does answer is not kept waiting for the silent one.
+        let answering = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = answering.local_addr().expect("an address");
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = answering.accept().await {
+                let _ = stream.write_all(b"AMQP\x00\x01\x00\x00").await;
+            }
+        });
+        let other = BrokerUrl::parse(&format!("amqp://u:p@{address}/%2f")).expect("a good URL");
+        let started = std::time::Instant::now();
+        connect_once(&other, "test")
+            .await
+            .expect_err("it speaks another version");
+        assert!(started.elapsed() < CONNECT_DEADLINE, "it answered at once");
     }
 }

@@ -283,13 +283,17 @@ fn unknown_section(section: &str, known: &BTreeMap<String, Value>) -> String {
 }
 
 fn unknown_key(key: &str, known: &BTreeMap<String, Value>) -> String {
-    // The name alone counts too: a key in the wrong section is a common slip.
-    let name = key.rsplit('.').next().unwrap_or(key);
-    let same_name = known.keys().find(|full| full.rsplit('.').next() == Some(name));
-    let near = same_name
-        .map(String::as_str)
-        .or_else(|| did_you_mean(key, known.keys().map(String::as_str)));
-    match near {
+    let (section, name) = key.split_once('.').unwrap_or(("", key));
+    let name_of = |full: &String| full.split_once('.').map_or(full.clone(), |(_, name)| name.to_owned());
+    // A key in the wrong section is as common a slip as a wrong letter.
+    let elsewhere = known.keys().find(|full| name_of(full) == name);
+    let here: Vec<String> = known
+        .keys()
+        .filter(|full| full.split('.').next() == Some(section))
+        .map(name_of)
+        .collect();
+    let near = did_you_mean(name, here.iter().map(String::as_str)).map(|name| format!("{section}.{name}"));
+    match elsewhere.cloned().or(near) {
         Some(near) => format!("unknown key `{key}`; did you mean `{near}`?"),
         None => format!("unknown key `{key}`; `chaleyd config show` lists all keys"),
     }

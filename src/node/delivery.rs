@@ -39,6 +39,8 @@ pub struct Delivery {
     /// Runs in flight, oldest first: their last entry and how many confirms are missing.
     runs: VecDeque<Run>,
     next_run: u64,
+    /// Frames of the newest run for which the outbox had no room yet.
+    unsent: VecDeque<Publication>,
 }
 
 #[derive(Debug)]
@@ -54,59 +56,46 @@ impl Delivery {
         self.active = true;
         self.next = delivered + 1;
         self.runs.clear();
+        self.unsent.clear();
     }
 
     /// It does not deliver any more, or not now.
     pub fn stop(&mut self) {
         self.active = false;
         self.runs.clear();
+        self.unsent.clear();
     }
 
     /// Publishes what was applied, as far as the window allows.
     pub fn pump(&mut self, epoch: Epoch, chat: &Chat, store: &Store, link: &LinkHandle) -> Result<(), Fatal> {
-        while self.active && self.next <= chat.state.applied() && self.runs.len() < RUNS_IN_FLIGHT {
+        while self.active && self.flush(link) {
+            if self.next > chat.state.applied() || self.runs.len() >= RUNS_IN_FLIGHT {
+                break;
+            }
             let results = self.collect(chat, store)?;
             let last = self.next + results.len() as Index - 1;
+            self.next = last + 1;
             self.next_run += 1;
-            let token = TOKENS + self.next_run;
-            let mut missing = 0;
-            for (exchange, routing_key, body) in frames(epoch, &results) {
-                let publication = Publication {
-                    lane: Lane::Deliver,
-                    exchange,
-                    routing_key,
-                    body,
-                    mandatory: false,
-                    expiry_ms: None,
-                    token,
-                };
-                if link.publish(publication).is_err() {
-                    // The outbox is full or the link is going down: this run is published again as a whole.
-                    self.retry(last, token, missing);
-                    return Ok(());
-                }
-                missing += 1;
-            }
+            self.unsent.extend(frames(epoch, &results, TOKENS + self.next_run));
             self.runs.push_back(Run {
                 number: self.next_run,
                 last,
-                missing,
+                missing: self.unsent.len(),
             });
-            self.next = last + 1;
         }
         Ok(())
     }
 
-    /// Part of a run is out: count what was sent as a run that ends before it, so that its confirms find it.
-    fn retry(&mut self, last: Index, token: u64, sent: usize) {
-        tracing::debug!(last, token, sent, "a delivery has to wait");
-        if sent > 0 {
-            self.runs.push_back(Run {
-                number: self.next_run,
-                last: self.next - 1,
-                missing: sent,
-            });
+    /// Publishes what waits; whether all of it found room.
+    fn flush(&mut self, link: &LinkHandle) -> bool {
+        while let Some(publication) = self.unsent.front() {
+            if !link.has_room(publication.lane, publication.body.len()) {
+                return false;
+            }
+            // A link that goes down in this moment says so, and delivery starts again.
+            let _ = self.unsent.pop_front().map(|publication| link.publish(publication));
         }
+        true
     }
 
     fn collect(&self, chat: &Chat, store: &Store) -> Result<Vec<std::sync::Arc<Applied>>, Fatal> {
@@ -152,7 +141,7 @@ impl Delivery {
 }
 
 /// The frames of a run: for each group its events in order, then the replies.
-fn frames(epoch: Epoch, results: &[std::sync::Arc<Applied>]) -> Vec<(Exchange, String, Vec<u8>)> {
+fn frames(epoch: Epoch, results: &[std::sync::Arc<Applied>], token: u64) -> Vec<Publication> {
     let mut groups: BTreeMap<&str, Vec<&GroupEvent>> = BTreeMap::new();
     let mut replies: Vec<(&str, Vec<Event>)> = Vec::new();
     for output in results.iter().flat_map(|result| &result.outputs) {
@@ -164,15 +153,28 @@ fn frames(epoch: Epoch, results: &[std::sync::Arc<Applied>]) -> Vec<(Exchange, S
             },
         }
     }
+    let publication = |exchange, routing_key, body| Publication {
+        lane: Lane::Deliver,
+        exchange,
+        routing_key,
+        body,
+        mandatory: false,
+        expiry_ms: None,
+        token,
+    };
     let mut frames = Vec::new();
     for (group, events) in groups {
         for part in events.chunks(FRAME_EVENTS) {
             let body = encode_group_events(epoch, part.iter().copied());
-            frames.push((Exchange::Deliver, Names::group_key(group), body));
+            frames.push(publication(Exchange::Deliver, Names::group_key(group), body));
         }
     }
     for (queue, events) in replies {
-        frames.push((Exchange::Default, queue.to_owned(), encode_delivery(epoch, &events)));
+        frames.push(publication(
+            Exchange::Default,
+            queue.to_owned(),
+            encode_delivery(epoch, &events),
+        ));
     }
     frames
 }

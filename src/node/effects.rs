@@ -183,7 +183,8 @@ impl Engine {
         let mut membership = *self.store.membership();
         membership.incarnation = Some(incarnation);
         membership.synced = false;
-        membership.commit = membership.commit.max(self.chat.state.applied()).min(keep);
+        membership.commit = keep;
+        membership.delivered = membership.delivered.min(keep);
         let beyond = self.store.log_end() > keep;
         let mut batch = self.store.batch();
         if beyond {
@@ -237,7 +238,7 @@ impl Engine {
         batch.membership(&membership);
         batch.commit()?;
         tracing::info!(epoch = view.epoch.0, ring = %ids(&view.members), by = record.by.id.0, cause = %record.cause, "enters a view");
-        self.remember_head(&view);
+        self.remember_head(view.head());
         self.home.view_changed();
         self.event(NodeEvent::Entered {
             at_us: monotonic_us(),

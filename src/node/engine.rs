@@ -1,6 +1,6 @@
 //! The one select loop of a node, and who owns what.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
@@ -16,7 +16,7 @@ use super::start::{Fatal, wall_clock_ms};
 use crate::broker::link::{LinkEvent, LinkHandle};
 use crate::broker::names::Names;
 use crate::control::{NodeOrder, NodePhase, NodeReport, NodeSettings, NodeStatus, STATUS_INTERVAL_MS};
-use crate::ring::{Digest, Effect, Index, Input, LogRead, Member, Millis, Node, View};
+use crate::ring::{Digest, Effect, Epoch, Index, Input, LogRead, Member, Millis, Node};
 use crate::store::Store;
 use crate::wire::frame::{Frame, Payload, decode_view};
 
@@ -58,14 +58,15 @@ pub struct Engine {
     pub(super) home: Home,
     /// Reads that wait until this node has applied so far.
     pub(super) reads: Vec<(Index, crate::wire::frame::Read)>,
-    pub(super) former_heads: BTreeSet<Member>,
+    /// Oldest first, each once.
+    pub(super) former_heads: VecDeque<Member>,
     /// The incarnation whose mailbox is being declared.
     pub(super) reborn: Option<Member>,
     pub(super) dropped: BTreeMap<String, u64>,
     pub(super) effects: Vec<Effect>,
     started: Instant,
     broker: BrokerStatus,
-    last_status: Option<(Instant, NodeStatus)>,
+    last_status: Option<(Instant, (NodePhase, Epoch, BrokerStatus))>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,7 +110,7 @@ impl Engine {
             delivery: Delivery::default(),
             home,
             reads: Vec::new(),
-            former_heads: BTreeSet::new(),
+            former_heads: VecDeque::new(),
             reborn: None,
             dropped: BTreeMap::new(),
             effects: Vec::new(),
@@ -122,20 +123,22 @@ impl Engine {
     }
 
     fn remember_stored_heads(&mut self) -> Result<(), Fatal> {
-        let views = self.store.views()?;
-        for (_, bytes) in views.iter().rev().take(FORMER_HEADS) {
-            if let Ok(record) = decode_view(bytes) {
-                self.former_heads.extend(record.members.first());
+        for (_, bytes) in self.store.views()? {
+            if let Ok(record) = decode_view(&bytes) {
+                self.remember_head(record.members.first().copied());
             }
         }
         Ok(())
     }
 
-    pub(super) fn remember_head(&mut self, view: &View) {
-        self.former_heads.extend(view.head());
-        while self.former_heads.len() > FORMER_HEADS {
-            // Which one goes hardly matters: a head that is still frozen was bound in one of the last views.
-            self.former_heads.pop_first();
+    pub(super) fn remember_head(&mut self, head: Option<Member>) {
+        let Some(head) = head else {
+            return;
+        };
+        self.former_heads.retain(|former| *former != head);
+        self.former_heads.push_back(head);
+        if self.former_heads.len() > FORMER_HEADS {
+            self.former_heads.pop_front();
         }
     }
 
@@ -216,10 +219,14 @@ impl Engine {
                 time_ms: wall_clock_ms(),
             })?;
         }
-        if let Some(head) = &mut self.head
-            && let Some(tag) = head.done()
-        {
+        let Some(head) = &mut self.head else {
+            return Ok(());
+        };
+        if let Some(tag) = head.done() {
             let _ = self.link.ack_request(tag, true);
+        }
+        for read in head.reads_ready() {
+            self.hand_to_home(read);
         }
         Ok(())
     }
@@ -242,6 +249,10 @@ impl Engine {
                 self.broker = BrokerStatus::Up;
                 let now = self.now();
                 self.home.reconnected(now);
+                if let Some(member) = self.reborn {
+                    // The order to move may have been lost with the connection.
+                    let _ = self.link.set_member(member);
+                }
                 self.step(Input::Connected)
             }
             LinkEvent::Register { body } => match decode_view(&body) {
@@ -387,22 +398,25 @@ impl Engine {
 
     // ---- status ---------------------------------------------------------------------------------------------------
 
+    /// Called after every input, so it looks before it makes anything.
     fn report_status(&mut self) {
         let now = Instant::now();
-        let status = self.status();
-        let send = match &self.last_status {
+        let look = (self.phase(), self.ring.view().epoch, self.broker);
+        let due = match &self.last_status {
             None => true,
-            Some((at, last)) => {
-                let changed = last.phase != status.phase
-                    || last.epoch != status.epoch
-                    || last.members != status.members
-                    || last.broker != status.broker;
-                changed || now.duration_since(*at) >= STATUS_INTERVAL
-            }
+            Some((at, last)) => *last != look || now.duration_since(*at) >= STATUS_INTERVAL,
         };
-        if send {
-            self.reports.send(&NodeReport::Status(status.clone()));
-            self.last_status = Some((now, status));
+        if due {
+            self.reports.send(&NodeReport::Status(self.status()));
+            self.last_status = Some((now, look));
+        }
+    }
+
+    fn phase(&self) -> NodePhase {
+        if self.ring.is_linked() {
+            NodePhase::Ready
+        } else {
+            NodePhase::Joining
         }
     }
 
@@ -414,11 +428,7 @@ impl Engine {
             BrokerStatus::Blocked => "blocked",
         };
         NodeStatus {
-            phase: if self.ring.is_linked() {
-                NodePhase::Ready
-            } else {
-                NodePhase::Joining
-            },
+            phase: self.phase(),
             epoch: self.ring.view().epoch.0,
             members: self.ring.view().members.iter().map(|member| member.id.0).collect(),
             log_end: progress.log_end,

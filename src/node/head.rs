@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use crate::broker::link::RequestTag;
 use crate::chat::{Action, Admission, Admit, Command, ENCODED_HEADER_BYTES, SessionId, State, encode};
 use crate::ring::Entry;
+use crate::wire::frame::Read;
 
 /// An entry is closed when its commands may take so many bytes. It keeps frames near the size that the broker carries
 /// fastest, and leaves room below [`Entry::MAX_BODY_BYTES`] for one command of any size.
@@ -24,6 +25,9 @@ const ENTRY_PRESENCE_COMMANDS: usize = 32;
 /// requests wait unacknowledged at the broker.
 const WAITING: usize = 65_536;
 
+/// Reads that wait for the commands before them. When as many do, further ones are dropped; clients ask again.
+const READS: usize = 4096;
+
 /// The head's table and queue. A node that is not head has none.
 #[derive(Debug)]
 pub struct Head {
@@ -34,6 +38,8 @@ pub struct Head {
     taken: u64,
     /// Requests of the broker, to be acknowledged once so many commands are taken.
     tags: VecDeque<(u64, RequestTag)>,
+    /// Reads, to be handed on once so many commands are taken: a client sees what it asked for before.
+    reads: VecDeque<(u64, Read)>,
 }
 
 impl Head {
@@ -46,6 +52,7 @@ impl Head {
             put: 0,
             taken: 0,
             tags: VecDeque::new(),
+            reads: VecDeque::new(),
         }
     }
 
@@ -76,6 +83,21 @@ impl Head {
     /// The request of this tag is read: acknowledge it when all that waits now is ordered.
     pub fn read(&mut self, tag: RequestTag) {
         self.tags.push_back((self.put, tag));
+    }
+
+    /// A read waits for the commands before it. Returns whether there was room.
+    pub fn read_later(&mut self, read: Read) -> bool {
+        let room = self.reads.len() < READS;
+        if room {
+            self.reads.push_back((self.put, read));
+        }
+        room
+    }
+
+    /// The reads whose turn has come.
+    pub fn reads_ready(&mut self) -> Vec<Read> {
+        let ready = self.reads.iter().take_while(|(needs, _)| *needs <= self.taken).count();
+        self.reads.drain(..ready).map(|(_, read)| read).collect()
     }
 
     /// The body of the next entry, if anything waits.

@@ -16,6 +16,9 @@ const TURNS: u64 = 10;
 /// After an own reconnection clients have so long to come back before they are `away`.
 const RECONNECT_GRACE_MS: Millis = 3000;
 
+/// Queues found gone that are remembered, also those that no session has any more. Past it they are found again.
+const GONE: usize = 100_000;
+
 /// Most `away` and `left` that are asked for in one turn; the rest waits for the next round.
 const COMMANDS: usize = 256;
 
@@ -75,11 +78,13 @@ impl Home {
         }
     }
 
-    /// Looks after a part of the sessions, when it is time.
-    pub fn turn(&mut self, now: Millis, me: Member, view: &View, state: &State, cluster: &str) -> Option<Turn> {
-        if now < self.next_turn_at {
-            return None;
-        }
+    /// Whether it is time for a [`Home::turn`].
+    pub fn is_due(&self, now: Millis) -> bool {
+        now >= self.next_turn_at
+    }
+
+    /// Looks after a part of the sessions.
+    pub fn turn(&mut self, now: Millis, me: Member, view: &View, state: &State, cluster: &str) -> Turn {
         self.next_turn_at = now + (self.beat_ms / TURNS).max(1);
         self.turn = (self.turn + 1) % TURNS;
         let mut turn = Turn::default();
@@ -92,7 +97,10 @@ impl Home {
         }
         self.away
             .retain(|id, (at, _)| state.session(*id).is_some_and(|session| session.away_at() == Some(*at)));
-        Some(turn)
+        if self.gone.len() > GONE {
+            self.gone.clear();
+        }
+        turn
     }
 
     fn look_after(&mut self, now: Millis, session: &SessionView<'_>, cluster: &str, turn: &mut Turn) {
@@ -131,15 +139,6 @@ impl Home {
                     });
                 }
             }
-        }
-    }
-
-    /// Beats that came back from queues no session has any more.
-    pub fn forget_strangers(&mut self) {
-        /// More than the beats of a whole round of a large chat; past it, they are looked for again.
-        const GONE: usize = 100_000;
-        if self.gone.len() > GONE {
-            self.gone.clear();
         }
     }
 }

@@ -82,12 +82,15 @@ impl Engine {
                 (session, n, ReadWhat::Resume { cluster })
             }
         };
-        self.hand_to_home(Read {
+        let read = Read {
             session,
             n,
             reply_to,
             what,
-        });
+        };
+        if !self.head.as_mut().is_some_and(|head| head.read_later(read)) {
+            self.dropped("too many reads");
+        }
         Ok(())
     }
 
@@ -126,7 +129,7 @@ impl Engine {
     // ---- reads ----------------------------------------------------------------------------------------------------
 
     /// The session's home answers, once it has applied what the head has ordered by now.
-    fn hand_to_home(&mut self, read: Read) {
+    pub(super) fn hand_to_home(&mut self, read: Read) {
         let at = self.ring.progress().log_end;
         let view = self.ring.view();
         match home(read.session, &view.members) {
@@ -234,11 +237,11 @@ impl Engine {
             return;
         }
         let now = self.now();
-        let (me, cluster) = (self.ring.me(), self.cluster_id());
-        let Some(turn) = self.home.turn(now, me, self.ring.view(), &self.chat.state, &cluster) else {
+        if !self.home.is_due(now) {
             return;
-        };
-        self.home.forget_strangers();
+        }
+        let (me, cluster) = (self.ring.me(), self.cluster_id());
+        let turn = self.home.turn(now, me, self.ring.view(), &self.chat.state, &cluster);
         let epoch = self.ring.view().epoch;
         for (queue, event) in turn.beats {
             self.publish_to_client(queue, encode_delivery(epoch, &[event]), true);

@@ -12,7 +12,7 @@ use crate::broker::connection::{BrokerUrl, ConnectError};
 use crate::broker::link::{Link, LinkOptions};
 use crate::broker::names::Names;
 use crate::control::NodeSettings;
-use crate::ring::{ClusterId, Incarnation, Member, Millis, Node, NodeId, Start, Timing, ViewRecord};
+use crate::ring::{ClusterId, Incarnation, Index, Member, Millis, Node, NodeId, Start, Timing, ViewRecord};
 use crate::store::{Store, StoreError};
 use crate::wire::frame::decode_view;
 
@@ -108,7 +108,9 @@ fn identity(store: &mut Store, id: NodeId) -> Result<Member, Fatal> {
     let incarnation = Incarnation(random()? as u64);
     membership.incarnation = Some(incarnation);
     membership.synced = false;
-    let keep = membership.commit.min(store.log_end());
+    let keep = committed(store);
+    membership.commit = keep;
+    membership.delivered = membership.delivered.min(keep);
     let has_more = store.log_end() > keep;
     let mut batch = store.batch();
     if has_more {
@@ -117,6 +119,12 @@ fn identity(store: &mut Store, id: NodeId) -> Result<Member, Fatal> {
     batch.membership(&membership);
     batch.commit()?;
     Ok(Member { id, incarnation })
+}
+
+/// The last index that this store knows to be committed: its hint may lag behind what was applied, which only ever
+/// happens to committed entries.
+fn committed(store: &Store) -> Index {
+    store.membership().commit.max(store.last_applied()).min(store.log_end())
 }
 
 fn stored_views(store: &Store) -> Result<Vec<ViewRecord>, Fatal> {
@@ -148,7 +156,7 @@ fn ring(
         synced: membership.synced,
         log_end: store.log_end(),
         log_digest,
-        commit: membership.commit,
+        commit: committed(store),
         delivered: membership.delivered,
         cluster_to_found: ClusterId(random()?),
     });

@@ -110,6 +110,11 @@ impl Detector {
         self.heard.insert(from, now);
     }
 
+    /// Whether it was heard in some epoch that was current, since the own connection was made.
+    pub fn has_heard(&self, member: Member) -> bool {
+        self.heard.contains_key(&member)
+    }
+
     pub fn loop_heard(&mut self, sent_at: Millis) {
         self.loop_heard = self.loop_heard.max(sent_at);
     }

@@ -79,6 +79,7 @@ pub(super) struct Proposal {
 pub(super) struct Inquiry {
     pub number: u64,
     started: Millis,
+    pub asked_at: Millis,
     suspects: BTreeMap<Member, Evidence>,
     awaited: BTreeSet<Member>,
 }
@@ -88,6 +89,7 @@ impl Inquiry {
         Inquiry {
             number,
             started: now,
+            asked_at: now,
             suspects: BTreeMap::new(),
             awaited: others.iter().copied().collect(),
         }
@@ -111,6 +113,11 @@ impl Inquiry {
             Some(Evidence::Silence) => self.suspects.remove(&from).is_some(),
             _ => false,
         }
+    }
+
+    /// Who has neither answered nor is known to be gone.
+    pub fn awaited(&self) -> Vec<Member> {
+        self.awaited.iter().copied().collect()
     }
 
     pub fn is_over(&self, now: Millis, probe_ms: Millis) -> bool {

@@ -32,7 +32,8 @@
 //!    current + 1 wins, later ones of that epoch are void, and to have won is to have read one's record back. Nodes keep
 //!    every winning record. On each connection the register is read again from its first record and compared: if it is
 //!    shorter than what a node knows, the node appends the missing records again before anything else. A probe that is
-//!    answered with a higher epoch stops a proposal.
+//!    answered with a higher epoch stops a proposal. After its own connection nobody proposes before all who are to stay
+//!    were heard in the current view, or the grace is over: a member that knows a view which the register lost comes first.
 //! 5. **Who proposes.** Only a synced member, and it includes itself. A member that stops on purpose is proposed out by a
 //!    neighbour. A member keeps its log when it enters a view. A node that finds itself left out sets aside what it did
 //!    not know to be committed and comes back as a joiner, with a new incarnation.
@@ -61,6 +62,9 @@
 //! 3. Everything that waits in the mailbox goes in before a `Tick`.
 //! 4. Order only while [`Node::can_order`]; publish deliveries in order and report confirmed ones with `Delivered`.
 //! 5. At start, a node that is not synced draws a new incarnation and sets aside what it does not know to be committed.
+//!    One that never entered a view keeps the incarnation it has: its founding of the cluster may be on its way still.
+//! 6. At start, [`Node::set_last_time_ms`] tells the time of the last entry of the log, and [`Input::Connected`] comes
+//!    before anything that the new connection brings; a broker that blocks it says so afterwards.
 //!
 //! # Where it departs from plain chain replication
 //!

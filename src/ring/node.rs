@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::detector::{Detector, Timing};
-use super::join::Joiner;
+use super::join::{Joiner, WaitingRoom};
 use super::link::{ACK_EVERY, CATCH_UP_WINDOW, Downstream, Fit, LINK_WINDOW, LogRead, Upstream, fit};
 use super::membership::{Inquiry, Membership, Proposal};
 use super::message::{DropReason, Effect, Evidence, Halt, Input, Message, Note, Progress, Role};
@@ -217,6 +217,8 @@ impl Node {
             Input::LoopConfirmed { sent_at } => self.detector.loop_taken(sent_at),
             Input::Connected => {
                 self.connection = Connection::Reading { since: now };
+                // The broker blocks connections, and says so to each anew.
+                self.blocked = false;
                 self.restoring = false;
                 self.register.read_again();
             }
@@ -244,6 +246,7 @@ impl Node {
         if let Standing::Member(member) = &mut self.standing {
             member.inquiry = None;
             member.proposal = None;
+            member.waiting_room = WaitingRoom::default();
         }
     }
 
@@ -514,6 +517,7 @@ impl Node {
         self.sync_again(now, effects);
         self.suspect_the_silent(now, effects);
         self.conclude_inquiry(now, effects);
+        self.probe_again(now, effects);
         self.propose_again(now, effects);
         self.take_in_a_joiner(now, effects);
     }
@@ -589,6 +593,11 @@ impl Node {
             Message::ProbeReply { number } => self.on_probe_reply(now, from, epoch, number, effects),
             Message::Sync { log_end, digest } if epoch == self.view.epoch.next() => {
                 self.early_sync = Some((epoch, from, log_end, digest));
+            }
+            Message::Join { .. } if epoch < self.view.epoch => {
+                // It has not read the register so far; if it cannot, it has to learn that (rule 10).
+                self.send(from, Message::ProbeReply { number: 0 }, effects);
+                self.dropped(DropReason::StaleEpoch, effects);
             }
             _ if epoch < self.view.epoch => self.dropped(DropReason::StaleEpoch, effects),
             _ if epoch > self.view.epoch => self.dropped(DropReason::FutureEpoch, effects),
@@ -905,8 +914,14 @@ impl Node {
 
     fn suspect_the_silent(&mut self, now: Millis, effects: &mut Vec<Effect>) {
         for neighbour in self.view.neighbours(self.me) {
-            if self.detector.is_silent(neighbour, now) {
+            if !self.detector.is_silent(neighbour, now) {
+                continue;
+            }
+            if self.is_synced() {
                 self.suspect(now, neighbour, Evidence::Silence, effects);
+            } else {
+                // It may not propose, but has to find out whether the others are in a later view (rule 10).
+                self.ask_around(now, effects);
             }
         }
         let Standing::Member(member) = &self.standing else {
@@ -945,12 +960,57 @@ impl Node {
         }
         if starts {
             member.inquiries += 1;
-            for other in others
-                .into_iter()
-                .filter(|other| *other != whom || evidence != Evidence::Returned)
-            {
-                self.send(other, Message::Probe { number }, effects);
-            }
+            self.probe(now, effects);
+        }
+    }
+
+    /// Rule 4: a broker that died may have lost the newest view, and a member that knows it may not be back yet. So until
+    /// the grace after the own connection is over, everyone who is to stay must have been heard in this view first.
+    fn is_settled(&self, now: Millis, without: &[Member]) -> bool {
+        let Connection::Up { since } = self.connection else {
+            return false;
+        };
+        let known =
+            |member: &Member| *member == self.me || without.contains(member) || self.detector.has_heard(*member);
+        now.saturating_sub(since) > self.timing.grace_ms || self.view.members.iter().all(known)
+    }
+
+    /// Asks all members whether they are there, though nobody is suspected.
+    fn ask_around(&mut self, now: Millis, effects: &mut Vec<Effect>) {
+        let me = self.me;
+        let others: Vec<Member> = self.view.members.iter().copied().filter(|m| *m != me).collect();
+        if let Standing::Member(member) = &mut self.standing
+            && member.inquiry.is_none()
+        {
+            member.inquiry = Some(Inquiry::new(now, member.inquiries, &others));
+            member.inquiries += 1;
+            self.probe(now, effects);
+        }
+    }
+
+    /// Asks those of the inquiry who have not answered.
+    fn probe(&mut self, now: Millis, effects: &mut Vec<Effect>) {
+        let Standing::Member(member) = &mut self.standing else {
+            return;
+        };
+        let Some(inquiry) = &mut member.inquiry else {
+            return;
+        };
+        inquiry.asked_at = now;
+        let (number, awaited) = (inquiry.number, inquiry.awaited());
+        for other in awaited {
+            self.send(other, Message::Probe { number }, effects);
+        }
+    }
+
+    /// An inquiry that goes on, because not all have been heard yet, asks at every heartbeat.
+    fn probe_again(&mut self, now: Millis, effects: &mut Vec<Effect>) {
+        let heartbeat_ms = self.timing.heartbeat_ms;
+        if let Standing::Member(member) = &self.standing
+            && let Some(inquiry) = &member.inquiry
+            && now.saturating_sub(inquiry.asked_at) >= heartbeat_ms
+        {
+            self.probe(now, effects);
         }
     }
 
@@ -979,19 +1039,20 @@ impl Node {
     /// When all have answered or the time for answers is over: propose the view without the dead (rule 5).
     fn conclude_inquiry(&mut self, now: Millis, effects: &mut Vec<Effect>) {
         let probe_ms = self.timing.probe_ms();
-        let Standing::Member(member) = &mut self.standing else {
+        let Standing::Member(member) = &self.standing else {
             return;
         };
-        let busy = member.proposal.is_some();
         let Some(inquiry) = &member.inquiry else {
             return;
         };
-        if busy || !inquiry.is_over(now, probe_ms) {
+        let out = inquiry.failed();
+        if member.proposal.is_some() || !inquiry.is_over(now, probe_ms) || !self.is_settled(now, &out) {
             return;
         }
-        let out = inquiry.failed();
-        member.inquiry = None;
-        if out.is_empty() || !member.synced {
+        if let Standing::Member(member) = &mut self.standing {
+            member.inquiry = None;
+        }
+        if out.is_empty() || !self.is_synced() {
             return;
         }
         let members = self
@@ -1009,6 +1070,16 @@ impl Node {
         let Some(cluster) = self.register.cluster() else {
             return;
         };
+        let out: Vec<Member> = self
+            .view
+            .members
+            .iter()
+            .copied()
+            .filter(|m| !members.contains(m))
+            .collect();
+        if !self.is_settled(now, &out) {
+            return self.ask_around(now, effects);
+        }
         let Standing::Member(member) = &mut self.standing else {
             return;
         };

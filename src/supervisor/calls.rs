@@ -416,11 +416,12 @@ impl Supervisor {
         let node = self.nodes.get(&id)?;
         if let NodeState::Dead {
             cause,
+            code,
             restart_at: None,
         } = &node.state
         {
             let message = format!("node {id} {cause}; see `chaleyd logs {id}`");
-            return Some(Err(Failure::new(exit::FAILED, message)));
+            return Some(Err(Failure::new(code.unwrap_or(exit::FAILED), message)));
         }
         let status = node
             .status()

@@ -38,6 +38,8 @@ pub fn main(node: fn() -> ExitCode) -> ExitCode {
         Ok(arguments) => arguments,
         Err(wrong) => return refuse(&wrong),
     };
+    // Executed as /proc/self/exe, we would be called `exe` by ps and top.
+    let _only_a_name = nix::sys::prctl::set_name(c"chaleyd");
     match arguments.place.color {
         Colour::Auto => {}
         Colour::Always => anstream::ColorChoice::Always.write_global(),
@@ -177,6 +179,7 @@ fn hide_passwords(up: &UpArguments) -> Result<(), Failure> {
         }
     }
     let error = std::process::Command::new("/proc/self/exe")
+        .arg0("chaleyd")
         .args(kept)
         .env("CHALEY_BROKER_URL", up.broker_url.join(","))
         .exec();

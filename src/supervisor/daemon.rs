@@ -24,7 +24,7 @@ pub fn launch(plan: &Plan) -> Result<(), Failure> {
     let failed = |error: std::io::Error| Failure::machine("starting the supervisor in the background", error);
     let mut command = Command::new("/proc/self/exe");
     // The arguments are for people who read `ps`; nothing reads them back but the subcommand.
-    command.arg(DETACHED).arg(&plan.config.cluster.name);
+    command.arg0("chaleyd").arg(DETACHED).arg(&plan.config.cluster.name);
     command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

@@ -1,6 +1,7 @@
 //! The supervisor's one task: it starts the broker, then the nodes, then serves until it is to end.
 
 use std::collections::BTreeMap;
+use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::time::Duration;
 
@@ -27,6 +28,8 @@ use crate::control::{Failure, NodeReport, NodeSettings, exit};
 const QUEUE: usize = 256;
 /// How long nodes may take to become a ring, from the moment the broker is ready.
 const READY_DEADLINE: Duration = Duration::from_secs(120);
+/// Crashes in a row after which a node that has never been a member is given up, and `up` with it.
+const MAX_DEATHS_AT_START: u32 = 5;
 /// How often logs are looked at, whether they have grown too large.
 const LOG_CHECK: Duration = Duration::from_secs(1);
 /// Lines of a log that are quoted when its writer has failed.
@@ -280,21 +283,21 @@ impl Supervisor {
         let end = node.ended(status, Instant::now());
         let cause = node.last_cause.clone().unwrap_or_default();
         let again = node.restart_at().is_some();
+        let deaths = node.deaths();
         if matches!(self.phase, Phase::Ending(_)) {
             return;
         }
         match end {
             End::OnPurpose => self.journal.info(&format!("node {id} (pid {pid}) {cause}, as asked")),
             End::Fatal { code, message } if self.is_starting() => {
-                let path = self.place.log(&format!("node-{id}"));
-                let lines = logs::last_lines(&path, QUOTED_LINES);
-                let text = format!(
-                    "node {id} failed: {message}\nthe end of {}:\n{}",
-                    path.display(),
-                    quoted(&lines)
-                );
-                self.end(Some(Failure::new(code, text)));
-                return;
+                return self.end(Some(self.start_failed(id, code, &message)));
+            }
+            End::Crash if self.is_starting() && deaths >= MAX_DEATHS_AT_START => {
+                return self.end(Some(self.start_failed(
+                    id,
+                    exit::FAILED,
+                    &format!("{cause}, {deaths} times in a row"),
+                )));
             }
             End::Fatal { code, .. } if needs_an_operator(code) => {
                 self.journal.warn(&format!(
@@ -307,6 +310,18 @@ impl Supervisor {
             }
         }
         self.is_it_ready();
+    }
+
+    /// Names the node, the cause and its last words.
+    fn start_failed(&self, id: u16, code: u8, cause: &str) -> Failure {
+        let path = self.place.log(&format!("node-{id}"));
+        let lines = logs::last_lines(&path, QUOTED_LINES);
+        let message = format!(
+            "node {id} failed: {cause}\nthe end of {}:\n{}",
+            path.display(),
+            quoted(&lines)
+        );
+        Failure::new(code, message)
     }
 
     fn is_starting(&self) -> bool {
@@ -418,20 +433,11 @@ impl Supervisor {
     fn not_ready_in_time(&self) -> Failure {
         let late = self.nodes.values().find(|node| node.is_wanted() && !node.is_ready());
         let seconds = READY_DEADLINE.as_secs();
-        let text = match late {
-            Some(node) => {
-                let path = self.place.log(&format!("node-{}", node.id));
-                let lines = logs::last_lines(&path, QUOTED_LINES);
-                let state = node.condition().as_str();
-                format!(
-                    "node {} is still {state} after {seconds} s; the end of {}:\n{}",
-                    node.id,
-                    path.display(),
-                    quoted(&lines)
-                )
-            }
-            None => format!("the nodes did not become one ring within {seconds} s; see `chaleyd logs`"),
-        };
+        if let Some(node) = late {
+            let cause = format!("still {} after {seconds} s", node.condition().as_str());
+            return self.start_failed(node.id, exit::TIMEOUT, &cause);
+        }
+        let text = format!("the nodes did not become one ring within {seconds} s; see `chaleyd logs`");
         Failure::new(exit::TIMEOUT, text)
     }
 }
@@ -452,7 +458,10 @@ fn node_program() -> Command {
     if let Some(program) = std::env::var_os("CHALEY_NODE_PROGRAM") {
         return Command::new(program);
     }
-    Command::new("/proc/self/exe")
+    // The name is for `ps`; the program is this very one, even if its file has been replaced by a newer.
+    let mut command = Command::new("/proc/self/exe");
+    command.arg0("chaleyd");
+    command
 }
 
 pub fn quoted(lines: &[String]) -> String {

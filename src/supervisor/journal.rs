@@ -64,7 +64,7 @@ impl Journal {
             // A closed stdout (`up | head`) must not stop a ring.
             Audience::Stdout => print_line(&line),
             Audience::Console(printer) => {
-                let _closed = printer.print(line);
+                let _closed = printer.print(line + "\n");
             }
             Audience::Launcher => tell_launcher(&Progress::Say(line)),
             Audience::Nobody => {}

@@ -70,6 +70,8 @@ fn detached_run(plan: Plan) -> Result<(), Failure> {
 }
 
 fn supervise(plan: Plan, place: Place, audience: Audience, mode: Mode) -> Result<(), Failure> {
+    // What the broker and the nodes write is nobody else's business either.
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
     let path = place.log("supervisor");
     let opened = OwnLog::open(&path).map_err(|e| Failure::machine(path.display(), e));
     let tell = |failure: Failure| {

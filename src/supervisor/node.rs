@@ -44,6 +44,8 @@ pub enum NodeState {
     },
     Dead {
         cause: String,
+        /// The exit code of a node that ended itself.
+        code: Option<u8>,
         /// When it is started again; never by itself if `None`.
         restart_at: Option<Instant>,
     },
@@ -86,6 +88,7 @@ impl Node {
             id,
             state: NodeState::Dead {
                 cause: "not started yet".to_owned(),
+                code: None,
                 restart_at: None,
             },
             last_status: None,
@@ -197,6 +200,7 @@ impl Node {
             Purpose::BeKilled => {
                 self.state = NodeState::Dead {
                     cause,
+                    code: None,
                     restart_at: None,
                 };
                 End::OnPurpose
@@ -205,10 +209,15 @@ impl Node {
                 if member_since.is_some_and(|since| now.duration_since(since) >= FORGOTTEN_AFTER) {
                     self.deaths = 0;
                 }
-                let hopeless = fatal.as_ref().is_some_and(|(code, _)| needs_an_operator(*code));
+                let code = fatal.as_ref().map(|(code, _)| *code);
+                let hopeless = code.is_some_and(needs_an_operator);
                 let restart_at = (!hopeless).then(|| now + restart_wait(self.deaths));
                 self.deaths = self.deaths.saturating_add(1);
-                self.state = NodeState::Dead { cause, restart_at };
+                self.state = NodeState::Dead {
+                    cause,
+                    code,
+                    restart_at,
+                };
                 fatal.map_or(End::Crash, |(code, message)| End::Fatal { code, message })
             }
         }
@@ -219,7 +228,16 @@ impl Node {
         let restart_at = Some(now + restart_wait(self.deaths.max(1)));
         self.deaths = self.deaths.saturating_add(1);
         self.last_cause = Some(why.clone());
-        self.state = NodeState::Dead { cause: why, restart_at };
+        self.state = NodeState::Dead {
+            cause: why,
+            code: None,
+            restart_at,
+        };
+    }
+
+    /// Deaths in a row.
+    pub fn deaths(&self) -> u32 {
+        self.deaths
     }
 
     pub fn restart_at(&self) -> Option<Instant> {

@@ -1,5 +1,8 @@
 //! A private RabbitMQ for one test file, ended and removed with the value, and scenarios that share it.
 
+// Each test file uses a part of it.
+#![allow(dead_code)]
+
 use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::process::CommandExt as _;
@@ -58,21 +61,18 @@ impl TestBroker {
     }
 
     /// SIGKILL, as the out-of-memory killer would do it.
-    #[allow(dead_code)]
     pub fn kill(&mut self) {
         self.rabbitmq.kill().expect("killed");
         self.rabbitmq.wait().expect("waited for");
     }
 
     /// Starts RabbitMQ again after [`TestBroker::kill`] or [`TestBroker::stop`], with its former data and ports.
-    #[allow(dead_code)]
     pub async fn restart(&mut self) {
         self.rabbitmq = spawn(self.broker.broker_command());
         self.wait_ready().await;
     }
 
     /// SIGTERM, and waits until it has ended by itself.
-    #[allow(dead_code)]
     pub async fn stop(&mut self) {
         kill(Pid::from_raw(self.rabbitmq.id() as i32), Signal::SIGTERM).expect("sent");
         let ended = async {
@@ -85,12 +85,10 @@ impl TestBroker {
             .expect("ends on SIGTERM");
     }
 
-    #[allow(dead_code)]
     pub fn pid(&self) -> u32 {
         self.rabbitmq.id()
     }
 
-    #[allow(dead_code)]
     pub fn state_directory(&self) -> &std::path::Path {
         self.directory.path()
     }
@@ -120,7 +118,6 @@ impl Drop for TestBroker {
 }
 
 /// Runs one scenario on the calling thread, so that a failed one fails the test with its name printed last.
-#[allow(dead_code)]
 pub async fn scenario(name: &str, scenario: impl Future<Output = ()>) {
     println!("scenario: {name}");
     let started = Instant::now();
@@ -135,7 +132,6 @@ pub fn names() -> Names {
 }
 
 /// A member with a fresh incarnation.
-#[allow(dead_code)]
 pub fn member(id: u16) -> Member {
     Member {
         id: NodeId(id),
@@ -144,7 +140,6 @@ pub fn member(id: u16) -> Member {
 }
 
 /// A frame to `to`'s mailbox, mandatory.
-#[allow(dead_code)]
 pub fn publication(to: Member, body: Vec<u8>, token: u64) -> Publication {
     Publication {
         lane: Lane::Ring,
@@ -168,7 +163,6 @@ pub struct Node {
     runtime: Runtime,
 }
 
-#[allow(dead_code)]
 impl Node {
     pub fn spawn(url: &str, member: Member) -> Node {
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -274,7 +268,6 @@ pub struct Client {
     channel: lapin::Channel,
 }
 
-#[allow(dead_code)]
 impl Client {
     pub async fn connect(url: &str) -> Client {
         let url = BrokerUrl::parse(url).expect("an URL");
@@ -316,7 +309,6 @@ impl Client {
     }
 }
 
-#[allow(dead_code)]
 impl Node {
     /// After the broker came back: the link is up, its register says `records`, and nothing else happened to it than
     /// waiting for its mailbox's name.

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
-use std::io::{BufRead, Read, Seek, Write};
+use std::io::{BufRead, Write};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -17,7 +17,7 @@ use chaley::control::{
 };
 use serde::{Deserialize, Serialize};
 
-#[derive(Default, Serialize, Deserialize)]
+#[derive(Serialize, Deserialize)]
 struct View {
     epoch: u64,
     members: Vec<u16>,
@@ -105,23 +105,24 @@ impl FakeNode {
         self.out.write_all(&line).unwrap();
     }
 
+    /// Changes the view under a lock, and whole or not at all: a node is killed at any moment.
     fn with_view(&mut self, change: impl Fn(&mut Self, &mut View)) -> View {
         let path = self.state_dir.join("fake-ring");
-        let mut file = OpenOptions::new()
+        let lock = OpenOptions::new()
             .create(true)
-            .truncate(false)
-            .read(true)
-            .write(true)
-            .open(path)
+            .append(true)
+            .open(path.with_extension("lock"))
             .unwrap();
-        file.lock().unwrap();
-        let mut text = String::new();
-        file.read_to_string(&mut text).unwrap();
-        let mut view = serde_json::from_str(&text).unwrap_or_default();
+        lock.lock().unwrap();
+        let before =
+            fs::read_to_string(&path).unwrap_or_else(|_| "{\"epoch\":0,\"members\":[],\"pids\":{}}".to_owned());
+        let mut view: View = serde_json::from_str(&before).unwrap();
         change(self, &mut view);
-        file.rewind().unwrap();
-        file.set_len(0).unwrap();
-        file.write_all(&serde_json::to_vec(&view).unwrap()).unwrap();
+        let after = serde_json::to_string(&view).unwrap();
+        if after != before {
+            fs::write(path.with_extension("new"), after).unwrap();
+            fs::rename(path.with_extension("new"), path).unwrap();
+        }
         view
     }
 
@@ -217,8 +218,9 @@ impl FakeNode {
 fn read_orders(deaf: bool) -> mpsc::Receiver<NodeOrder> {
     let (sender, orders) = mpsc::channel();
     std::thread::spawn(move || {
-        while deaf {
-            std::thread::sleep(Duration::from_secs(1));
+        if deaf {
+            // Keeps its end of the pipe open for as long as the process lives.
+            std::thread::park_timeout(Duration::MAX);
         }
         for line in std::io::stdin().lines().map_while(Result::ok) {
             if sender.send(serde_json::from_str(&line).unwrap()).is_err() {

@@ -22,6 +22,8 @@ struct Mailbox {
 #[derive(Debug)]
 pub struct Broker {
     pub up: bool,
+    /// How often it died.
+    pub run: u64,
     /// A memory or disk alarm: publications wait in their connections.
     pub blocked: bool,
     held: Vec<(usize, u64, Publication)>,
@@ -42,6 +44,7 @@ impl Default for Broker {
     fn default() -> Broker {
         Broker {
             up: true,
+            run: 0,
             blocked: false,
             held: Vec::new(),
             connections: BTreeMap::new(),
@@ -230,6 +233,7 @@ impl World {
             self.after(
                 delay,
                 Event::Stray {
+                    broker_run: self.broker.run,
                     to,
                     from,
                     epoch,
@@ -360,15 +364,9 @@ impl World {
                 input,
             },
         );
-        let input = Input::Blocked(blocked);
-        self.after(
-            due - self.now,
-            Event::Tell {
-                host,
-                connection,
-                input,
-            },
-        );
+        if blocked {
+            self.step(host, Input::Blocked(true))?;
+        }
         Ok(())
     }
 

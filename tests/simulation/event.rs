@@ -47,8 +47,9 @@ pub enum Event {
         connection: u64,
         publication: Publication,
     },
-    /// A frame is delivered once more, or late: no connection stands behind it.
+    /// A frame is delivered once more, or late: no connection stands behind it. It does not outlive its broker.
     Stray {
+        broker_run: u64,
         to: Member,
         from: Member,
         epoch: Epoch,

@@ -126,6 +126,7 @@ impl World {
         }
         self.log(|| "broker dies".into());
         self.broker.up = false;
+        self.broker.run += 1;
         self.broker.blocked = false;
         for host in 0..self.hosts.len() {
             self.disconnect(host)?;

@@ -175,11 +175,13 @@ impl World {
                 publication,
             } => self.arrive(host, connection, publication),
             Event::Stray {
+                broker_run,
                 to,
                 from,
                 epoch,
                 message,
-            } => self.put_into_mailbox(to, from, epoch, message).map(|_| ()),
+            } if broker_run == self.broker.run => self.put_into_mailbox(to, from, epoch, message).map(|_| ()),
+            Event::Stray { .. } => Ok(()),
             Event::Tell {
                 host,
                 connection,

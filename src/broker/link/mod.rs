@@ -57,7 +57,7 @@ pub const MAILBOX_PREFETCH: u16 = 512;
 pub const MAILBOX_BYTES: i64 = 64 * 1024 * 1024;
 
 /// Requests that the broker sends ahead of their acknowledgement. When as many are unacknowledged, the rest waits.
-pub const REQUESTS_PREFETCH: u16 = 1024;
+pub const REQUESTS_PREFETCH: u16 = 128;
 
 /// Bytes that wait in the head's request queue. When full, the broker rejects: the client's confirm says so, and it waits.
 pub const REQUESTS_BYTES: i64 = 16 * 1024 * 1024;
@@ -249,6 +249,11 @@ struct LaneSender {
 }
 
 impl LaneSender {
+    fn has_room(&self, length: usize) -> bool {
+        let before = self.bytes.load(Ordering::Relaxed);
+        self.sender.capacity() > 0 && (before == 0 || before.saturating_add(length) <= OUTBOX_BYTES)
+    }
+
     fn send(&self, outgoing: Outgoing) -> Result<(), NotSent> {
         let length = outgoing.body.len();
         let before = self.bytes.fetch_add(length, Ordering::Relaxed);
@@ -349,6 +354,15 @@ impl LinkHandle {
                 token,
             },
         )
+    }
+
+    /// Whether [`LinkHandle::publish`] would take a body of `length` bytes on this lane now.
+    pub fn has_room(&self, lane: Lane, length: usize) -> bool {
+        let lane = match lane {
+            Lane::Ring => &self.ring,
+            Lane::Deliver => &self.deliver,
+        };
+        self.up.load(Ordering::Acquire) && lane.has_room(length)
     }
 
     /// Appends a record to the view register. To have won an epoch is to read the record back, not its confirm. The

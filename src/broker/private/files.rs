@@ -190,7 +190,8 @@ pub(super) fn read_if_there(path: &Path) -> Result<Option<String>, PrivateBroker
     }
 }
 
-/// The last `lines` lines among the last `bytes` bytes of a file; nothing if it cannot be read.
+/// The last `lines` lines among the last `bytes` bytes of a log; nothing if it cannot be read. After a failed start, these
+/// are the last ones before Erlang's crash reports, which fill a screen and name no cause.
 pub(super) fn tail(path: &Path, bytes: u64, lines: usize) -> Vec<String> {
     let read = || -> io::Result<Vec<u8>> {
         let mut file = fs::File::open(path)?;
@@ -202,7 +203,14 @@ pub(super) fn tail(path: &Path, bytes: u64, lines: usize) -> Vec<String> {
     };
     let content = read().unwrap_or_default();
     let text = String::from_utf8_lossy(&content);
-    let all: Vec<&str> = text.lines().collect();
+    let mut failed = false;
+    let all: Vec<&str> = text
+        .lines()
+        .take_while(|line| {
+            failed |= line.contains("BOOT FAILED");
+            !(failed && (line.contains("supervisor: {") || line.contains("crasher:")))
+        })
+        .collect();
     all.iter()
         .skip(all.len().saturating_sub(lines))
         .map(|line| (*line).to_owned())
@@ -243,5 +251,11 @@ mod tests {
         assert_eq!(tail(&path, 1000, 2), ["b", "c"]);
         assert_eq!(tail(&path, 1000, 9), ["a", "b", "c"]);
         assert!(tail(&directory.path().join("none"), 1000, 9).is_empty());
+        fs::write(
+            &path,
+            "crasher: x\nno such setting\nBOOT FAILED\nerror\n  crasher:\n    pid: 1\n",
+        )
+        .expect("written");
+        assert_eq!(tail(&path, 1000, 3), ["no such setting", "BOOT FAILED", "error"]);
     }
 }

@@ -1,7 +1,9 @@
 //! Where RabbitMQ is installed, and how it and Erlang's name server are started as plain foreground children.
 
 use std::env;
-use std::fs::File;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -22,6 +24,37 @@ pub struct Installation {
     pub rabbitmq_server: PathBuf,
     /// Erlang's name server.
     pub epmd: PathBuf,
+}
+
+impl Installation {
+    /// Where RabbitMQ keeps its parts and plugins, beside the directory of its (real) start script.
+    fn plugins_directory(&self) -> Option<PathBuf> {
+        let script = self.rabbitmq_server.canonicalize().ok()?;
+        let plugins = script.parent()?.parent()?.join("plugins");
+        plugins.is_dir().then_some(plugins)
+    }
+}
+
+/// The private broker uses no plugins, but RabbitMQ reads the configuration schemas of all that it finds: a fourth of
+/// the processor time of its start (measured with 3.10.8: 5.6 instead of 7.8 s). So it finds only what is no plugin.
+fn link_plugins(from: &Path, to: &Path) -> io::Result<()> {
+    if to.exists() {
+        fs::remove_dir_all(to)?;
+    }
+    fs::create_dir(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let text = name.to_string_lossy();
+        if !text.starts_with("rabbitmq_") || text.starts_with("rabbitmq_prelaunch") {
+            symlink(entry.path(), to.join(&name))?;
+        }
+    }
+    Ok(())
+}
+
+fn plugins_directory(directory: &Path) -> PathBuf {
+    directory.join("plugins")
 }
 
 /// Finds the RabbitMQ of this machine; if there is none, the error names the command that installs it.
@@ -65,6 +98,8 @@ fn command(program: &Path, directory: &Path, credentials: &Credentials) -> Comma
         .env("LANG", "C.UTF-8")
         // Erlang reads its cookie from the home directory.
         .env("HOME", directory)
+        // A dump of Erlang's memory would hold what is secret in it.
+        .env("ERL_CRASH_DUMP_BYTES", "0")
         .env("ERL_EPMD_ADDRESS", "127.0.0.1")
         .env("ERL_EPMD_PORT", credentials.epmd_port.to_string())
         .current_dir(directory)
@@ -91,8 +126,15 @@ pub(super) fn epmd_command(installation: &Installation, directory: &Path, creden
 pub(super) fn broker_command(installation: &Installation, directory: &Path, credentials: &Credentials) -> Command {
     let mut broker = command(&installation.rabbitmq_server, directory, credentials);
     let data = data_directory(directory);
+    if let Some(plugins) = installation.plugins_directory()
+        && link_plugins(&plugins, &plugins_directory(directory)).is_ok()
+    {
+        broker.env("RABBITMQ_PLUGINS_DIR", plugins_directory(directory));
+    }
     for (name, value) in [
         ("RABBITMQ_CONFIG_FILE", directory.join("rabbitmq.conf")),
+        // More configuration in a directory, by default /etc/rabbitmq/conf.d: none.
+        ("RABBITMQ_CONFIG_FILES", directory.join("conf.d")),
         ("RABBITMQ_ADVANCED_CONFIG_FILE", directory.join("advanced.config")),
         ("RABBITMQ_CONF_ENV_FILE", directory.join("rabbitmq-env.conf")),
         ("RABBITMQ_ENABLED_PLUGINS_FILE", directory.join("enabled_plugins")),
