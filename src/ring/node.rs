@@ -701,12 +701,7 @@ impl Node {
                 effects,
             );
         }
-        member.downstream = Downstream::Streaming {
-            to: from,
-            sent: log_end,
-            acked: log_end,
-            progress_at: now,
-        };
+        member.downstream = member.downstream.synced(from, log_end, now);
         if log_end == progress.log_end {
             self.send(
                 from,
@@ -1009,6 +1004,7 @@ impl Node {
         if let Standing::Member(member) = &self.standing
             && let Some(inquiry) = &member.inquiry
             && now.saturating_sub(inquiry.asked_at) >= heartbeat_ms
+            && !self.is_settled(now, &inquiry.failed())
         {
             self.probe(now, effects);
         }

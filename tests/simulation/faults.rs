@@ -4,8 +4,8 @@ use chaley::ring::{Epoch, Incarnation, Input, Member};
 
 use crate::broker::show_record;
 use crate::event::Event;
-use crate::host::Store;
 use crate::invariants::newest_view;
+use crate::store::Store;
 use crate::world::World;
 
 /// Most hosts of one run.
@@ -162,6 +162,9 @@ impl World {
                 }
                 // Who knows the newest view knows those before it.
                 self.spared = self.spared.or(witness);
+            }
+            if won && knowing.is_empty() {
+                self.ledger.forget_view(last.epoch);
             }
             self.broker.register.pop();
             self.log(|| format!("register loses {}", show_record(&last)));

@@ -12,6 +12,7 @@ mod host;
 mod invariants;
 mod rng;
 mod run;
+mod store;
 mod world;
 
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -6,9 +6,10 @@ use chaley::ring::{ClusterId, Incarnation, Input, Member, NodeId, Timing};
 
 use crate::broker::Broker;
 use crate::event::Event;
-use crate::host::{Host, Process, Store};
+use crate::host::{Host, Process};
 use crate::invariants::Ledger;
 use crate::rng::Rng;
+use crate::store::Store;
 
 /// What one seed decides before anything happens.
 #[derive(Debug, Clone)]
