@@ -59,6 +59,13 @@ impl Delivery {
         self.unsent.clear();
     }
 
+    /// As [`Delivery::start`], unless it delivers already.
+    pub fn start_if_idle(&mut self, delivered: Index) {
+        if !self.active {
+            self.start(delivered);
+        }
+    }
+
     /// It does not deliver any more, or not now.
     pub fn stop(&mut self) {
         self.active = false;
