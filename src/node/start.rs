@@ -53,6 +53,8 @@ pub fn logging(id: u16) {
         .with_env_filter(filter)
         .with_ansi(false)
         .with_writer(std::io::stderr)
+        // A log on a full disk must not end the node: it would be told of on stderr, which is the log, and panic.
+        .log_internal_errors(false)
         .try_init();
     tracing::info!(
         node = id,
