@@ -22,6 +22,8 @@ pub struct Plan {
     pub between_faults_ms: u64,
     /// A publication takes at most so long, but for the odd one that takes ten times as long.
     pub latency_ms: u64,
+    /// A record of the register is read that much later now and then: its reader goes on in a view that is over.
+    pub register_lag_ms: u64,
     /// A frame in so many is delivered again later.
     pub stray_one_in: u64,
     /// A frame in so many is lost or late.
@@ -36,7 +38,7 @@ impl Plan {
             timing: Timing {
                 heartbeat_ms,
                 suspect_after_ms,
-                grace_ms: suspect_after_ms.max(600) + rng.between(0, 400),
+                grace_ms: suspect_after_ms.max(1_200) + rng.between(0, 400),
                 failover: true,
                 found_after_ms: rng.between(0, 100),
             },
@@ -48,7 +50,12 @@ impl Plan {
             },
             faults_until: rng.between(2_500, 7_000),
             between_faults_ms: rng.between(40, 1_200),
-            latency_ms: rng.between(1, 8),
+            latency_ms: if rng.one_in(6) {
+                rng.between(10, 50)
+            } else {
+                rng.between(1, 8)
+            },
+            register_lag_ms: rng.pick(&[0, 0, 50, 400]).unwrap_or(0),
             stray_one_in: rng.pick(&[20, 100, 500, 1 << 40]).unwrap_or(100),
             loss_one_in: rng.pick(&[100, 1000, 1 << 40, 1 << 40]).unwrap_or(1000),
         }
