@@ -16,7 +16,7 @@ use super::start::{Fatal, wall_clock_ms};
 use crate::broker::link::{LinkEvent, LinkHandle};
 use crate::broker::names::Names;
 use crate::control::{NodeOrder, NodePhase, NodeReport, NodeSettings, NodeStatus, STATUS_INTERVAL_MS};
-use crate::ring::{Digest, Effect, Epoch, Index, Input, LogRead, Member, Millis, Node};
+use crate::ring::{Digest, DropReason, Effect, Epoch, Index, Input, LogRead, Member, Millis, Node};
 use crate::store::Store;
 use crate::wire::frame::{Frame, Payload, decode_view};
 
@@ -324,6 +324,7 @@ impl Engine {
         } = frame;
         match payload {
             Payload::Ring(message) => self.step(Input::Received { from, epoch, message }),
+            Payload::Order(_) | Payload::Read { .. } if self.is_out_of_place(epoch, from) => Ok(()),
             Payload::Order(commands) => {
                 match &mut self.head {
                     Some(head) => commands.into_iter().for_each(|command| head.command(command)),
@@ -336,6 +337,20 @@ impl Engine {
                 Ok(())
             }
         }
+    }
+
+    /// What the ring does with its own messages, done with those that only pass through it: from a former epoch, or
+    /// from nobody in the view, they are dropped (rule 1). A head may be in the next view before its sessions' homes
+    /// are, so a later epoch is none of a stranger; what is dropped is asked for again by who needs it.
+    fn is_out_of_place(&mut self, epoch: Epoch, from: Member) -> bool {
+        let view = self.ring.view();
+        let reason = match (epoch < view.epoch, view.contains(from)) {
+            (true, _) => DropReason::StaleEpoch,
+            (false, false) => DropReason::NotItsPlace,
+            (false, true) => return false,
+        };
+        self.dropped(reason.as_str());
+        true
     }
 
     fn confirmed(&mut self, token: u64) -> Result<(), Fatal> {

@@ -16,6 +16,9 @@ const LONGEST_SILENCE: Duration = Duration::from_millis(250);
 /// A silence that belongs to a kill begins within this time after it.
 const AFTERMATH: Duration = Duration::from_secs(1);
 
+/// A node that comes back makes a new view, in which its neighbours link anew.
+const REJOIN_SILENCE: Duration = Duration::from_secs(1);
+
 /// Kills go round the positions: head, the two in the middle, tail.
 #[test]
 fn twenty_kills_are_hardly_heard() {
@@ -45,6 +48,7 @@ fn twenty_kills_are_hardly_heard() {
             ready - started,
             rejoin.lasted
         );
+        assert!(rejoin.lasted < REJOIN_SILENCE, "{rejoin:?}\n{}", ring.what_it_says());
     }
     talk.finish(&ring);
     silences.sort_unstable();
