@@ -80,6 +80,9 @@ pub struct World {
 /// How many of the last events a failure shows.
 const TRACE_LINES: usize = 60;
 
+/// A line that stands among so many before it already is left out.
+const REPEAT_LINES: usize = 12;
+
 /// The last events, as people read them; kept only when a seed is replayed.
 pub struct Trace {
     pub on: bool,
@@ -98,7 +101,14 @@ impl Trace {
         self.lines.iter()
     }
 
+    /// What repeats itself, as retries do, is shown once in a while only.
     fn push(&mut self, line: String) {
+        let text = |line: &str| line.split_once(' ').map(|(_, text)| text.to_owned());
+        let told = text(line.trim_start());
+        let recent = self.lines.iter().rev().take(REPEAT_LINES);
+        if recent.into_iter().any(|other| text(other.trim_start()) == told) {
+            return;
+        }
         if self.lines.len() == TRACE_LINES {
             self.lines.pop_front();
         }
