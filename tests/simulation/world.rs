@@ -86,6 +86,8 @@ const REPEAT_LINES: usize = 12;
 /// The last events, as people read them; kept only when a seed is replayed.
 pub struct Trace {
     pub on: bool,
+    /// Print each line at once, too.
+    verbose: bool,
     lines: VecDeque<String>,
 }
 
@@ -93,6 +95,7 @@ impl Trace {
     pub fn new(on: bool) -> Trace {
         Trace {
             on,
+            verbose: on && std::env::var_os("CHALEY_VERBOSE").is_some(),
             lines: VecDeque::new(),
         }
     }
@@ -168,7 +171,7 @@ impl World {
     pub fn log(&mut self, line: impl FnOnce() -> String) {
         if self.trace.on {
             let line = format!("{:>6} {}", self.now, line());
-            if std::env::var_os("CHALEY_VERBOSE").is_some() {
+            if self.trace.verbose {
                 println!("{line}");
             }
             self.trace.push(line);
