@@ -239,6 +239,34 @@ fn a_register_that_lost_its_last_record_is_restored() {
 }
 
 #[test]
+fn who_may_know_a_lost_view_is_waited_for() {
+    let mut cluster = Cluster::ring(3);
+    cluster.start(4);
+    cluster.run_until(|cluster| cluster.register.len() == 4);
+    cluster.tell("the broker dies; only node 3 has read view 4, and its record is lost");
+    for id in [1, 2, 4] {
+        cluster.disconnect(id);
+    }
+    cluster.run(1);
+    cluster.disconnect(3);
+    cluster.register.pop();
+    cluster.tell("the broker is back, without nodes 3 and 4 for now");
+    cluster.connect(1);
+    cluster.connect(2);
+    cluster.run(2 * HEARTBEAT_MS);
+    cluster.kill(2);
+    cluster.run(500);
+    assert_eq!(cluster.register.len(), 3, "nobody proposes another view 4");
+    cluster.tell("nodes 3 and 4 reconnect");
+    cluster.connect(3);
+    cluster.connect(4);
+    cluster.run_until(|cluster| stands(cluster, &[1, 3, 4], 5));
+    let story = cluster.story();
+    let probes = |line: &&str| !line.ends_with("probe (epoch 3)");
+    assert_snapshot!(story.lines().filter(probes).collect::<Vec<_>>().join("\n"));
+}
+
+#[test]
 fn a_register_with_another_history_halts() {
     let mut cluster = Cluster::ring(2);
     cluster.tell("the register's view 2 is another one");

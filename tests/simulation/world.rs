@@ -80,9 +80,14 @@ pub struct World {
 /// How many of the last events a failure shows.
 const TRACE_LINES: usize = 60;
 
+/// A line that stands among so many before it already is left out.
+const REPEAT_LINES: usize = 12;
+
 /// The last events, as people read them; kept only when a seed is replayed.
 pub struct Trace {
     pub on: bool,
+    /// Print each line at once, too.
+    verbose: bool,
     lines: VecDeque<String>,
 }
 
@@ -90,6 +95,7 @@ impl Trace {
     pub fn new(on: bool) -> Trace {
         Trace {
             on,
+            verbose: on && std::env::var_os("CHALEY_VERBOSE").is_some(),
             lines: VecDeque::new(),
         }
     }
@@ -98,7 +104,14 @@ impl Trace {
         self.lines.iter()
     }
 
+    /// What repeats itself, as retries do, is shown once in a while only.
     fn push(&mut self, line: String) {
+        let text = |line: &str| line.split_once(' ').map(|(_, text)| text.to_owned());
+        let told = text(line.trim_start());
+        let recent = self.lines.iter().rev().take(REPEAT_LINES);
+        if recent.into_iter().any(|other| text(other.trim_start()) == told) {
+            return;
+        }
         if self.lines.len() == TRACE_LINES {
             self.lines.pop_front();
         }
@@ -158,7 +171,7 @@ impl World {
     pub fn log(&mut self, line: impl FnOnce() -> String) {
         if self.trace.on {
             let line = format!("{:>6} {}", self.now, line());
-            if std::env::var_os("CHALEY_VERBOSE").is_some() {
+            if self.trace.verbose {
                 println!("{line}");
             }
             self.trace.push(line);
