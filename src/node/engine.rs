@@ -310,6 +310,7 @@ impl Engine {
     fn frame_in(&mut self, body: &[u8]) -> Result<(), Fatal> {
         let frame = match Frame::decode(body) {
             Ok(frame) => frame,
+                self.dropped("a queue refused it");
             Err(error) => {
                 self.dropped(error.as_str());
                 return Ok(());
@@ -340,7 +341,7 @@ impl Engine {
 
     fn confirmed(&mut self, token: u64) -> Result<(), Fatal> {
         if token > delivery::TOKENS {
-            if let Some(upto) = self.delivery.confirmed(token) {
+            if let Some(upto) = self.delivery.answered(token) {
                 self.step(Input::Delivered { upto })?;
             }
         } else if token >= LOOP_TOKENS {
