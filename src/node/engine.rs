@@ -360,6 +360,11 @@ impl Engine {
             self.home.returned(routing_key, now);
             Ok(())
         }
+            // A home that woke up in an old view counted its clients' graces there (rule 1).
+            Payload::Order(_) if epoch != self.ring.view().epoch || !self.ring.view().contains(from) => {
+                self.dropped("an order of another view");
+                Ok(())
+            }
     }
 
     fn mailbox_ready(&mut self, member: Member) -> Result<(), Fatal> {
