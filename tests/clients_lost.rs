@@ -190,7 +190,7 @@ fn a_client_that_freezes_stops_nobody_and_catches_up_later() {
     let took = started.elapsed();
     println!(
         "{lines} lines, {} MiB, past two clients that do not read in {took:?}",
-        2 * QUEUE_BYTES >> 20
+        (2 * QUEUE_BYTES) >> 20
     );
     eve.wait_for_seq(acknowledged.last().expect("some").seq, SOON);
     assert_eq!(ring.state()["broker"]["status"], "up");
