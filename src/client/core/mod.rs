@@ -285,11 +285,11 @@ impl Core {
         self.settle(now);
     }
 
-    /// Asks to resume, unless that is being asked already.
+    /// Asks to resume, once.
     fn ask_resume(&mut self) {
-        if !self.reads.contains(|purpose| *purpose == Purpose::Resume) {
-            self.reads.ask(Purpose::Resume);
-        }
+        self.reads.retain(|purpose| !matches!(purpose, Purpose::Resume { .. }));
+        let known = self.window.ever_resolved();
+        self.reads.ask(Purpose::Resume { known });
     }
 
     /// The connection and its queue are gone.
@@ -387,7 +387,9 @@ impl Core {
     fn has_unpublished(&self) -> bool {
         match self.link {
             Link::Down | Link::Ended => false,
-            Link::Resuming => self.reads.has_waiting(|purpose| *purpose == Purpose::Resume),
+            Link::Resuming => self
+                .reads
+                .has_waiting(|purpose| matches!(purpose, Purpose::Resume { .. })),
             Link::Up => self.window.has_unpublished() || self.reads.has_waiting(|_| true),
         }
     }
@@ -419,7 +421,7 @@ impl Core {
 
     fn take_reads(&mut self, now: Millis) -> Vec<Request> {
         let resuming = self.link == Link::Resuming;
-        let wanted = |purpose: &Purpose| !resuming || *purpose == Purpose::Resume;
+        let wanted = |purpose: &Purpose| !resuming || matches!(purpose, Purpose::Resume { .. });
         let asked = self.reads.publish(BATCH_REQUESTS / 2, now, wanted);
         asked
             .into_iter()
@@ -430,7 +432,7 @@ impl Core {
     fn read_request(&mut self, n: u64, purpose: Purpose) -> Option<Request> {
         let session = self.session;
         match purpose {
-            Purpose::Resume => {
+            Purpose::Resume { .. } => {
                 let followed = |(name, group): (&String, &Group)| Some((name.clone(), group.feed.delivered()?));
                 Some(Request::Resume {
                     session,

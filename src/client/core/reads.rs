@@ -9,8 +9,9 @@ use crate::wire::client::Event;
 /// What a question is for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Purpose {
-    /// The session takes up again on a new connection.
-    Resume,
+    /// The session takes up again on a new connection. `known`: the ring had given it an outcome by then, so that
+    /// it knows the session, unless the session is over.
+    Resume { known: bool },
     /// Closes a gap, or makes sure after a fail-over that there is none.
     CatchUp { group: String },
     /// The user wants to see numbers above `after` up to `until`; `collected` came so far.
@@ -59,6 +60,11 @@ impl Reads {
     /// Whether the user may ask one more; the session's own questions (at most one a group and a resume) always may.
     pub fn has_room(&self) -> bool {
         self.pending.len() < READS_MAX
+    }
+
+    /// Whether every question is answered.
+    pub fn is_empty(&self) -> bool {
+        self.pending.is_empty()
     }
 
     pub fn ask(&mut self, purpose: Purpose) -> u64 {

@@ -160,12 +160,19 @@ impl Core {
         let member = group.feed.member();
         while let Some(event) = group.feed.pop() {
             let own = placed(&event).is_some_and(|it| Some(it.member) == member);
-            let over = own && matches!(event, Event::Left(_));
+            let left = match &event {
+                Event::Left(left) if own => Some(left.reason.clone()),
+                _ => None,
+            };
             self.outputs
                 .push_back(Output::Tell(SessionEvent::Deliver { event, own }));
-            if over {
-                self.close(name);
-                return;
+            match left {
+                // Whoever is lost in one group has been away for too long: the ring has ended the session.
+                Some(Some(reason)) if reason == "lost" => {
+                    return self.end(ErrorCode::SessionExpired, "its client was gone for too long".to_owned());
+                }
+                Some(_) => return self.close(name),
+                None => {}
             }
         }
         group.feed.note_gap(now);
@@ -306,7 +313,7 @@ impl Core {
 
     fn on_resumed(&mut self, cluster: String, groups: &BTreeMap<String, ResumedGroup>, reference: u64, now: Millis) {
         let asked = self.reads.take(reference).map(|read| read.purpose);
-        if asked != Some(Purpose::Resume) || self.link != Link::Resuming {
+        if !matches!(asked, Some(Purpose::Resume { .. })) || self.link != Link::Resuming {
             return;
         }
         if self.cluster.as_ref().is_some_and(|known| *known != cluster) {
@@ -402,8 +409,8 @@ impl Core {
         let unknown = matches!(code, ErrorCode::NoSession | ErrorCode::SessionExpired);
         match purpose {
             // The first requests were lost with the connection that carried them: they start the session now.
-            Purpose::Resume if code == ErrorCode::NoSession && !self.window.ever_resolved() => self.go_up(now),
-            Purpose::Resume => self.end(code, message),
+            Purpose::Resume { known: false } if code == ErrorCode::NoSession => self.go_up(now),
+            Purpose::Resume { .. } => self.end(code, message),
             Purpose::CatchUp { .. } if unknown && self.window.ever_resolved() => self.end(code, message),
             Purpose::CatchUp { group } => self.on_catch_up_refused(&group, code, now),
             Purpose::Recent {
@@ -477,7 +484,7 @@ impl Core {
                 Purpose::Recent { tag, group, .. } => {
                     self.refuse(tag, Ask::Recent { group, count: 0 }, code, message.clone());
                 }
-                Purpose::Resume | Purpose::CatchUp { .. } => {}
+                Purpose::Resume { .. } | Purpose::CatchUp { .. } => {}
             }
         }
         let groups: Vec<String> = std::mem::take(&mut self.groups).into_keys().collect();
@@ -508,11 +515,9 @@ impl Core {
             self.tell_outcome(pending.tag, pending.ask, outcome);
         }
         let Some(trouble) = self.trouble else { return };
-        let urgent = |purpose: &Purpose| matches!(purpose, Purpose::Resume | Purpose::CatchUp { .. });
         let over = self.link == Link::Up
-            && !self.hold.blocks(now)
             && self.window.first() >= trouble.pending_below
-            && !self.reads.contains(urgent)
+            && self.reads.is_empty()
             && !self.groups.values().any(|group| group.feed.has_gap());
         if over {
             self.trouble = None;

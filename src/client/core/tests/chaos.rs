@@ -138,8 +138,8 @@ proptest! {
         let history = &world.ring.groups["1"].history;
         let mine = |event: &Event| matches!(event, Event::Joined(_));
         let join = history.iter().position(mine).expect("joined") as u64 + 1;
-        prop_assert_eq!(world.delivered(), (join..=history.len() as u64).collect::<Vec<_>>());
+        prop_assert_eq!(world.delivered(), (join..=history.len() as u64).collect::<Vec<_>>(), "told: {:#?}", world.told);
         let interruptions = world.count(|event| matches!(event, SessionEvent::Interrupted { .. }));
-        prop_assert_eq!(interruptions, world.count(|event| matches!(event, SessionEvent::Back { .. })));
+        prop_assert_eq!(interruptions, world.count(|event| matches!(event, SessionEvent::Back { .. })), "told: {:#?}", world.told);
     }
 }

@@ -139,6 +139,9 @@ impl World {
     pub fn calm_down(&mut self) {
         self.connect();
         for _ in 0..5_000 {
+            // The beat shows what was lost at the very end.
+            let beat = self.ring.beat();
+            self.send_to_core(beat);
             while !self.to_ring.is_empty() || !self.to_core.is_empty() {
                 if !self.to_ring.is_empty() {
                     self.reach_ring(0);
@@ -150,8 +153,6 @@ impl World {
             if self.core.deadline().is_none() && self.core.is_settled() {
                 return;
             }
-            let beat = self.ring.beat();
-            self.send_to_core(beat);
             let wait = self.core.deadline().map_or(10, |at| at.saturating_sub(self.now));
             self.pass(wait.max(1));
         }

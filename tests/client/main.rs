@@ -1,0 +1,50 @@
+//! Sessions, `chaley` and the Python example against a real broker and a ring of one that misbehaves on order.
+
+#[path = "../broker_support/mod.rs"]
+mod broker_support;
+mod programs;
+mod prompt;
+mod proxy;
+mod ring;
+mod sessions;
+
+use std::time::Duration;
+
+use broker_support::{TestBroker, names, scenario};
+use ring::FakeRing;
+
+/// No step of a scenario takes longer.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+#[tokio::test]
+async fn clients() {
+    let mut broker = TestBroker::start().await;
+    let (nodes, url) = (broker.broker.nodes_url(), broker.broker.clients_url(None));
+    scenario("without a ring there is an error", sessions::no_ring(&url)).await;
+    let ring = FakeRing::start(&nodes, names()).await;
+    scenario("a thousand lines, each once and in order", sessions::thousand(&url)).await;
+    scenario("the head dies with what it had", sessions::head_dies(&url, &ring)).await;
+    scenario(
+        "lost deliveries come with the history",
+        sessions::lost_deliveries(&url, &ring),
+    )
+    .await;
+    scenario("a cut connection misses nothing", sessions::cut(&url)).await;
+    scenario("an expired session tells its user", sessions::expired(&url, &ring)).await;
+    scenario("a user who hears nothing hears it later", sessions::slow_user(&url)).await;
+    scenario("who and history", sessions::questions(&url)).await;
+    scenario("send prints its numbers", programs::send(&url)).await;
+    scenario("listen prints events", programs::listen(&url)).await;
+    scenario("errors have their exit codes", programs::exit_codes(&url)).await;
+    scenario("a pipe speaks the prompt's grammar", programs::pipe(&url)).await;
+    scenario("send survives a head's death", programs::send_and_die(&url, &ring)).await;
+    scenario("a timeout is kept", programs::timeout(&url, &ring)).await;
+    scenario("a Python client of thirty lines", programs::python(&url)).await;
+    scenario("the prompt through a fail-over", prompt::fail_over(&url, &ring)).await;
+    drop(ring);
+    scenario(
+        "the broker is killed and comes back",
+        sessions::broker_dies(&mut broker),
+    )
+    .await;
+}
