@@ -425,7 +425,8 @@ fn what_is_no_frame_of_a_node_is_dropped_and_counted() {
     for (number, body) in bodies.iter().enumerate() {
         for member in &members {
             let mailbox = format!("chaley.{}.node.{member}", ring.name());
-            assert_eq!(nodes.publish_to("", &mailbox, body.clone()), Ok(true));
+            let taken = nodes.publish_to("", &mailbox, body.clone());
+            assert_eq!(taken, Ok(true), "{body:.100?} to {member}: {}", ring.what_it_says());
         }
         // The register is read again by every node at every connection; some of it will do. 17 bytes is a mark's length.
         if number % 7 == 0 || body.len() == 17 {

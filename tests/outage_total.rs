@@ -82,10 +82,11 @@ fn before(ring: &Cluster) -> Before {
     let mut reader = raw(ring);
     let session = new_session();
     let group = new_session();
+    reader.bind(&group);
     let joined = reader.answer(&json!({"op": "join", "session": session, "n": 1, "group": group, "user": "reader"}));
     assert_eq!(joined["type"], "joined", "{joined}");
     let history = reader.history(&session, "1");
-    reader.answer(&json!({"op": "leave", "session": session, "n": 2, "group": group}));
+    reader.answer_of_group(&json!({"op": "leave", "session": session, "n": 2, "group": group}));
     let digest = ring.wait_same_digest(WHOLE_WITHIN);
     let state = ring.state();
     let groups = state["groups"].as_array().expect("groups");
