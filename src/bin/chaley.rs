@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use chaley::client::Exit;
 use chaley::terminal::cli::{self, Cli};
+use chaley::terminal::complain;
 use clap::Parser as _;
 
 fn main() -> ExitCode {
@@ -19,7 +20,7 @@ fn main() -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("chaley: the program cannot start: {error}");
+            complain(format_args!("the program cannot start: {error}"));
             return ExitCode::from(Exit::Failed.code());
         }
     };
@@ -29,7 +30,7 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("chaley: {failure}");
+            complain(&failure);
             ExitCode::from(failure.exit.code())
         }
     }

@@ -4,6 +4,7 @@
 //! - [`connection`]: URLs, connecting with a deadline, back-off, and what a failure means to the operator.
 //! - [`link`]: a node's link to the broker: its mailbox, the view register, requests, publications with confirms.
 //! - [`client_link`]: a client's: its queue, its groups' events, its requests with confirms.
+//! - [`register`]: deleting the view register, for a deliberate fresh start.
 //! - [`private`]: the RabbitMQ that a supervisor runs for itself when it is given no broker.
 //!
 //! lapin logs each returned message in full and each lost connection as an error. Both are everyday events here and are
@@ -14,6 +15,7 @@ pub mod connection;
 pub mod link;
 pub mod names;
 pub mod private;
+pub mod register;
 
 /// A `tracing_subscriber` filter directive that silences lapin's own log lines.
 pub const LOG_DIRECTIVE: &str = "lapin=off";

@@ -37,8 +37,6 @@ pub struct NodeSettings {
     pub directory: std::path::PathBuf,
     /// Position among its supervisor's nodes: the first one founds a cluster that does not exist yet, the others wait longer.
     pub rank: u16,
-    /// `up --new-cluster`: found a new cluster although the register or the store says otherwise.
-    pub new_cluster: bool,
     pub ring: Ring,
     pub chat: Chat,
     pub store: Durability,

@@ -24,8 +24,14 @@ const RUNS_IN_FLIGHT: usize = 64;
 const RUN_ENTRIES: usize = 256;
 const RUN_EVENTS: usize = 2048;
 
-/// Events of one group that travel in one frame.
+/// About the most bytes of text of one run, so that what waits for room stays small however long the texts are.
+const RUN_BYTES: usize = 1024 * 1024;
+
+/// Most events, and about the most bytes of text, of one group that travel in one frame: far below what a client's queue
+/// holds and RabbitMQ carries (128 MiB; a longer message closes the channel, and would again after every reconnection),
+/// even if JSON takes six bytes for each.
 const FRAME_EVENTS: usize = 512;
+const FRAME_BYTES: usize = 256 * 1024;
 
 /// Tokens of deliveries start here; lower ones belong to others.
 pub const TOKENS: u64 = 1 << 62;
@@ -59,6 +65,13 @@ impl Delivery {
         self.unsent.clear();
     }
 
+    /// As [`Delivery::start`], unless it delivers already.
+    pub fn start_if_idle(&mut self, delivered: Index) {
+        if !self.active {
+            self.start(delivered);
+        }
+    }
+
     /// It does not deliver any more, or not now.
     pub fn stop(&mut self) {
         self.active = false;
@@ -66,24 +79,25 @@ impl Delivery {
         self.unsent.clear();
     }
 
-    /// Publishes what was applied, as far as the window allows.
-    pub fn pump(&mut self, epoch: Epoch, chat: &Chat, store: &Store, link: &LinkHandle) -> Result<(), Fatal> {
-        while self.active && self.flush(link) {
-            if self.next > chat.state.applied() || self.runs.len() >= RUNS_IN_FLIGHT {
-                break;
-            }
-            let results = self.collect(chat, store)?;
-            let last = self.next + results.len() as Index - 1;
-            self.next = last + 1;
-            self.next_run += 1;
-            self.unsent.extend(frames(epoch, &results, TOKENS + self.next_run));
-            self.runs.push_back(Run {
-                number: self.next_run,
-                last,
-                missing: self.unsent.len(),
-            });
+    /// Publishes the next run of what was applied, as far as the window and the outbox allow. Whether there was one, so
+    /// that there may be another.
+    pub fn pump(&mut self, epoch: Epoch, chat: &Chat, store: &Store, link: &LinkHandle) -> Result<bool, Fatal> {
+        let room = self.active && self.flush(link) && self.runs.len() < RUNS_IN_FLIGHT;
+        if !room || self.next > chat.state.applied() {
+            return Ok(false);
         }
-        Ok(())
+        let results = self.collect(chat, store)?;
+        let last = self.next + results.len() as Index - 1;
+        self.next = last + 1;
+        self.next_run += 1;
+        self.unsent.extend(frames(epoch, &results, TOKENS + self.next_run));
+        self.runs.push_back(Run {
+            number: self.next_run,
+            last,
+            missing: self.unsent.len(),
+        });
+        self.flush(link);
+        Ok(true)
     }
 
     /// Publishes what waits; whether all of it found room.
@@ -100,20 +114,24 @@ impl Delivery {
 
     fn collect(&self, chat: &Chat, store: &Store) -> Result<Vec<std::sync::Arc<Applied>>, Fatal> {
         let mut results = Vec::new();
-        let mut events = 0;
+        let (mut events, mut bytes) = (0, 0);
         for index in self.next..=chat.state.applied() {
             let result = chat.result(store, index)?;
             events += result.outputs.len();
+            bytes += result.events().map(|event| event.kind.text().len()).sum::<usize>();
             results.push(result);
-            if results.len() == RUN_ENTRIES || events >= RUN_EVENTS {
+            if results.len() == RUN_ENTRIES || events >= RUN_EVENTS || bytes >= RUN_BYTES {
                 break;
             }
         }
         Ok(results)
     }
 
-    /// A confirm came. Returns up to where everything is delivered now.
-    pub fn confirmed(&mut self, token: u64) -> Option<Index> {
+    /// An answer came, confirm or refusal. A refusal counts as well: the broker refuses a message that one single queue
+    /// would not take, although all others have it, and any client may declare a queue that refuses. Publishing again
+    /// until such a queue gives in would stop the ring for everybody. Who misses something sees the gap, or gets no
+    /// answer, and asks. Returns up to where everything is delivered now.
+    pub fn answered(&mut self, token: u64) -> Option<Index> {
         let number = token.checked_sub(TOKENS)?;
         let run = self.runs.iter_mut().find(|run| run.number == number)?;
         run.missing = run.missing.saturating_sub(1);
@@ -130,13 +148,6 @@ impl Delivery {
             self.runs.pop_front();
         }
         upto
-    }
-
-    /// The broker refused one: everything after `delivered` is published again.
-    pub fn rejected(&mut self, delivered: Index) {
-        if self.active {
-            self.start(delivered);
-        }
     }
 }
 
@@ -164,7 +175,7 @@ fn frames(epoch: Epoch, results: &[std::sync::Arc<Applied>], token: u64) -> Vec<
     };
     let mut frames = Vec::new();
     for (group, events) in groups {
-        for part in events.chunks(FRAME_EVENTS) {
+        for part in parts(&events) {
             let body = encode_group_events(epoch, part.iter().copied());
             frames.push(publication(Exchange::Deliver, Names::group_key(group), body));
         }
@@ -177,4 +188,72 @@ fn frames(epoch: Epoch, results: &[std::sync::Arc<Applied>], token: u64) -> Vec<
         ));
     }
     frames
+}
+
+/// `events` cut into what one frame may carry.
+fn parts<'a>(events: &'a [&'a GroupEvent]) -> Vec<&'a [&'a GroupEvent]> {
+    let mut parts = Vec::new();
+    let mut rest = events;
+    while !rest.is_empty() {
+        let mut bytes = 0;
+        let fits = rest.iter().take(FRAME_EVENTS).take_while(|event| {
+            let before = bytes;
+            bytes += event.kind.text().len();
+            before < FRAME_BYTES
+        });
+        let (part, after) = rest.split_at(fits.count());
+        parts.push(part);
+        rest = after;
+    }
+    parts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chat::EventKind;
+    use crate::ring::Digest;
+
+    fn message(seq: u64, length: usize) -> GroupEvent {
+        GroupEvent {
+            group: "1".into(),
+            seq,
+            member: 1,
+            user: "eve".into(),
+            time_ms: 1,
+            digest: Digest::ZERO,
+            reference: Some(seq),
+            kind: EventKind::Message {
+                text: "x".repeat(length),
+            },
+        }
+    }
+
+    #[test]
+    fn frames_are_bounded_in_events_and_in_bytes_and_lose_nothing() {
+        for (count, length) in [(1, FRAME_BYTES * 2), (20, 100_000), (2000, 10), (0, 0)] {
+            let events: Vec<GroupEvent> = (1..=count).map(|seq| message(seq, length)).collect();
+            let events: Vec<&GroupEvent> = events.iter().collect();
+            let parts = parts(&events);
+            assert_eq!(parts.concat(), events);
+            for part in parts {
+                assert!(!part.is_empty() && part.len() <= FRAME_EVENTS);
+                assert!(part.len() * length <= FRAME_BYTES + length);
+            }
+        }
+    }
+
+    #[test]
+    fn a_run_is_delivered_when_every_frame_is_answered() {
+        let mut delivery = Delivery::default();
+        delivery.start(4);
+        delivery.runs.push_back(Run {
+            number: 1,
+            last: 6,
+            missing: 2,
+        });
+        assert_eq!(delivery.answered(TOKENS + 1), None);
+        assert_eq!(delivery.answered(TOKENS + 9), None, "of an earlier start");
+        assert_eq!(delivery.answered(TOKENS + 1), Some(6));
+    }
 }

@@ -251,7 +251,9 @@ impl Engine {
 
     fn relink(&mut self, view: View, role: Role) -> Result<(), Fatal> {
         if role.is_head() {
-            self.become_head()?;
+            if self.head.is_none() {
+                self.become_head()?;
+            }
             let me = self.ring.me();
             let former = self
                 .former_heads
@@ -264,7 +266,8 @@ impl Engine {
             let _ = self.link.unlead();
         }
         if role.is_tail() {
-            self.delivery.start(self.ring.progress().delivered);
+            // A tail that stays tail goes on with what is in flight.
+            self.delivery.start_if_idle(self.ring.progress().delivered);
         } else {
             self.delivery.stop();
         }

@@ -16,12 +16,16 @@ use super::start::{Fatal, wall_clock_ms};
 use crate::broker::link::{LinkEvent, LinkHandle};
 use crate::broker::names::Names;
 use crate::control::{NodeOrder, NodePhase, NodeReport, NodeSettings, NodeStatus, STATUS_INTERVAL_MS};
-use crate::ring::{Digest, Effect, Epoch, Index, Input, LogRead, Member, Millis, Node};
+use crate::ring::{Digest, DropReason, Effect, Epoch, Index, Input, LogRead, Member, Millis, Node};
 use crate::store::Store;
 use crate::wire::frame::{Frame, Payload, decode_view};
 
 /// Events that are taken in one go before waiting requests are ordered and committed entries delivered.
 const EVENTS_IN_ONE_GO: usize = 256;
+
+/// A turn of the loop begins nothing more after so long: what is left is for the next turn, and ticks, which carry the
+/// heartbeats, come in between. Thus neither a slow disk nor clients that ask for much make this node look dead.
+const TURN: Duration = Duration::from_millis(10);
 
 /// Heads of past views whose request queues a new head unbinds: a frozen one is in the last few views.
 const FORMER_HEADS: usize = 64;
@@ -65,6 +69,9 @@ pub struct Engine {
     pub(super) dropped: BTreeMap<String, u64>,
     pub(super) effects: Vec<Effect>,
     started: Instant,
+    turn_began: Instant,
+    /// The last turn was over before all that could be done was done.
+    unfinished: bool,
     broker: BrokerStatus,
     last_status: Option<(Instant, (NodePhase, Epoch, BrokerStatus))>,
 }
@@ -115,6 +122,8 @@ impl Engine {
             dropped: BTreeMap::new(),
             effects: Vec::new(),
             started: Instant::now(),
+            turn_began: Instant::now(),
+            unfinished: false,
             broker: BrokerStatus::Down,
             last_status: None,
         };
@@ -165,11 +174,13 @@ impl Engine {
                     Some(Order::SupervisorGone) | None => return self.end("the supervisor is gone", events).await,
                 },
                 // What waits in the mailbox goes before a tick (duty 3 of the ring).
-                _ = ticks.tick() => self.take_events(&mut events).and_then(|()| self.step(Input::Tick)),
+                _ = ticks.tick() => self.begin_turn(&mut events).and_then(|()| self.step(Input::Tick)),
                 event = events.recv() => match event {
-                    Some(event) => self.event_in(event).and_then(|()| self.take_events(&mut events)),
+                    Some(event) => self.event_in(event).and_then(|()| self.begin_turn(&mut events)),
                     None => Err(Fatal { code: 69, message: "the link to the broker has ended".to_owned() }),
                 },
+                // The link's tasks, which share this thread, have their turn first.
+                () = tokio::task::yield_now(), if self.unfinished => self.begin_turn(&mut events),
             };
             match done.and_then(|()| self.after_inputs()) {
                 Ok(()) => {}
@@ -188,14 +199,28 @@ impl Engine {
         Ok(())
     }
 
-    fn take_events(&mut self, events: &mut mpsc::Receiver<LinkEvent>) -> Result<(), Fatal> {
+    fn begin_turn(&mut self, events: &mut mpsc::Receiver<LinkEvent>) -> Result<(), Fatal> {
+        self.turn_began = Instant::now();
+        self.unfinished = false;
         for _ in 0..EVENTS_IN_ONE_GO {
+            if self.turn_is_over() {
+                break;
+            }
             match events.try_recv() {
                 Ok(event) => self.event_in(event)?,
                 Err(_) => break,
             }
         }
         Ok(())
+    }
+
+    pub(super) fn turn_is_over(&self) -> bool {
+        self.turn_began.elapsed() >= TURN
+    }
+
+    /// There is more to do than this turn has time for.
+    pub(super) fn leave_for_next_turn(&mut self) {
+        self.unfinished = true;
     }
 
     /// What follows once the inputs that waited are in.
@@ -218,6 +243,10 @@ impl Engine {
                 body: body.into(),
                 time_ms: wall_clock_ms(),
             })?;
+            if self.turn_is_over() {
+                self.leave_for_next_turn();
+                break;
+            }
         }
         let Some(head) = &mut self.head else {
             return Ok(());
@@ -233,7 +262,12 @@ impl Engine {
 
     fn deliver(&mut self) -> Result<(), Fatal> {
         let epoch = self.ring.view().epoch;
-        self.delivery.pump(epoch, &self.chat, &self.store, &self.link)?;
+        while self.delivery.pump(epoch, &self.chat, &self.store, &self.link)? {
+            if self.turn_is_over() {
+                self.leave_for_next_turn();
+                break;
+            }
+        }
         if let Some(upto) = self.delivery.finished() {
             self.step(Input::Delivered { upto })?;
         }
@@ -276,10 +310,12 @@ impl Engine {
             }
             LinkEvent::Confirmed { token } => self.confirmed(token),
             LinkEvent::Rejected { token } => {
+                self.dropped("a queue refused it");
                 if token > delivery::TOKENS {
-                    self.delivery.rejected(self.ring.progress().delivered);
+                    self.confirmed(token)
+                } else {
+                    Ok(())
                 }
-                Ok(())
             }
             LinkEvent::Returned { routing_key, .. } => self.returned(routing_key),
             LinkEvent::MailboxReady { member } => self.mailbox_ready(member),
@@ -324,6 +360,7 @@ impl Engine {
         } = frame;
         match payload {
             Payload::Ring(message) => self.step(Input::Received { from, epoch, message }),
+            Payload::Order(_) | Payload::Read { .. } if self.is_out_of_place(epoch, from) => Ok(()),
             Payload::Order(commands) => {
                 match &mut self.head {
                     Some(head) => commands.into_iter().for_each(|command| head.command(command)),
@@ -338,9 +375,23 @@ impl Engine {
         }
     }
 
+    /// What the ring does with its own messages, done with those that only pass through it: from a former epoch, or
+    /// from nobody in the view, they are dropped (rule 1). A head may be in the next view before its sessions' homes
+    /// are, so a later epoch is none of a stranger; what is dropped is asked for again by who needs it.
+    fn is_out_of_place(&mut self, epoch: Epoch, from: Member) -> bool {
+        let view = self.ring.view();
+        let reason = match (epoch < view.epoch, view.contains(from)) {
+            (true, _) => DropReason::StaleEpoch,
+            (false, false) => DropReason::NotItsPlace,
+            (false, true) => return false,
+        };
+        self.dropped(reason.as_str());
+        true
+    }
+
     fn confirmed(&mut self, token: u64) -> Result<(), Fatal> {
         if token > delivery::TOKENS {
-            if let Some(upto) = self.delivery.confirmed(token) {
+            if let Some(upto) = self.delivery.answered(token) {
                 self.step(Input::Delivered { upto })?;
             }
         } else if token >= LOOP_TOKENS {

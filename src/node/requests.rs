@@ -1,10 +1,12 @@
 //! Clients' requests at the head, and reads at a session's home.
 
+use std::time::{Duration, Instant};
+
 use super::apply::Chat;
 use super::effects::NO_TOKEN;
 use super::engine::Engine;
 use super::start::Fatal;
-use crate::broker::link::{Exchange, Lane, Publication, RequestTag};
+use crate::broker::link::{Exchange, Lane, OUTBOX_BYTES, Publication, RequestTag};
 use crate::chat::{Admit, Command, ErrorCode, GroupEvent, Outcome, Presence, SessionId, home};
 use crate::control::{GroupMemberState, GroupState};
 use crate::ring::Index;
@@ -19,6 +21,13 @@ const READS: usize = 4096;
 /// About the most bytes of text in the reply to one `history`; `last` tells the client that there is more.
 const HISTORY_BYTES: usize = 512 * 1024;
 
+/// Reads are answered while so many bytes have room in the outbox towards clients. When not, they wait.
+const ANSWERS_ROOM: usize = OUTBOX_BYTES / 2;
+
+/// Time for telling one publish the outcomes of requests that it repeats, which are read from the store. Past it the rest
+/// is not told; the client asks again for what it still lacks.
+const REPEATS: Duration = Duration::from_millis(10);
+
 impl Engine {
     /// One publish of a client: a request or an array of them.
     pub(super) fn request_in(&mut self, body: &[u8], reply_to: Option<String>, tag: RequestTag) -> Result<(), Fatal> {
@@ -29,9 +38,11 @@ impl Engine {
         };
         let reply_to = reply_to.filter(|queue| valid_reply_to(&prefix, queue));
         let mut replies = Vec::new();
-        for request in parse_requests(body, reply_to.as_deref(), &limits) {
+        let requests = parse_requests(body, reply_to.as_deref(), &limits);
+        let began = Instant::now();
+        for request in requests {
             match request {
-                Ok(incoming) => self.incoming(incoming, reply_to.as_deref(), &mut replies)?,
+                Ok(incoming) => self.incoming(incoming, reply_to.as_deref(), began, &mut replies)?,
                 Err(error) => {
                     self.dropped("refused request");
                     replies.push(Event::from(error));
@@ -50,7 +61,14 @@ impl Engine {
         Ok(())
     }
 
-    fn incoming(&mut self, incoming: Incoming, reply_to: Option<&str>, replies: &mut Vec<Event>) -> Result<(), Fatal> {
+    /// `began`: when the publish that it came in began to be dealt with.
+    fn incoming(
+        &mut self,
+        incoming: Incoming,
+        reply_to: Option<&str>,
+        began: Instant,
+        replies: &mut Vec<Event>,
+    ) -> Result<(), Fatal> {
         let reply_to = reply_to.map(str::to_owned);
         let (session, n, what) = match incoming {
             Incoming::Ordered { session, n, action } => {
@@ -58,8 +76,10 @@ impl Engine {
                     Some(head) => head.request(&self.chat.state, session, n, action),
                     None => None,
                 };
-                if let Some(answer) = answer {
-                    self.answer(session, n, answer, replies)?;
+                match answer {
+                    Some(Admit::Answer(_)) if began.elapsed() >= REPEATS => self.dropped("too many repeated requests"),
+                    Some(answer) => self.answer(n, answer, replies)?,
+                    None => {}
                 }
                 return Ok(());
             }
@@ -95,7 +115,7 @@ impl Engine {
     }
 
     /// What needs no new place in the order is answered at once.
-    fn answer(&self, session: SessionId, n: u64, answer: Admit, replies: &mut Vec<Event>) -> Result<(), Fatal> {
+    fn answer(&self, n: u64, answer: Admit, replies: &mut Vec<Event>) -> Result<(), Fatal> {
         let event = match answer {
             Admit::Order(_) | Admit::InFlight => return Ok(()),
             Admit::Refuse { code, expected } => Event::error(code, Some(n), expected),
@@ -109,7 +129,6 @@ impl Engine {
                 }
             }
         };
-        let _ = session;
         replies.push(event);
         Ok(())
     }
@@ -158,8 +177,11 @@ impl Engine {
             .into_iter()
             .partition(|(at, _)| *at <= applied);
         self.reads = later;
-        let ready: Vec<(Index, Read)> = ready;
-        for (_, read) in ready {
+        let mut ready = Vec::<(Index, Read)>::into_iter(ready);
+        // Answers leave room for deliveries, and a turn has time for a few of them only: the first come first.
+        while self.link.has_room(Lane::Deliver, ANSWERS_ROOM)
+            && let Some((_, read)) = ready.next()
+        {
             let event = self.read(&read)?;
             let prefix = self.names.client_prefix();
             let session_queue = || {
@@ -172,7 +194,12 @@ impl Engine {
             if let Some(queue) = queue.filter(|queue| valid_reply_to(&prefix, queue)) {
                 self.reply(queue, &[event]);
             }
+            if self.turn_is_over() {
+                self.leave_for_next_turn();
+                break;
+            }
         }
+        self.reads.splice(0..0, ready);
         Ok(())
     }
 

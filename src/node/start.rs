@@ -12,7 +12,7 @@ use crate::broker::connection::{BrokerUrl, ConnectError};
 use crate::broker::link::{Link, LinkOptions};
 use crate::broker::names::Names;
 use crate::control::NodeSettings;
-use crate::ring::{ClusterId, Incarnation, Index, Member, Millis, Node, NodeId, Start, Timing, ViewRecord};
+use crate::ring::{ClusterId, Epoch, Incarnation, Index, Member, Millis, Node, NodeId, Start, Timing, ViewRecord};
 use crate::store::{Store, StoreError};
 use crate::wire::frame::decode_view;
 
@@ -47,11 +47,14 @@ impl From<ConnectError> for Fatal {
 /// Logs to stderr, which the supervisor has put into a file. `CHALEY_LOG` filters as in `tracing_subscriber`.
 pub fn logging(id: u16) {
     let filter = std::env::var("CHALEY_LOG").unwrap_or_else(|_| "info".to_owned());
-    let filter = EnvFilter::try_new(format!("{filter},{LOG_DIRECTIVE}")).unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_new(format!("{filter},lsm_tree=warn,fjall=warn,{LOG_DIRECTIVE}"))
+        .unwrap_or_else(|_| EnvFilter::new("info"));
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(false)
         .with_writer(std::io::stderr)
+        // A log on a full disk must not end the node: it would be told of on stderr, which is the log, and panic.
+        .log_internal_errors(false)
         .try_init();
     tracing::info!(
         node = id,
@@ -73,7 +76,7 @@ pub async fn run(settings: NodeSettings, pipe: Pipe) -> Result<(), Fatal> {
     let mut store = Store::open(&settings.directory.join("store"), &settings.store)?;
     let member = identity(&mut store, NodeId(settings.id))?;
     let views = stored_views(&store)?;
-    let chat = Chat::restore(&store)?;
+    let chat = restore(&mut store)?;
     let ring = ring(&settings, &store, member, views, &chat)?;
     let (link, events) = Link::spawn(LinkOptions {
         urls,
@@ -98,11 +101,14 @@ fn ignore_file_size_signal() {
     let _ = unsafe { signal(Signal::SIGXFSZ, SigHandler::SigIgn) };
 }
 
-/// Who this node is. A synced member keeps its incarnation; everyone else draws a new one and sets aside what it does
-/// not know to be committed (duty 5 of [`crate::ring`]).
+/// Who this node is. A synced member keeps its incarnation, and so does a node that never entered a view: a record by
+/// which it founds the cluster may be in the register already, and lists that incarnation alone. Everyone else draws a
+/// new one and sets aside what it does not know to be committed (duty 5 of [`crate::ring`]).
 fn identity(store: &mut Store, id: NodeId) -> Result<Member, Fatal> {
     let mut membership = *store.membership();
-    if let (Some(incarnation), true) = (membership.incarnation, membership.synced) {
+    if let Some(incarnation) = membership.incarnation
+        && (membership.synced || membership.epoch == Epoch(0))
+    {
         return Ok(Member { id, incarnation });
     }
     let incarnation = Incarnation(random()? as u64);
@@ -125,6 +131,15 @@ fn identity(store: &mut Store, id: NodeId) -> Result<Member, Fatal> {
 /// happens to committed entries.
 fn committed(store: &Store) -> Index {
     store.membership().commit.max(store.last_applied()).min(store.log_end())
+}
+
+/// The chat, with all that is known to be committed applied: a process that was killed between its log and its results
+/// knows of more than it applied, and the ring tells of a commit only once.
+fn restore(store: &mut Store) -> Result<Chat, Fatal> {
+    let mut chat = Chat::restore(store)?;
+    let known = committed(store);
+    chat.apply_upto(store, known, |_| {})?;
+    Ok(chat)
 }
 
 fn stored_views(store: &Store) -> Result<Vec<ViewRecord>, Fatal> {
@@ -188,4 +203,51 @@ pub fn random() -> Result<u128, Fatal> {
 pub fn wall_clock_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chat::encode;
+    use crate::config::{Durability, Fsync};
+    use crate::ring::{Digest, Entry};
+
+    fn store(directory: &std::path::Path) -> Store {
+        let durability = Durability {
+            fsync: Fsync::Interval,
+            fsync_interval_ms: 1000,
+        };
+        Store::open(directory, &durability).unwrap()
+    }
+
+    #[test]
+    fn who_never_entered_a_view_comes_back_as_the_one_that_may_have_founded_the_cluster() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut store = store(directory.path());
+        let first = identity(&mut store, NodeId(1)).unwrap();
+        assert_eq!(identity(&mut store, NodeId(1)).unwrap(), first);
+
+        let mut membership = *store.membership();
+        membership.epoch = Epoch(1);
+        let mut batch = store.batch();
+        batch.membership(&membership);
+        batch.commit().unwrap();
+        assert_ne!(identity(&mut store, NodeId(1)).unwrap(), first, "an unsynced member");
+    }
+
+    #[test]
+    fn what_is_known_to_be_committed_is_applied_at_the_start() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut store = store(directory.path());
+        let entry = Entry::new(Digest::ZERO, 1, Epoch(1), 1, encode(&[]).into());
+        let mut membership = *store.membership();
+        let mut batch = store.batch();
+        batch.append(&[entry]);
+        membership.commit = 1;
+        batch.membership(&membership);
+        batch.commit().unwrap();
+
+        assert_eq!(restore(&mut store).unwrap().state.applied(), 1);
+        assert_eq!(store.last_applied(), 1);
+    }
 }

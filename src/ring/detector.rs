@@ -123,14 +123,15 @@ impl Detector {
         self.loop_taken = self.loop_taken.max(sent_at);
     }
 
+    /// Whether whoever lives has had the time to come back since the own connection was made.
+    pub fn is_past_grace(&self, now: Millis) -> bool {
+        let since = self.judging_since;
+        since.is_some_and(|since| now.saturating_sub(since) > self.timing.grace_ms)
+    }
+
     /// Whether a returned message to this member is evidence against it.
     pub fn return_counts(&self, from: Member, now: Millis) -> bool {
-        match self.judging_since {
-            Some(since) if self.timing.failover => {
-                self.heard.contains_key(&from) || now.saturating_sub(since) > self.timing.grace_ms
-            }
-            _ => false,
-        }
+        self.timing.failover && self.judging_since.is_some() && (self.has_heard(from) || self.is_past_grace(now))
     }
 
     /// Whether this member has been silent for too long, and it is not this node that cannot hear.

@@ -86,6 +86,29 @@ impl Downstream {
         }
     }
 
+    /// A Sync from the successor: stream from its log end. One that repeats itself is no progress (rule 10).
+    pub fn synced(&self, to: Member, log_end: Index, now: Millis) -> Downstream {
+        let progress_at = match self {
+            Downstream::Waiting {
+                acked: Some(acked),
+                progress_at,
+                ..
+            }
+            | Downstream::Streaming { acked, progress_at, .. }
+                if log_end <= *acked =>
+            {
+                *progress_at
+            }
+            _ => now,
+        };
+        Downstream::Streaming {
+            to,
+            sent: log_end,
+            acked: log_end,
+            progress_at,
+        }
+    }
+
     /// Since when the successor stands still although it is owed entries, if it does.
     pub fn standing_still_since(&self, own_end: Index) -> Option<Millis> {
         match self {

@@ -701,12 +701,7 @@ impl Node {
                 effects,
             );
         }
-        member.downstream = Downstream::Streaming {
-            to: from,
-            sent: log_end,
-            acked: log_end,
-            progress_at: now,
-        };
+        member.downstream = member.downstream.synced(from, log_end, now);
         if log_end == progress.log_end {
             self.send(
                 from,
@@ -967,12 +962,8 @@ impl Node {
     /// Rule 4: a broker that died may have lost the newest view, and a member that knows it may not be back yet. So until
     /// the grace after the own connection is over, everyone who is to stay must have been heard in this view first.
     fn is_settled(&self, now: Millis, without: &[Member]) -> bool {
-        let Connection::Up { since } = self.connection else {
-            return false;
-        };
-        let known =
-            |member: &Member| *member == self.me || without.contains(member) || self.detector.has_heard(*member);
-        now.saturating_sub(since) > self.timing.grace_ms || self.view.members.iter().all(known)
+        let heard = |m: &Member| *m == self.me || without.contains(m) || self.detector.has_heard(*m);
+        self.detector.is_past_grace(now) || self.view.members.iter().all(heard)
     }
 
     /// Asks all members whether they are there, though nobody is suspected.
@@ -1009,6 +1000,7 @@ impl Node {
         if let Standing::Member(member) = &self.standing
             && let Some(inquiry) = &member.inquiry
             && now.saturating_sub(inquiry.asked_at) >= heartbeat_ms
+            && !self.is_settled(now, &inquiry.failed())
         {
             self.probe(now, effects);
         }

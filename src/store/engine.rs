@@ -337,7 +337,13 @@ fn read_error(directory: &Path, error: fjall::Error) -> StoreError {
 }
 
 /// Whether the operating system said it (no room, no permission, a bad disk), not the decoding of a file. A file of the
-/// engine's that is not there is damage.
+/// engine's that is not there is damage. Errors about the engine's temporary files come wrapped, without the system's
+/// number; these kinds of them are never about what a file holds.
 fn is_environment(error: &io::Error) -> bool {
-    error.raw_os_error().is_some() && error.kind() != io::ErrorKind::NotFound
+    use io::ErrorKind::{FileTooLarge, NotFound, PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    match error.kind() {
+        StorageFull | QuotaExceeded | FileTooLarge | ReadOnlyFilesystem | PermissionDenied => true,
+        NotFound => false,
+        _ => error.raw_os_error().is_some(),
+    }
 }

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::broker::connection::{Backoff, BrokerUrl, ConnectError, connect_any, redact};
+use crate::broker::names::Names;
 use crate::broker::private::{PrivateBroker, PrivateBrokerError, find_rabbitmq};
+use crate::broker::register;
 use crate::config::Config;
 use crate::control::{Failure, exit};
 
@@ -85,18 +87,27 @@ impl Broker {
         }
     }
 
-    /// Waits for the broker to let the nodes' account in.
-    pub fn ready(&self) -> impl Future<Output = Result<(), Failure>> + use<> {
+    /// Waits for the broker to let the nodes' account in; then, for `up --new-cluster`, deletes the view register of the
+    /// cluster named by `forget`.
+    pub fn ready(&self, forget: Option<String>) -> impl Future<Output = Result<(), Failure>> + use<> {
         let attempt = match self {
             Broker::Given { urls, .. } => Attempt::Given(urls.clone()),
             Broker::Private(private) => Attempt::Private(private.clone()),
         };
+        let urls = self.nodes_urls();
         async move {
             let outcome = match attempt {
                 Attempt::Given(urls) => connect_within(&urls, GIVEN_DEADLINE).await,
                 Attempt::Private(private) => private.wait_ready(PRIVATE_DEADLINE).await,
             };
-            outcome.map_err(|error| Failure::new(error.exit_code(), error.to_string()))
+            let failed = |error: ConnectError| Failure::new(error.exit_code(), error.to_string());
+            outcome.map_err(failed)?;
+            if let Some(cluster) = forget {
+                let names = Names::new(&cluster).map_err(|e| Failure::new(exit::CONFIG, e.to_string()))?;
+                let urls = BrokerUrl::parse_all(&urls).map_err(failed)?;
+                register::delete(&urls, &names).await.map_err(failed)?;
+            }
+            Ok(())
         }
     }
 }

@@ -174,6 +174,17 @@ impl Supervisor {
 
     // ---- the nodes --------------------------------------------------------------------------------------------------
 
+    /// `up --new-cluster`: nothing is deleted, what was there is named after the time.
+    fn move_stores_aside(&mut self) {
+        match self.place.move_nodes_aside() {
+            Ok(Some(moved)) => self
+                .journal
+                .info(&format!("the former nodes' stores are in {}", moved.display())),
+            Ok(None) => {}
+            Err(failure) => self.journal.failed(&failure),
+        }
+    }
+
     pub(super) fn start_nodes(&mut self) {
         let published = self
             .broker
@@ -188,6 +199,9 @@ impl Supervisor {
         self.phase = Phase::Nodes {
             deadline: Instant::now() + READY_DEADLINE,
         };
+        if self.plan.new_cluster {
+            self.move_stores_aside();
+        }
         for id in self.plan.config.cluster.nodes.ids() {
             self.start_node(id);
         }
@@ -227,15 +241,12 @@ impl Supervisor {
     fn node_settings(&self, id: u16) -> Result<NodeSettings, Failure> {
         let config = &self.plan.config;
         let rank = self.nodes.keys().position(|known| *known == id).unwrap_or(0);
-        let has_entered = self.nodes.get(&id).is_some_and(|node| node.has_entered);
         Ok(NodeSettings {
             id,
             cluster: config.cluster.name.clone(),
             broker_urls: self.broker.nodes_urls(),
             directory: self.place.node_directory(id)?,
             rank: u16::try_from(rank).unwrap_or(u16::MAX),
-            // Once is enough: a node that restarts must come back to what was founded then.
-            new_cluster: self.plan.new_cluster && !has_entered && !matches!(self.phase, Phase::Serving),
             ring: config.ring.clone(),
             chat: config.chat.clone(),
             store: config.store.clone(),

@@ -122,7 +122,9 @@ impl Supervisor {
 
     /// Waits for the broker to serve; a wait for one of its earlier lives ends with this.
     fn await_broker(&mut self) {
-        let ready = self.broker.ready();
+        let cluster = &self.plan.config.cluster.name;
+        let fresh = self.plan.new_cluster && matches!(self.phase, Phase::Broker);
+        let ready = self.broker.ready(fresh.then(|| cluster.clone()));
         let news = self.news.clone();
         let task = tokio::spawn(async move {
             // The supervisor has ended: it does not want to know.

@@ -67,8 +67,6 @@ pub struct Node {
     pub restarts: u64,
     /// Deaths in a row, forgotten after [`FORGOTTEN_AFTER`] as a member.
     deaths: u32,
-    /// Whether one of its processes has entered a view since the supervisor started: from then on it founds nothing.
-    pub has_entered: bool,
 }
 
 /// How a node's process ended.
@@ -96,7 +94,6 @@ impl Node {
             last_cause: None,
             restarts: 0,
             deaths: 0,
-            has_entered: false,
         }
     }
 
@@ -148,7 +145,6 @@ impl Node {
     }
 
     pub fn report(&mut self, status: NodeStatus, now: Instant) {
-        self.has_entered |= status.epoch > 0;
         self.last_status = Some(status.clone());
         let ready = status.phase == NodePhase::Ready;
         let state = std::mem::replace(&mut self.state, NodeState::Stopped);

@@ -78,6 +78,20 @@ impl Place {
         Ok(directory)
     }
 
+    /// Gives the directory of all nodes another name, which is returned, if there is one.
+    pub fn move_nodes_aside(&self) -> Result<Option<PathBuf>, Failure> {
+        let nodes = self.directory.join(NODES);
+        if !nodes.exists() {
+            return Ok(None);
+        }
+        let since_epoch = std::time::UNIX_EPOCH.elapsed().unwrap_or_default();
+        let aside = self
+            .directory
+            .join(format!("{NODES}.before-{}", since_epoch.as_millis()));
+        fs::rename(&nodes, &aside).map_err(|error| refused(&nodes, &error))?;
+        Ok(Some(aside))
+    }
+
     /// Writes where clients of this account find the broker, whole or not at all, readable to this account only.
     pub fn publish_client_url(&self, url: &str) -> Result<(), Failure> {
         let path = self.directory.join(CLIENT_URL_FILE);

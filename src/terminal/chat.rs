@@ -6,7 +6,7 @@ use super::grammar::{self, Line};
 use super::lines::InputLine;
 use super::prompt::{Input, Screen};
 use super::render::Paint;
-use super::{LEAVE_TIMEOUT, Stop, TURN_MAX, ended, exit_of, refusal};
+use super::{LEAVE_TIMEOUT, Stop, TURN_MAX, complain, ended, exit_of, refusal};
 use crate::client::{Ask, Cause, Exit, Failure, Options, Session, SessionEvent, Update};
 
 /// Messages without an outcome beyond which no more lines are taken from the input.
@@ -234,7 +234,7 @@ impl Chat {
 
     async fn complain(&mut self, text: &str) {
         if self.piped {
-            eprintln!("chaley: {text}");
+            complain(text);
         } else {
             let line = self.paint.trouble(text);
             self.screen.print(line).await;

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use super::cli::Who;
 use super::render::Paint;
-use super::{LEAVE_TIMEOUT, Stop, TURN_MAX, ended, exit_of, refusal};
+use super::{LEAVE_TIMEOUT, Stop, TURN_MAX, complain, ended, exit_of, refusal};
 use crate::client::{Ask, Cause, Exit, Failure, Options, Session, SessionEvent, Update};
 use crate::wire::client::Event;
 
@@ -129,7 +129,9 @@ impl Listening {
             },
             SessionEvent::Missing { group, from, to } => {
                 self.missing += to.saturating_sub(from).saturating_add(1);
-                eprintln!("chaley: events {from} to {to} of group {group} are no longer kept");
+                complain(format_args!(
+                    "events {from} to {to} of group {group} are no longer kept"
+                ));
                 Ok(Next::More)
             }
             SessionEvent::Back { after_ms } => match self.form {

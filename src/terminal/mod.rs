@@ -17,6 +17,12 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::chat::ErrorCode;
 use crate::client::{Ask, Exit, Failure};
 
+/// Says something on stderr. One that is closed or full takes nothing, and changes neither what happens nor the exit code.
+pub fn complain(text: impl std::fmt::Display) {
+    use std::io::Write as _;
+    let _unheard = writeln!(std::io::stderr(), "chaley: {text}");
+}
+
 /// How long an orderly leave may take at the end; then the ring finds out by itself.
 pub const LEAVE_TIMEOUT: Duration = Duration::from_secs(3);
 /// Updates taken from a session in one go.

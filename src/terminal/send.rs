@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 
 use super::cli::Who;
 use super::lines::{InputLine, read_line};
-use super::{LEAVE_TIMEOUT, Stop, TURN_MAX, ended, exit_of, refusal};
+use super::{LEAVE_TIMEOUT, Stop, TURN_MAX, complain, ended, exit_of, refusal};
 use crate::client::{Ask, Exit, Failure, Options, Session, SessionEvent, SessionHandle, Update};
 
 /// Refused lines that are each reported; the rest is counted.
@@ -139,7 +139,7 @@ impl Sending {
                     Ask::Say { .. } => {
                         self.refused += 1;
                         if self.refused <= REPORTS_MAX {
-                            eprintln!("chaley: {failure}");
+                            complain(&failure);
                         }
                         self.failure.get_or_insert(failure);
                         Ok(())
@@ -227,7 +227,7 @@ impl Sending {
 
     fn result(self) -> Result<(), Failure> {
         if self.refused > REPORTS_MAX {
-            eprintln!("chaley: {} more lines were refused", self.refused - REPORTS_MAX);
+            complain(format_args!("{} more lines were refused", self.refused - REPORTS_MAX));
         }
         match self.failure {
             None => Ok(()),

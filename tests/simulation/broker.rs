@@ -302,13 +302,19 @@ impl World {
     }
 
     fn read_later(&mut self, host: usize, connection: u64, at: usize) {
-        let due = self.in_order(connection, at);
+        let due = self.reading_time(connection);
         self.after(due - self.now, Event::Read { host, connection, at });
     }
 
     /// The register is read in order: a record comes no earlier than the one before.
-    fn in_order(&mut self, connection: u64, _at: usize) -> u64 {
-        let latency = self.latency();
+    fn reading_time(&mut self, connection: u64) -> u64 {
+        let lag = self.plan.register_lag_ms;
+        let late = if self.rng.one_in(5) {
+            self.rng.between(0, lag)
+        } else {
+            0
+        };
+        let latency = self.latency().min(80) + late;
         // The reading direction of a connection has an order of its own.
         let key = (u64::MAX - connection, Target::Register);
         let last = self.broker.last_arrival.get(&key).copied().unwrap_or(0);
@@ -354,7 +360,7 @@ impl World {
         for at in 0..self.broker.register.len() {
             self.read_later(host, connection, at);
         }
-        let due = self.in_order(connection, 0);
+        let due = self.reading_time(connection);
         let input = Input::RegisterRead;
         self.after(
             due - self.now,

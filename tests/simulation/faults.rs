@@ -1,11 +1,12 @@
 //! What goes wrong, and how often.
 
-use chaley::ring::{Epoch, Incarnation, Input, Member};
+use chaley::ring::{Epoch, Incarnation, Input, Member, ViewRecord};
 
 use crate::broker::show_record;
 use crate::event::Event;
-use crate::host::Store;
+use crate::host::{Host, Process};
 use crate::invariants::newest_view;
+use crate::store::Store;
 use crate::world::World;
 
 /// Most hosts of one run.
@@ -139,32 +140,46 @@ impl World {
         Ok(())
     }
 
-    /// Loses the newest record or two. One that was read is lost only where a node that knows it lives: otherwise its
-    /// view is forgotten, with all that was committed in it, and no protocol could help.
+    /// Loses the newest record or two. One that was read is lost only where a member of the views before and after
+    /// lives that knows it: otherwise nobody who proposes waits for a witness, and the view is forgotten.
     fn lose_records(&mut self) {
         for _ in 0..self.rng.between(1, 2) {
             let Some(last) = self.broker.register.last().cloned() else {
                 return;
             };
             let won = self.broker.newest_winner() == Some(&last);
-            let knows = |host: usize| self.hosts[host].store.views.contains(&last);
-            let alive = |host: usize| {
-                self.hosts[host]
-                    .process
-                    .as_ref()
-                    .is_some_and(|p| !p.paused && p.dies_after.is_none())
-            };
-            let knowing: Vec<usize> = (0..self.hosts.len()).filter(|host| knows(*host)).collect();
-            let witness = knowing.iter().copied().find(|host| alive(*host));
-            if won && !knowing.is_empty() {
-                if witness.is_none() || last.epoch == Epoch(1) {
+            let knowing: Vec<&Host> = self.hosts.iter().filter(|h| h.store.views.contains(&last)).collect();
+            if won && knowing.is_empty() {
+                self.ledger.forget_view(last.epoch);
+            } else if won {
+                let before = knowing[0]
+                    .store
+                    .views
+                    .iter()
+                    .find(|view| view.epoch.next() == last.epoch);
+                let Some(witness) = before.and_then(|before| self.witness(before, &last)) else {
                     return;
-                }
-                // Who knows the newest view knows those before it.
-                self.spared = self.spared.or(witness);
+                };
+                self.spared = Some(witness);
             }
             self.broker.register.pop();
             self.log(|| format!("register loses {}", show_record(&last)));
+        }
+    }
+
+    /// A living member of both views that has entered the later one; the one already spared, if there is one.
+    fn witness(&self, before: &ViewRecord, lost: &ViewRecord) -> Option<usize> {
+        let fits = |at: &usize| {
+            let host = &self.hosts[*at];
+            let lives = |p: &Process| !p.paused && p.dies_after.is_none() && !p.node.is_halted();
+            host.process.as_ref().is_some_and(lives)
+                && host.store.synced
+                && host.store.views.contains(lost)
+                && [before, lost].iter().all(|view| view.members.contains(&host.store.me))
+        };
+        match self.spared {
+            Some(spared) => Some(spared).filter(fits),
+            None => (0..self.hosts.len()).find(fits),
         }
     }
 

@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use chaley::ring::{Digest, Entry, Epoch, Halt, Index, LogRead, Member, View, ViewRecord};
 
 use crate::broker::show_record;
-use crate::host::{Host, request_of};
+use crate::host::Host;
+use crate::store::request_of;
 use crate::world::World;
 
 type Verdict = Result<(), String>;
@@ -28,6 +29,15 @@ pub struct Ledger {
     pub register_lost_warranted: bool,
     pub deaf_warranted: BTreeSet<usize>,
     pub blind_warranted: BTreeSet<usize>,
+}
+
+impl Ledger {
+    /// A view that no store knows and that the register lost was never there.
+    pub fn forget_view(&mut self, epoch: Epoch) {
+        self.views.remove(&epoch);
+        self.orderers.remove(&epoch);
+        self.places.retain(|(of, _), _| *of != epoch);
+    }
 }
 
 /// All invariants of the state of the world after a step of the host `at`.

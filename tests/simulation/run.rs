@@ -25,11 +25,13 @@ pub struct Figures {
 
 /// Runs one seed. `Err` is the report of a failure.
 pub fn run(seed: u64) -> Result<Figures, String> {
-    let (result, _) = attempt(seed, false);
-    result.map_err(|_| {
-        // The same seed does the same again: this time the events are kept.
-        let (again, trace) = attempt(seed, true);
-        let why = again.err().unwrap_or_else(|| "it did not fail again: the simulator is not deterministic".into());
+    attempt(seed, false).0.or_else(|_| replay(seed))
+}
+
+/// The same seed does the same again: this time the events are kept.
+pub fn replay(seed: u64) -> Result<Figures, String> {
+    let (result, trace) = attempt(seed, true);
+    result.map_err(|why| {
         format!(
             "seed {seed}: {why}\nthe last events:\n{trace}\nreplay: CHALEY_SEED={seed} cargo test --test simulation replay -- --nocapture"
         )

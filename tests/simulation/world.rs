@@ -6,9 +6,10 @@ use chaley::ring::{ClusterId, Incarnation, Input, Member, NodeId, Timing};
 
 use crate::broker::Broker;
 use crate::event::Event;
-use crate::host::{Host, Process, Store};
+use crate::host::{Host, Process};
 use crate::invariants::Ledger;
 use crate::rng::Rng;
+use crate::store::Store;
 
 /// What one seed decides before anything happens.
 #[derive(Debug, Clone)]
@@ -21,6 +22,8 @@ pub struct Plan {
     pub between_faults_ms: u64,
     /// A publication takes at most so long, but for the odd one that takes ten times as long.
     pub latency_ms: u64,
+    /// A record of the register is read that much later now and then: its reader goes on in a view that is over.
+    pub register_lag_ms: u64,
     /// A frame in so many is delivered again later.
     pub stray_one_in: u64,
     /// A frame in so many is lost or late.
@@ -35,7 +38,7 @@ impl Plan {
             timing: Timing {
                 heartbeat_ms,
                 suspect_after_ms,
-                grace_ms: suspect_after_ms.max(600) + rng.between(0, 400),
+                grace_ms: suspect_after_ms.max(1_200) + rng.between(0, 400),
                 failover: true,
                 found_after_ms: rng.between(0, 100),
             },
@@ -47,7 +50,12 @@ impl Plan {
             },
             faults_until: rng.between(2_500, 7_000),
             between_faults_ms: rng.between(40, 1_200),
-            latency_ms: rng.between(1, 8),
+            latency_ms: if rng.one_in(6) {
+                rng.between(10, 50)
+            } else {
+                rng.between(1, 8)
+            },
+            register_lag_ms: rng.pick(&[0, 0, 50, 400]).unwrap_or(0),
             stray_one_in: rng.pick(&[20, 100, 500, 1 << 40]).unwrap_or(100),
             loss_one_in: rng.pick(&[100, 1000, 1 << 40, 1 << 40]).unwrap_or(1000),
         }
@@ -72,9 +80,14 @@ pub struct World {
 /// How many of the last events a failure shows.
 const TRACE_LINES: usize = 60;
 
+/// A line that stands among so many before it already is left out.
+const REPEAT_LINES: usize = 12;
+
 /// The last events, as people read them; kept only when a seed is replayed.
 pub struct Trace {
     pub on: bool,
+    /// Print each line at once, too.
+    verbose: bool,
     lines: VecDeque<String>,
 }
 
@@ -82,6 +95,7 @@ impl Trace {
     pub fn new(on: bool) -> Trace {
         Trace {
             on,
+            verbose: on && std::env::var_os("CHALEY_VERBOSE").is_some(),
             lines: VecDeque::new(),
         }
     }
@@ -90,7 +104,14 @@ impl Trace {
         self.lines.iter()
     }
 
+    /// What repeats itself, as retries do, is shown once in a while only.
     fn push(&mut self, line: String) {
+        let text = |line: &str| line.split_once(' ').map(|(_, text)| text.to_owned());
+        let told = text(line.trim_start());
+        let recent = self.lines.iter().rev().take(REPEAT_LINES);
+        if recent.into_iter().any(|other| text(other.trim_start()) == told) {
+            return;
+        }
         if self.lines.len() == TRACE_LINES {
             self.lines.pop_front();
         }
@@ -150,7 +171,7 @@ impl World {
     pub fn log(&mut self, line: impl FnOnce() -> String) {
         if self.trace.on {
             let line = format!("{:>6} {}", self.now, line());
-            if std::env::var_os("CHALEY_VERBOSE").is_some() {
+            if self.trace.verbose {
                 println!("{line}");
             }
             self.trace.push(line);

@@ -14,6 +14,7 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
+use super::inside;
 use super::keeper;
 use super::wait::{process_exists, wait_until};
 
@@ -91,6 +92,18 @@ impl Broker {
 
     pub fn port(&self) -> u16 {
         self.ports.amqp
+    }
+
+    /// Evaluates Erlang inside the broker and answers what it says, for what no client can do to another one. `bindings`
+    /// become binaries of these names.
+    pub fn erlang(&self, bindings: &[(&str, &str)], expressions: &str) -> String {
+        inside::evaluate(
+            self.directory.path(),
+            self.ports.amqp,
+            self.ports.epmd,
+            bindings,
+            expressions,
+        )
     }
 
     /// The broker's pid, and that of its epmd.

@@ -15,7 +15,7 @@ use tempfile::TempDir;
 use super::broker::Broker;
 use super::chat::{Listener, Sender};
 use super::keeper;
-use super::wait::{Process, parent, wait_for, wait_until};
+use super::wait::{Process, descendants, parent, wait_for, wait_until};
 
 /// A ring that is not ready within this time fails its test.
 const READY_DEADLINE: Duration = Duration::from_secs(60);
@@ -42,6 +42,8 @@ pub struct Options {
     pub arguments: Vec<String>,
     /// `up -d` instead of a supervisor in the foreground.
     pub detached: bool,
+    /// A program, with its arguments, that runs `chaleyd up`, given behind them: as in `nice -n 5`.
+    pub wrapper: Vec<String>,
 }
 
 /// What a command said.
@@ -93,17 +95,7 @@ impl Cluster {
 
     /// Name, directory and `cluster.toml` of a ring that is not started yet.
     pub fn prepare(broker: &Broker, settings: &str) -> Cluster {
-        static RINGS: AtomicU32 = AtomicU32::new(0);
-        let number = RINGS.fetch_add(1, Ordering::Relaxed);
-        let cluster = Cluster {
-            name: format!("t{}-{number}", std::process::id()),
-            directory: keeper::directory(),
-            nodes_url: broker.nodes_url(),
-            clients_url: broker.clients_url(),
-            supervisor: None,
-            seen: Mutex::default(),
-            is_up: false,
-        };
+        let cluster = Cluster::nameless(broker.nodes_url(), broker.clients_url());
         // In a file, not in the arguments: the URL holds a password.
         let toml = format!(
             "[broker]\nurl = {:?}\nclient_url = {:?}\n\n{settings}\n",
@@ -113,14 +105,38 @@ impl Cluster {
         cluster
     }
 
+    /// A ring that is not started yet and will run a RabbitMQ of its own.
+    pub fn prepare_private(settings: &str) -> Cluster {
+        let cluster = Cluster::nameless(String::new(), String::new());
+        std::fs::write(cluster.toml(), settings).expect("cluster.toml is written");
+        cluster
+    }
+
+    fn nameless(nodes_url: String, clients_url: String) -> Cluster {
+        static RINGS: AtomicU32 = AtomicU32::new(0);
+        let number = RINGS.fetch_add(1, Ordering::Relaxed);
+        Cluster {
+            name: format!("t{}-{number}", std::process::id()),
+            directory: keeper::directory(),
+            nodes_url,
+            clients_url,
+            supervisor: None,
+            seen: Mutex::default(),
+            is_up: false,
+        }
+    }
+
     /// `chaleyd up`, and waits until it says that it is ready.
     pub fn up(&mut self, nodes: u16, options: &Options) {
         let started = Instant::now();
         let mut command = self.chaleyd(&["up", "-n", &nodes.to_string(), "-f"]);
         command.arg(self.toml()).args(&options.arguments);
-        self.is_up = true;
         if options.detached {
             command.arg("-d");
+        }
+        let command = wrapped(command, &options.wrapper);
+        self.is_up = true;
+        if options.detached {
             let ran = run(command, READY_DEADLINE).success();
             assert!(ran.stdout.contains(READY), "{ran:?}");
         } else {
@@ -151,7 +167,8 @@ impl Cluster {
         }
     }
 
-    fn toml(&self) -> PathBuf {
+    /// Its `cluster.toml`.
+    pub fn toml(&self) -> PathBuf {
         self.directory.path().join("cluster.toml")
     }
 
@@ -185,9 +202,12 @@ impl Cluster {
             .env("NO_COLOR", "1")
             .current_dir(self.directory.path());
         command
-            .env("CHALEY_BROKER_URL", &self.clients_url)
+            .env("CHALEY_STATE_DIR", self.state_dir())
             .env("CHALEY_CLUSTER", &self.name);
-        command.env("CHALEY_STATE_DIR", self.state_dir());
+        // Clients of a private broker find it through the state directory.
+        if !self.clients_url.is_empty() {
+            command.env("CHALEY_BROKER_URL", &self.clients_url);
+        }
         command
     }
 
@@ -368,6 +388,18 @@ impl Cluster {
         self.check_gone();
     }
 
+    /// SIGKILL to the supervisor, and checks that nothing that it started outlives it, a private broker included.
+    pub fn kill_supervisor(&mut self) {
+        let pid = self.supervisor_pid();
+        let children = descendants(pid);
+        assert!(!children.is_empty(), "{pid} has no children");
+        let seen = self.seen.get_mut().unwrap_or_else(PoisonError::into_inner);
+        seen.extend(children.into_iter().chain(Process::of(pid)));
+        let supervisor = nix::unistd::Pid::from_raw(i32::try_from(pid).expect("a pid"));
+        nix::sys::signal::kill(supervisor, nix::sys::signal::Signal::SIGKILL).expect("killed");
+        self.check_gone();
+    }
+
     fn check_gone(&mut self) {
         self.is_up = false;
         if let Some(mut supervisor) = self.supervisor.take() {
@@ -408,6 +440,21 @@ impl Drop for Cluster {
             let _ = supervisor.wait();
         }
     }
+}
+
+/// The same command, run by another one.
+fn wrapped(command: Command, wrapper: &[String]) -> Command {
+    let Some((program, arguments)) = wrapper.split_first() else {
+        return command;
+    };
+    let mut outer = Command::new(program);
+    outer
+        .args(arguments)
+        .arg(command.get_program())
+        .args(command.get_args());
+    outer.envs(command.get_envs().filter_map(|(key, value)| Some((key, value?))));
+    outer.current_dir(command.get_current_dir().expect("each command here has one"));
+    outer
 }
 
 /// Runs a command to its end, at most for `deadline`.

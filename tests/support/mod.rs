@@ -20,10 +20,13 @@
 mod broker;
 mod chat;
 mod cluster;
+mod inside;
 mod keeper;
+mod raw;
 mod wait;
 
 pub use broker::Broker;
 pub use chat::{Acknowledged, Heard, Listener, Pouring, Sender, check_history, compare_histories};
 pub use cluster::{Cluster, Options, Ran, run};
-pub use wait::{Process, process_exists, wait_for, wait_until};
+pub use raw::{RawClient, Told, new_session};
+pub use wait::{Process, descendants, process_exists, wait_for, wait_until};

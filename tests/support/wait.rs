@@ -60,6 +60,26 @@ pub fn parent(pid: u32) -> Option<u32> {
     stat(pid).map(|stat| stat.parent)
 }
 
+/// Every process that has `pid` among its ancestors.
+pub fn descendants(pid: u32) -> Vec<Process> {
+    let all: Vec<(u32, u32)> = std::fs::read_dir("/proc")
+        .expect("/proc")
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter_map(|child| Some((child, parent(child)?)))
+        .collect();
+    let mut found = vec![pid];
+    let mut next = 0;
+    while let Some(ancestor) = found.get(next).copied() {
+        next += 1;
+        found.extend(
+            all.iter()
+                .filter(|(_, parent)| *parent == ancestor)
+                .map(|(child, _)| *child),
+        );
+    }
+    found.into_iter().skip(1).filter_map(Process::of).collect()
+}
+
 struct Stat {
     state: char,
     parent: u32,

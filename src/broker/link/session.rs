@@ -16,6 +16,7 @@ use super::lane::{is_mark, short};
 use super::{LinkEvent, LinkOptions, MAILBOX_BYTES, MAILBOX_PREFETCH, MARK_BYTES};
 use crate::broker::connection::{Backoff, BrokerUrl, ConnectError, connect_any};
 use crate::broker::names::Names;
+use crate::broker::register::{self, REGISTER_DEADLINE, is_stream_waking};
 use crate::ring::Member;
 
 /// Notices of a session's tasks that wait for the link's task. When full, the tasks wait.
@@ -23,10 +24,6 @@ const NOTICES: usize = 64;
 
 /// Records of the register that the broker sends ahead.
 const REGISTER_PREFETCH: u16 = 256;
-
-/// A stream that cannot be declared or read for so long (it answers 404 or 406 for about half a second after a crash of
-/// the broker) ends the session, as does a mark that does not come back. Both are then tried again from the start.
-const REGISTER_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Closing a connection politely is given up after this time; the broker notices by itself.
 const CLOSE_DEADLINE: Duration = Duration::from_millis(500);
@@ -127,7 +124,7 @@ impl Session {
         let failed = |error: lapin::Error| refused_or_failed(url, error);
 
         declare_exchanges(&consuming, names).await.map_err(failed)?;
-        declare_register(&consuming, names).await.map_err(failed)?;
+        register::declare(&consuming, names).await.map_err(failed)?;
         let (notice_sender, notices) = mpsc::channel(NOTICES);
         let outputs = Outputs {
             events,
@@ -216,31 +213,6 @@ async fn declare_exchanges(connection: &Connection, names: &Names) -> lapin::Res
     Ok(())
 }
 
-/// Declares the stream, again and again while it answers what it answers after a crash.
-async fn declare_register(connection: &Connection, names: &Names) -> lapin::Result<()> {
-    let started = Instant::now();
-    let mut backoff = Backoff::default();
-    let mut arguments = FieldTable::default();
-    arguments.insert(short("x-queue-type".to_owned()), AMQPValue::LongString("stream".into()));
-    let options = QueueDeclareOptions {
-        durable: true,
-        ..QueueDeclareOptions::default()
-    };
-    loop {
-        let channel = connection.create_channel().await?;
-        match channel
-            .queue_declare(short(names.views()), options, arguments.clone())
-            .await
-        {
-            Ok(_) => return Ok(()),
-            Err(error) if is_stream_waking(&error) && started.elapsed() < REGISTER_DEADLINE => {
-                tokio::time::sleep(backoff.next_delay()).await;
-            }
-            Err(error) => return Err(error),
-        }
-    }
-}
-
 fn soft_error(error: &lapin::Error) -> Option<&AMQPSoftError> {
     match error.kind() {
         ErrorKind::ProtocolError(amqp) => match amqp.kind() {
@@ -249,13 +221,6 @@ fn soft_error(error: &lapin::Error) -> Option<&AMQPSoftError> {
         },
         _ => None,
     }
-}
-
-fn is_stream_waking(error: &lapin::Error) -> bool {
-    matches!(
-        soft_error(error),
-        Some(AMQPSoftError::NOTFOUND | AMQPSoftError::PRECONDITIONFAILED)
-    )
 }
 
 /// 405: the queue is exclusive to another connection.

@@ -1,0 +1,78 @@
+//! The stream that is a cluster's view register: declaring it, and giving it up for a deliberate fresh start.
+
+use std::time::{Duration, Instant};
+
+use lapin::options::{QueueDeclareOptions, QueueDeleteOptions};
+use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{Connection, ErrorKind};
+
+use super::connection::{Backoff, BrokerUrl, ConnectError, connect_any};
+use super::names::Names;
+
+/// A stream that cannot be declared or read for so long (it answers 404 or 406 for about half a second after a crash of
+/// the broker) ends the session, as does a mark that does not come back. Both are then tried again from the start.
+pub(super) const REGISTER_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Declares the stream, again and again while it answers what it answers after a crash.
+pub(super) async fn declare(connection: &Connection, names: &Names) -> lapin::Result<()> {
+    let started = Instant::now();
+    let mut backoff = Backoff::default();
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-queue-type".into(), AMQPValue::LongString("stream".into()));
+    let options = QueueDeclareOptions {
+        durable: true,
+        ..QueueDeclareOptions::default()
+    };
+    loop {
+        let channel = connection.create_channel().await?;
+        match channel
+            .queue_declare(names.views().into(), options, arguments.clone())
+            .await
+        {
+            Ok(_) => return Ok(()),
+            Err(error) if is_stream_waking(&error) && started.elapsed() < REGISTER_DEADLINE => {
+                tokio::time::sleep(backoff.next_delay()).await;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+pub(super) fn is_stream_waking(error: &lapin::Error) -> bool {
+    matches!(
+        soft_error(error),
+        Some(AMQPSoftError::NOTFOUND | AMQPSoftError::PRECONDITIONFAILED)
+    )
+}
+
+fn soft_error(error: &lapin::Error) -> Option<&AMQPSoftError> {
+    match error.kind() {
+        ErrorKind::ProtocolError(amqp) => match amqp.kind() {
+            AMQPErrorKind::Soft(soft) => Some(soft),
+            AMQPErrorKind::Hard(_) => None,
+        },
+        _ => None,
+    }
+}
+
+/// Deletes the view register of a cluster, with every view in it. Nodes that still know them refuse the empty one that
+/// follows (rule 9 of [`crate::ring`]), so their stores must have been moved away. A register that is not there is fine.
+pub async fn delete(urls: &[BrokerUrl], names: &Names) -> std::result::Result<(), ConnectError> {
+    let (connection, url) = connect_any(urls, "chaleyd: a new cluster").await?;
+    let delete = async {
+        // Declared first: that waits for a stream which is still waking up, and would answer a deletion with 404.
+        declare(&connection, names).await?;
+        let channel = connection.create_channel().await?;
+        channel
+            .queue_delete(names.views().into(), QueueDeleteOptions::default())
+            .await
+    };
+    let outcome = delete.await.map(|_| ()).map_err(|error| {
+        let refused = ConnectError::refused(url, &error);
+        refused.unwrap_or_else(|| ConnectError::while_connecting(url, &error))
+    });
+    // The register is gone or not; how the broker takes our leave changes nothing.
+    let _ = connection.close(200, "done".into()).await;
+    outcome
+}

@@ -1,0 +1,280 @@
+//! Clients that die, that the broker cuts off, that freeze or never read: what the others see of them, and that nobody
+//! loses anything by it.
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+use support::{Broker, Cluster, Listener, Options, RawClient, check_history, new_session, run, wait_until};
+
+/// A lost client is `away` for so long.
+const GRACE: Duration = Duration::from_millis(3000);
+
+const SOON: Duration = Duration::from_secs(20);
+
+/// Bytes that wait in a client's queue before the broker drops the oldest; the broker's policy says so.
+const QUEUE_BYTES: usize = 8 * 1024 * 1024;
+
+fn ring(nodes: u16) -> Cluster {
+    let settings = format!("[chat]\nclient_beat_ms = 200\naway_grace_ms = {}", GRACE.as_millis());
+    Cluster::start(
+        nodes,
+        Options {
+            settings,
+            ..Options::default()
+        },
+    )
+}
+
+fn raw(ring: &Cluster) -> RawClient {
+    RawClient::connect(&Broker::shared().clients_url(), ring.name())
+}
+
+fn join(session: &str, n: u64, user: &str) -> Value {
+    json!({"op": "join", "session": session, "n": n, "group": "1", "user": user})
+}
+
+/// When `listener` was told this of `user`.
+fn told(listener: &mut Listener, what: &str, user: &str) -> Option<Instant> {
+    let is_it = |event: &Value| event["type"] == what && event["user"] == user;
+    listener
+        .heard()
+        .iter()
+        .find(|heard| is_it(&heard.event))
+        .map(|heard| heard.at)
+}
+
+fn wait_to_be_told(listener: &mut Listener, what: &str, user: &str) -> Instant {
+    listener.wait_until(SOON, &format!("{user} {what}"), |heard| {
+        heard
+            .iter()
+            .any(|heard| heard.event["type"] == what && heard.event["user"] == user)
+    });
+    told(listener, what, user).expect("it was told")
+}
+
+fn texts(listener: &mut Listener) -> Vec<String> {
+    let messages = listener.heard().iter().filter(|heard| heard.event["type"] == "message");
+    messages
+        .map(|heard| heard.event["text"].as_str().expect("a text").to_string())
+        .collect()
+}
+
+/// Closes the connections of all clients of the ring, from the broker's side; says how many.
+fn close_connections(ring: &Cluster) -> usize {
+    let close = r#"length([rabbit_networking:close_connection(amqqueue:get_exclusive_owner(Q), "test")
+                    || Q <- Queues(<<"chaley.", Cluster/binary, ".client.">>)])."#;
+    let said = Broker::shared().erlang(&[("Cluster", ring.name())], close);
+    let digits: String = said.chars().filter(char::is_ascii_digit).collect();
+    digits.parse().expect("a number")
+}
+
+#[test]
+fn a_killed_client_is_away_then_left_and_its_nick_is_free_after_the_grace_and_not_before() {
+    let ring = ring(3);
+    let mut eve = ring.listen("1", "eve");
+    let mut dennis = ring.listen("1", "dennis");
+    let (killed, session) = (Instant::now(), new_session());
+    dennis.kill();
+    let away = wait_to_be_told(&mut eve, "away", "dennis");
+    println!("away {:?} after SIGKILL", away - killed);
+
+    // Its nick is its own for as long as it may come back.
+    let mut mallory = raw(&ring);
+    let mut n = 0;
+    let joined = loop {
+        n += 1;
+        let answer = mallory.answer(&join(&session, n, "DENNIS"));
+        if answer["type"] == "joined" {
+            break Instant::now();
+        }
+        assert_eq!(answer["code"], "nick-taken", "{answer}");
+        std::thread::sleep(Duration::from_millis(50));
+    };
+    assert!(n > 2, "the nick was free at once");
+    let left = wait_to_be_told(&mut eve, "left", "dennis");
+    println!(
+        "left {:?} after away, taken again {:?} after away",
+        left - away,
+        joined - away
+    );
+    assert!(
+        joined - killed >= GRACE,
+        "the nick was free {:?} after the kill",
+        joined - killed
+    );
+    assert!(left - killed >= GRACE && left - away < GRACE + SOON / 4);
+    let reason = eve
+        .heard()
+        .iter()
+        .rev()
+        .find(|heard| heard.event["type"] == "left")
+        .map(|heard| heard.event.clone());
+    assert_eq!(reason.expect("left")["reason"], "lost");
+
+    // The session has ended: who comes back with it is told so, and does not speak as somebody else.
+    let mut ghost = raw(&ring);
+    let old = new_session();
+    assert_eq!(ghost.answer(&join(&old, 1, "ghost"))["type"], "joined");
+    drop(ghost);
+    wait_to_be_told(&mut eve, "left", "ghost");
+    let mut ghost = raw(&ring);
+    for request in [
+        json!({"op": "resume", "session": old, "n": 9, "groups": {"1": 0}}),
+        json!({"op": "say", "session": old, "n": 2, "group": "1", "text": "boo"}),
+        join(&old, 2, "ghost"),
+    ] {
+        let answer = ghost.answer(&request);
+        assert_eq!(answer["code"], "session-expired", "{answer}");
+        assert!(
+            answer["message"]
+                .as_str()
+                .is_some_and(|text| text.contains("begin a new one")),
+            "{answer}"
+        );
+    }
+    assert!(texts(&mut eve).is_empty());
+}
+
+#[test]
+fn a_client_whose_connection_the_broker_closes_misses_nothing_and_repeats_nothing() {
+    let ring = ring(3);
+    let mut eve = ring.listen("1", "eve");
+    let mut adam = ring.listen("1", "adam");
+    let bots = ["ann", "bob"].map(|user| ring.send("1", user).pour(300));
+    let mut closed = 0;
+    let mut seq = 0;
+    for _ in 0..6 {
+        seq += 200;
+        eve.wait_for_seq(seq, SOON);
+        // Lines are on their way at 600 a second: some are unacknowledged, some undelivered.
+        closed += close_connections(&ring);
+    }
+    let acknowledged: Vec<_> = bots.into_iter().flat_map(|bot| bot.finish()).collect();
+    println!("{closed} connections closed, {} lines acknowledged", acknowledged.len());
+    assert!(closed >= 12, "only {closed} connections were closed");
+    // Nobody was gone long enough to leave.
+    for user in ["eve", "adam"] {
+        assert_eq!(told(&mut eve, "left", user), None);
+        assert_eq!(told(&mut adam, "left", user), None);
+    }
+    check_history(&mut [eve, adam], &acknowledged);
+    ring.wait_same_digest(SOON);
+}
+
+#[test]
+fn a_client_that_freezes_stops_nobody_and_catches_up_later() {
+    let ring = ring(3);
+    let mut eve = ring.listen("1", "eve");
+    let frozen = ring.listen("1", "frozen");
+    // One that is bound and joined and never reads a byte; its queue has no limit but the broker's policy.
+    let deaf = RawClient::connect_deaf(&Broker::shared().clients_url(), ring.name());
+    deaf.bind("1");
+    deaf.ask(&join(&new_session(), 1, "deaf"));
+    wait_to_be_told(&mut eve, "joined", "deaf");
+
+    let pid = Pid::from_raw(i32::try_from(frozen.pid()).expect("a pid"));
+    kill(pid, Signal::SIGSTOP).expect("stopped");
+    let started = Instant::now();
+    let mut bot = ring.send("1", "bot");
+    let long = "x".repeat(16_000);
+    let lines = 2 * QUEUE_BYTES / long.len();
+    for number in 0..lines {
+        bot.say(&format!("{number} {long}"));
+    }
+    let acknowledged = bot.finish();
+    let took = started.elapsed();
+    println!(
+        "{lines} lines, {} MiB, past two clients that do not read in {took:?}",
+        2 * QUEUE_BYTES >> 20
+    );
+    eve.wait_for_seq(acknowledged.last().expect("some").seq, SOON);
+    assert_eq!(ring.state()["broker"]["status"], "up");
+
+    kill(pid, Signal::SIGCONT).expect("goes on");
+    // The queue dropped its oldest; the frozen one asks for what it missed.
+    check_history(&mut [eve, frozen], &acknowledged);
+    let bytes = Broker::shared().erlang(
+        &[("Queue", deaf.queue())],
+        "lists:sum([proplists:get_value(messages, rabbit_amqqueue:info(Q, [messages])) || Q <- Queues(Queue)]).",
+    );
+    println!("in the queue of the one that never reads: {bytes} deliveries");
+}
+
+/// A Python with pika; `scripts/test` names one, otherwise it is made below `target`.
+fn python() -> std::path::PathBuf {
+    if let Some(python) = std::env::var_os("CHALEY_TEST_PYTHON") {
+        return python.into();
+    }
+    let venv = concat!(env!("CARGO_MANIFEST_DIR"), "/target/venv");
+    let python = std::path::Path::new(venv).join("bin/python");
+    let command = |program: &std::path::Path, arguments: &[&str]| {
+        let mut command = std::process::Command::new(program);
+        command.args(arguments);
+        command
+    };
+    let has_pika = || python.exists() && run(command(&python, &["-c", "import pika"]), SOON).code == Some(0);
+    if !has_pika() {
+        let minutes = Duration::from_secs(180);
+        run(command("python3".as_ref(), &["-m", "venv", venv]), minutes).success();
+        run(
+            command(&python, &["-m", "pip", "install", "-q", "pika==1.3.2"]),
+            minutes,
+        )
+        .success();
+        assert!(has_pika(), "pika cannot be imported by {}", python.display());
+    }
+    python
+}
+
+fn python_client(ring: &Cluster, user: &str, text: &str) -> std::process::Command {
+    let mut command = std::process::Command::new(python());
+    command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/pika_client.py"));
+    command.args([&Broker::shared().clients_url(), ring.name(), "1", user, text]);
+    command
+}
+
+#[test]
+fn the_python_client_of_the_readme_lives_through_kills() {
+    let ring = ring(4);
+    let mut eve = ring.listen("1", "eve");
+    let ran = run(python_client(&ring, "snake", "hello from Python"), SOON).success();
+    assert!(ran.stdout.contains("snake: hello from Python"), "{ran:?}");
+
+    // The head takes the client's requests and dies before it answers.
+    let head = ring.head();
+    ring.run(&["pause", &head.to_string()]).success();
+    let waiting = "length(Queues(Prefix)).";
+    let prefix = format!("chaley.{}.client.", ring.name());
+    let clients = || Broker::shared().erlang(&[("Prefix", &prefix)], waiting);
+    let before = clients();
+    let client = python_client(&ring, "cobra", "swallowed");
+    let client = std::thread::spawn(move || run(client, SOON));
+    wait_until(SOON, "the client has its queue", clients, || clients() != before);
+    std::thread::sleep(Duration::from_millis(100));
+    ring.kill(head);
+    let ran = client.join().expect("it ran").success();
+    assert!(ran.stdout.contains("cobra: swallowed"), "{ran:?}");
+
+    // And a kill at any moment of several ones.
+    let clients: Vec<_> = (0..4)
+        .map(|number| python_client(&ring, &format!("python{number}"), &format!("text {number}")))
+        .map(|client| std::thread::spawn(move || run(client, SOON)))
+        .collect();
+    ring.kill(ring.head());
+    for client in clients {
+        client.join().expect("it ran").success();
+    }
+    eve.wait_until(SOON, "all Python clients have left", |heard| {
+        heard.iter().filter(|heard| heard.event["type"] == "left").count() == 6
+    });
+    let said = texts(&mut eve);
+    let once: BTreeSet<&String> = said.iter().collect();
+    assert_eq!(said.len(), once.len(), "{said:?}");
+    assert_eq!(said.len(), 6, "{said:?}");
+    check_history(&mut [eve], &[]);
+}
