@@ -22,7 +22,7 @@ use std::time::Instant;
 use run::Figures;
 
 /// Seeds of one run of the gate: 30 to 45 s on one core.
-const GATE_SEEDS: u64 = 3_000;
+const GATE_SEEDS: u64 = 2_000;
 
 fn from_environment(name: &str) -> Option<u64> {
     std::env::var(name).ok().and_then(|value| value.parse().ok())
