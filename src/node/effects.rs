@@ -20,6 +20,10 @@ pub const LOOP_TOKENS: u64 = 1 << 61;
 pub const NO_TOKEN: u64 = 0;
 
 impl Engine {
+/// Bytes of entries sent to a joiner at one request, at most about; it asks again for more. A whole window of large
+/// entries would fill the outbox that heartbeats go through, and hold the loop while it is read.
+const CATCH_UP_BYTES: usize = 4 * 1024 * 1024;
+
     /// One step of the ring, and all that follows from it.
     pub(super) fn step(&mut self, input: Input) -> Result<(), Fatal> {
         let now = self.now();
@@ -112,7 +116,8 @@ impl Engine {
         catch_up: bool,
     ) -> Result<(), Fatal> {
         let mut next = first;
-        while next <= last {
+        let mut room = if catch_up { CATCH_UP_BYTES } else { usize::MAX };
+        while next <= last && room > 0 {
             let wanted = usize::try_from(last - next + 1).unwrap_or(usize::MAX);
             let entries = self.store.entries(next, wanted, ENTRIES_BYTES)?;
             let Some(end) = entries.last().map(|entry| entry.index) else {
@@ -122,6 +127,9 @@ impl Engine {
             let first = next;
             next = end + 1;
             let message = if catch_up {
+            room = entries
+                .iter()
+                .fold(room, |room, entry| room.saturating_sub(entry.body.len()));
                 Message::CatchUp {
                     first,
                     entries,
