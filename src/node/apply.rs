@@ -135,7 +135,6 @@ impl Chat {
                 self.recent_outputs -= oldest.outputs.len();
             }
         }
-        Ok(batch.commit()?)
     }
 
     fn snapshot_if_due(&mut self, store: &mut Store) -> Result<(), Fatal> {
@@ -173,7 +172,8 @@ impl Chat {
     }
 }
 
-fn lost_entry(index: Index) -> Fatal {
+/// The store does not hold an entry that it must hold.
+pub fn lost_entry(index: Index) -> Fatal {
     Fatal {
         code: 1,
         message: format!(
