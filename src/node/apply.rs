@@ -16,13 +16,16 @@ const APPLY_BYTES: usize = 4 * 1024 * 1024;
 const SNAPSHOT_ENTRIES: u64 = 20_000;
 const SNAPSHOT_BYTES: usize = 64 * 1024 * 1024;
 
-/// Results of the newest entries that are kept in memory for delivery. Older ones are read from the store.
+/// Results of the newest entries that are kept in memory for delivery, and about the most outputs in all of them. Older
+/// ones are read from the store. An entry may bring forth a thousand outputs, so entries alone would be no limit.
 const RECENT: usize = 512;
+const RECENT_OUTPUTS: usize = 16_384;
 
 /// The chat's state and how it follows the log.
 pub struct Chat {
     pub state: State,
     recent: VecDeque<(Index, Arc<Applied>)>,
+    recent_outputs: usize,
     last_time_ms: u64,
     entries_since_snapshot: u64,
     bytes_since_snapshot: usize,
@@ -41,6 +44,7 @@ impl Chat {
         let mut chat = Chat {
             state,
             recent: VecDeque::new(),
+            recent_outputs: 0,
             last_time_ms: 0,
             entries_since_snapshot: 0,
             bytes_since_snapshot: 0,
@@ -104,6 +108,7 @@ impl Chat {
 
     fn store_results(&mut self, store: &mut Store, results: Vec<(Index, Applied)>) -> Result<(), Fatal> {
         let mut batch = store.batch();
+        let mut kept = Vec::with_capacity(results.len());
         for (index, result) in results {
             batch.outputs(index, &result.encode());
             let mut groups: Vec<(&str, u64)> = Vec::new();
@@ -115,12 +120,21 @@ impl Chat {
             for (group, first_seq) in groups {
                 batch.group_index(group, first_seq, index);
             }
-            self.recent.push_back((index, Arc::new(result)));
-            if self.recent.len() > RECENT {
-                self.recent.pop_front();
+            kept.push((index, Arc::new(result)));
+        }
+        batch.commit()?;
+        kept.into_iter().for_each(|(index, result)| self.keep(index, result));
+        Ok(())
+    }
+
+    fn keep(&mut self, index: Index, result: Arc<Applied>) {
+        self.recent_outputs += result.outputs.len();
+        self.recent.push_back((index, result));
+        while self.recent.len() > RECENT || (self.recent_outputs > RECENT_OUTPUTS && self.recent.len() > 1) {
+            if let Some((_, oldest)) = self.recent.pop_front() {
+                self.recent_outputs -= oldest.outputs.len();
             }
         }
-        Ok(batch.commit()?)
     }
 
     fn snapshot_if_due(&mut self, store: &mut Store) -> Result<(), Fatal> {
@@ -158,7 +172,8 @@ impl Chat {
     }
 }
 
-fn lost_entry(index: Index) -> Fatal {
+/// The store does not hold an entry that it must hold.
+pub fn lost_entry(index: Index) -> Fatal {
     Fatal {
         code: 1,
         message: format!(

@@ -1,5 +1,6 @@
 //! The ring's effects, executed in their order.
 
+use super::apply::lost_entry;
 use super::engine::Engine;
 use super::start::{Fatal, random};
 use crate::broker::link::{Exchange, Lane, Publication};
@@ -19,13 +20,20 @@ pub const LOOP_TOKENS: u64 = 1 << 61;
 /// Token of beats to clients, of which only a return is of interest.
 pub const NO_TOKEN: u64 = 0;
 
+/// Bytes of entries sent to a joiner at one request, at most about; it asks again for more. A whole window of large
+/// entries would fill the outbox that heartbeats go through, and hold the loop while it is read.
+const CATCH_UP_BYTES: usize = 4 * 1024 * 1024;
+
 impl Engine {
     /// One step of the ring, and all that follows from it.
     pub(super) fn step(&mut self, input: Input) -> Result<(), Fatal> {
         let now = self.now();
         let mut effects = std::mem::take(&mut self.effects);
-        self.ring
-            .step(now, input, &super::engine::LogOf(&self.store), &mut effects);
+        let log = super::engine::LogOf::new(&self.store);
+        self.ring.step(now, input, &log, &mut effects);
+        if let Some(error) = log.into_error() {
+            return Err(error.into());
+        }
         for effect in effects.drain(..) {
             self.execute(effect)?;
         }
@@ -112,13 +120,16 @@ impl Engine {
         catch_up: bool,
     ) -> Result<(), Fatal> {
         let mut next = first;
-        while next <= last {
+        let mut room = if catch_up { CATCH_UP_BYTES } else { usize::MAX };
+        while next <= last && room > 0 {
             let wanted = usize::try_from(last - next + 1).unwrap_or(usize::MAX);
             let entries = self.store.entries(next, wanted, ENTRIES_BYTES)?;
             let Some(end) = entries.last().map(|entry| entry.index) else {
-                tracing::error!(next, last, "the store does not hold what the ring believes it does");
-                return Ok(());
+                return Err(lost_entry(next));
             };
+            room = entries
+                .iter()
+                .fold(room, |room, entry| room.saturating_sub(entry.body.len()));
             let first = next;
             next = end + 1;
             let message = if catch_up {

@@ -1,5 +1,6 @@
 //! The one select loop of a node, and who owns what.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
@@ -17,7 +18,7 @@ use crate::broker::link::{LinkEvent, LinkHandle};
 use crate::broker::names::Names;
 use crate::control::{NodeOrder, NodePhase, NodeReport, NodeSettings, NodeStatus, STATUS_INTERVAL_MS};
 use crate::ring::{Digest, DropReason, Effect, Epoch, Index, Input, LogRead, Member, Millis, Node};
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 use crate::wire::frame::{Frame, Payload, decode_view};
 
 /// Events that are taken in one go before waiting requests are ordered and committed entries delivered.
@@ -83,13 +84,33 @@ enum BrokerStatus {
     Blocked,
 }
 
-/// The store's log, as the ring looks at it.
-pub struct LogOf<'a>(pub &'a Store);
+/// The store's log, as the ring looks at it. A store that cannot be read answers nothing and keeps the error: what the
+/// ring makes of such an answer must not be done, for it would blame another node.
+pub struct LogOf<'a> {
+    store: &'a Store,
+    failed: RefCell<Option<StoreError>>,
+}
+
+impl<'a> LogOf<'a> {
+    pub fn new(store: &'a Store) -> LogOf<'a> {
+        LogOf {
+            store,
+            failed: RefCell::new(None),
+        }
+    }
+
+    /// Why the answers were no answers, if they were not.
+    pub fn into_error(self) -> Option<StoreError> {
+        self.failed.into_inner()
+    }
+}
 
 impl LogRead for LogOf<'_> {
     fn digest_at(&self, index: Index) -> Option<Digest> {
-        // A store that cannot be read answers nothing here and ends the process at the next read of its own.
-        self.0.digest_at(index).ok().flatten()
+        self.store.digest_at(index).unwrap_or_else(|error| {
+            self.failed.borrow_mut().get_or_insert(error);
+            None
+        })
     }
 }
 

@@ -26,7 +26,7 @@ const ANSWERS_ROOM: usize = OUTBOX_BYTES / 2;
 
 /// Time for telling one publish the outcomes of requests that it repeats, which are read from the store. Past it the rest
 /// is not told; the client asks again for what it still lacks.
-const REPEATS: Duration = Duration::from_millis(10);
+const REPEATS: Duration = Duration::from_millis(50);
 
 impl Engine {
     /// One publish of a client: a request or an array of them.
@@ -182,6 +182,10 @@ impl Engine {
         while self.link.has_room(Lane::Deliver, ANSWERS_ROOM)
             && let Some((_, read)) = ready.next()
         {
+            if self.lacks_its_attach(&read) {
+                self.dropped("a resume whose attach was lost");
+                continue;
+            }
             let event = self.read(&read)?;
             let prefix = self.names.client_prefix();
             let session_queue = || {
@@ -201,6 +205,14 @@ impl Engine {
         }
         self.reads.splice(0..0, ready);
         Ok(())
+    }
+
+    /// The head that ordered a resume's attach may have died with it, and others have its place in the log by now. An
+    /// answer would tell the client that it is back while its old queue is watched: no answer, and it asks again.
+    fn lacks_its_attach(&self, read: &Read) -> bool {
+        let session = self.chat.state.session(read.session);
+        matches!(read.what, ReadWhat::Resume { .. })
+            && session.is_some_and(|session| Some(session.queue()) != read.reply_to.as_deref())
     }
 
     fn read(&self, read: &Read) -> Result<Event, Fatal> {

@@ -161,7 +161,7 @@ impl Detector {
 
     /// Whether the broker takes what this node sends to itself and it does not come back (rule 10).
     pub fn is_deaf(&self) -> bool {
-        self.judging_since.is_some() && self.loop_taken > self.loop_heard + self.timing.useless_after_ms()
+        self.judging_since.is_some() && self.loop_taken.saturating_sub(self.loop_heard) > self.timing.useless_after_ms()
     }
 
     /// Whether this node has heard itself within the time after which others would suspect it.

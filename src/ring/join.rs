@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::detector::Timing;
-use super::link::LINK_WINDOW;
+use super::link::{CATCH_UP_WINDOW, LINK_WINDOW};
 use super::message::Halt;
 use super::types::{Index, Member, Millis, NodeId};
 use super::view::View;
@@ -31,7 +31,10 @@ const WAITING_MAX: usize = 64;
 /// Outside the view, on the way in.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Joiner {
+    /// When it last asked, or was sent a part of what it asked for: it asks again when nothing has come for a heartbeat.
     asked_at: Option<Millis>,
+    /// Where the window ends that it asked for.
+    window_end: Index,
     /// When a member last answered; or since when this joiner has been asking.
     answered_at: Option<Millis>,
     id_taken_since: Option<Millis>,
@@ -45,26 +48,35 @@ impl Joiner {
         self.answered_at = Some(now);
     }
 
-    pub fn ask_now(&mut self, now: Millis, timing: &Timing) -> bool {
+    pub fn ask_now(&mut self, now: Millis, log_end: Index, timing: &Timing) -> bool {
         let due = self
             .asked_at
             .is_none_or(|at| now.saturating_sub(at) >= timing.heartbeat_ms);
         if due {
-            self.asked_at = Some(now);
+            self.asked(now, log_end);
         }
         due
+    }
+
+    fn asked(&mut self, now: Millis, log_end: Index) {
+        self.asked_at = Some(now);
+        self.window_end = log_end + CATCH_UP_WINDOW;
     }
 
     pub fn answered(&mut self, now: Millis) {
         self.answered_at = Some(now);
     }
 
-    /// Whether to ask at once: a whole window is missing still.
+    /// Entries came. Whether to ask at once: the window that was asked for is here, and much is missing still. A window
+    /// comes in several frames; asking at each would have the rest of it sent once more each time.
     pub fn wants_more(&mut self, now: Millis, log_end: Index, tail_end: Index) -> bool {
         self.id_taken_since = None;
-        let more = log_end + LINK_WINDOW < tail_end;
-        if more {
+        if log_end < self.window_end.min(tail_end) {
             self.asked_at = Some(now);
+        }
+        let more = log_end >= self.window_end && log_end + LINK_WINDOW < tail_end;
+        if more {
+            self.asked(now, log_end);
         }
         more
     }
@@ -134,5 +146,34 @@ impl WaitingRoom {
         }
         self.gathering_since = None;
         self.waiting.pop_first().map(|(_, joiner)| joiner.member)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_window_is_asked_for_once_however_many_frames_it_comes_in() {
+        let timing = Timing {
+            heartbeat_ms: 20,
+            suspect_after_ms: 1000,
+            grace_ms: 2000,
+            failover: true,
+            found_after_ms: 0,
+        };
+        let mut joiner = Joiner::default();
+        assert!(joiner.ask_now(0, 0, &timing));
+        for frame in 1..8 {
+            let (now, log_end) = (frame * 15, frame * CATCH_UP_WINDOW / 8);
+            assert!(!joiner.wants_more(now, log_end, 1_000_000));
+            assert!(!joiner.ask_now(now + 5, log_end, &timing), "the rest is on its way");
+        }
+        assert!(joiner.wants_more(120, CATCH_UP_WINDOW, 1_000_000), "the next window");
+        assert!(!joiner.wants_more(121, CATCH_UP_WINDOW + 1, 1_000_000));
+        assert!(
+            joiner.ask_now(141, CATCH_UP_WINDOW + 1, &timing),
+            "nothing comes any more"
+        );
     }
 }

@@ -133,7 +133,7 @@ impl Downstream {
         let Downstream::Streaming { to, sent, acked, .. } = self else {
             return None;
         };
-        let last = own_end.min(*acked + LINK_WINDOW);
+        let last = own_end.min(acked.saturating_add(LINK_WINDOW));
         if last <= *sent {
             return None;
         }
