@@ -153,7 +153,7 @@ fn bodies_that_are_partly_good(ring: &Cluster, client: &mut RawClient) {
     // Cut in the middle of a fourth one.
     body.truncate(body.len() - 1);
     body.push_str(", {\"op\":\"say\", \"sess");
-    client.ask_as(body.as_bytes(), Some(&client.queue().to_string()));
+    client.ask_as(body.as_bytes(), Some(client.queue()));
     let mut codes = Vec::new();
     let mut events = Vec::new();
     while events.len() < 3 || codes.len() < 2 {
