@@ -243,13 +243,13 @@ pub async fn timeout(url: &str, ring: &FakeRing) {
 
 /// Runs the README's example.
 pub async fn python(url: &str) {
-    let python = std::env::var_os("CHALEY_PYTHON").unwrap_or_else(|| "python3".into());
+    let python = std::env::var_os("CHALEY_TEST_PYTHON").unwrap_or_else(|| "python3".into());
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/client/pika_client.py");
     let mut probe = Command::new(&python);
     let found = probe.args(["-c", "import pika"]).stderr(Stdio::null()).status().await;
     assert!(
         found.is_ok_and(|status| status.success()),
-        "pika is missing: pip install pika, or name a Python with it in CHALEY_PYTHON"
+        "pika is missing: pip install pika, or name a Python with it in CHALEY_TEST_PYTHON"
     );
     let mut command = Command::new(&python);
     command
