@@ -233,7 +233,7 @@ fn python() -> std::path::PathBuf {
 
 fn python_client(ring: &Cluster, user: &str, text: &str) -> std::process::Command {
     let mut command = std::process::Command::new(python());
-    command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/pika_client.py"));
+    command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/client/pika_client.py"));
     command.args([&Broker::shared().clients_url(), ring.name(), "1", user, text]);
     command
 }

@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 
 /// AMQP heartbeat asked for on every connection, in seconds: the broker drops a frozen peer's connection, and with it
 /// its exclusive queue, about three of them later.
-pub const HEARTBEAT_SECONDS: u16 = 5;
+pub const HEARTBEAT_SECONDS: u16 = 4;
 
 /// One attempt to connect is given up after this time: a broker that accepts and then says nothing is unreachable too.
 pub const CONNECT_DEADLINE: Duration = Duration::from_secs(3);

@@ -31,8 +31,9 @@ const TURN: Duration = Duration::from_millis(10);
 /// Heads of past views whose request queues a new head unbinds: a frozen one is in the last few views.
 const FORMER_HEADS: usize = 64;
 
-/// A mailbox that is locked for so long is not a former self of this node that the broker still has to give up.
-const LOCKED_MS: u64 = 20_000;
+/// A mailbox that is locked for so long is not a former self of this node that the broker still has to give up: that
+/// takes it about three times `HEARTBEAT_SECONDS` of the connection.
+const LOCKED_MS: u64 = 15_000;
 
 /// Status reports that are skipped while nothing but counters change.
 const STATUS_INTERVAL: Duration = Duration::from_millis(STATUS_INTERVAL_MS);

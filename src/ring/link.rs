@@ -69,6 +69,8 @@ impl Downstream {
 
     /// The successor says that its log ends at `log_end`.
     pub fn acknowledged(&mut self, log_end: Index, own_end: Index, now: Millis) {
+        // No log is longer than its predecessor's (rule 2): what claims to be would hold up the link, or overflow.
+        let log_end = log_end.min(own_end);
         match self {
             Downstream::Tail => {}
             Downstream::Waiting { acked, progress_at, .. } => {

@@ -588,7 +588,7 @@ impl Node {
             self.behind_since.get_or_insert(now);
         }
         match message {
-            Message::Loop { sent_at } if from == self.me => self.detector.loop_heard(sent_at),
+            Message::Loop { sent_at } if from == self.me => self.detector.loop_heard(sent_at.min(now)),
             Message::Probe { number } => self.send(from, Message::ProbeReply { number }, effects),
             Message::ProbeReply { number } => self.on_probe_reply(now, from, epoch, number, effects),
             Message::Sync { log_end, digest } if epoch == self.view.epoch.next() => {

@@ -41,7 +41,10 @@ struct Sending {
     lines: u64,
     acknowledged: u64,
     refused: u64,
-    failure: Option<Failure>,
+    /// What the first refusal means for the exit code.
+    refusal: Option<Exit>,
+    /// What of standard input could not be sent at all.
+    unsent: Option<Failure>,
     out: io::BufWriter<io::Stdout>,
 }
 
@@ -56,7 +59,8 @@ pub async fn run(options: Options, who: Who, text: Option<String>, timeout: Opti
         lines: 0,
         acknowledged: 0,
         refused: 0,
-        failure: None,
+        refusal: None,
+        unsent: None,
         out: io::BufWriter::with_capacity(64 * 1024, io::stdout()),
     };
     let ended = sending.run(&mut session, &mut stop, timeout).await;
@@ -141,7 +145,7 @@ impl Sending {
                         if self.refused <= REPORTS_MAX {
                             complain(&failure);
                         }
-                        self.failure.get_or_insert(failure);
+                        self.refusal.get_or_insert(failure.exit);
                         Ok(())
                     }
                     _ => Err(failure),
@@ -193,14 +197,16 @@ impl Sending {
         self.lines = read.lines;
         if let Some(line) = read.first_bad {
             let message = format!(
-                "{} lines were not sent: line {line} is not UTF-8, or too long",
+                "{} lines were not sent: line {line} is not UTF-8 (iconv makes it so), or too long (send it in parts)",
                 read.bad
             );
-            self.failure.get_or_insert(Failure::new(Exit::Data, message));
+            self.unsent = Some(Failure::new(Exit::Data, message));
         }
         if let Some(error) = read.error {
             let message = format!("standard input cannot be read: {error}");
-            self.failure.get_or_insert(Failure::new(Exit::Failed, message));
+            if let Some(bad) = self.unsent.replace(Failure::new(Exit::Failed, message)) {
+                complain(&bad);
+            }
         }
     }
 
@@ -229,12 +235,16 @@ impl Sending {
         if self.refused > REPORTS_MAX {
             complain(format_args!("{} more lines were refused", self.refused - REPORTS_MAX));
         }
-        match self.failure {
-            None => Ok(()),
-            Some(failure) if self.refused == 0 => Err(failure),
-            Some(failure) => {
-                let message = format!("{} of {} lines were refused", self.refused, self.lines);
-                Err(Failure::new(failure.exit, message))
+        let refused = self.refusal.map(|exit| {
+            let message = format!("{} of {} lines were refused", self.refused, self.lines);
+            Failure::new(exit, message)
+        });
+        match (refused, self.unsent) {
+            (None, None) => Ok(()),
+            (Some(failure), None) | (None, Some(failure)) => Err(failure),
+            (Some(refused), Some(unsent)) => {
+                complain(&unsent);
+                Err(refused)
             }
         }
     }
