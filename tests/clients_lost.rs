@@ -231,9 +231,18 @@ fn python() -> std::path::PathBuf {
     python
 }
 
+/// The README's first Python program.
+fn readme_client() -> &'static str {
+    let readme = include_str!("../README.md");
+    let block = readme.split("```python\n").nth(1).and_then(|rest| rest.split("```").next());
+    block.expect("the README shows a client in Python")
+}
+
 fn python_client(ring: &Cluster, user: &str, text: &str) -> std::process::Command {
     let mut command = std::process::Command::new(python());
-    command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/client/pika_client.py"));
+    let program = ring.state_dir().join("client.py");
+    std::fs::write(&program, readme_client()).expect("the program is written");
+    command.arg(program);
     command.args([&Broker::shared().clients_url(), ring.name(), "1", user, text]);
     command
 }

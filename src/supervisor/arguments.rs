@@ -10,7 +10,7 @@ use crate::config::{Flag, Nodes, limits};
 #[derive(Debug, Parser)]
 #[command(name = "chaleyd", version, max_term_width = 100, arg_required_else_help = true)]
 #[command(
-    after_help = "Start with: chaleyd up -n 4\nThen in two more terminals: chaley\nThen watch: chaleyd kill 2, chaleyd state"
+    after_help = "Start with: chaleyd up -n 4\nThen in two more terminals: chaley\nThen watch: chaleyd kill 2, chaleyd state\n\nExit codes: 0 done, 1 failed, 64 usage, 67 no such node, 69 broker or supervisor unreachable, 75 timed out, 77 permission, 78 configuration."
 )]
 pub struct Arguments {
     #[command(flatten)]
@@ -59,7 +59,7 @@ pub enum Command {
     Check,
     /// Kill a node (SIGKILL) and wait until the others have closed the ring without it
     Kill {
-        #[arg(value_name = "ID")]
+        #[arg(value_name = "ID", value_parser = parse_id)]
         id: u32,
         /// One JSON object instead of a sentence
         #[arg(long)]
@@ -67,22 +67,22 @@ pub enum Command {
     },
     /// Freeze a node (SIGSTOP)
     Pause {
-        #[arg(value_name = "ID")]
+        #[arg(value_name = "ID", value_parser = parse_id)]
         id: u32,
     },
     /// Let a frozen node go on (SIGCONT)
     Resume {
-        #[arg(value_name = "ID")]
+        #[arg(value_name = "ID", value_parser = parse_id)]
         id: u32,
     },
     /// Bring a node back; a new ID grows the ring
     Start {
-        #[arg(value_name = "ID")]
+        #[arg(value_name = "ID", value_parser = parse_id)]
         id: u32,
     },
     /// Let a node leave the ring, then end it
     Stop {
-        #[arg(value_name = "ID")]
+        #[arg(value_name = "ID", value_parser = parse_id)]
         id: u32,
     },
     /// End all nodes, the private broker and the supervisor; all data is kept
@@ -186,6 +186,11 @@ fn parse_log(text: &str) -> Result<Log, String> {
             .map(Log::Node)
             .map_err(|_| "a node's id, `supervisor` or `broker`".to_owned()),
     }
+}
+
+fn parse_id(text: &str) -> Result<u32, String> {
+    text.parse()
+        .map_err(|_| "a node's id, such as 2; `chaleyd state` lists them".to_owned())
 }
 
 fn parse_nodes(text: &str) -> Result<Nodes, String> {

@@ -15,7 +15,7 @@ use crate::client::{Exit, Failure, Options, address, names};
 #[command(
     name = "chaley",
     version,
-    after_help = "Exit codes: 0 done, 64 usage, 65 refused by the chat, 69 broker or ring unreachable, 75 timed out, 77 permission, 78 configuration."
+    after_help = "Exit codes: 0 done, 1 failed, 64 usage, 65 refused by the chat, 69 broker or ring unreachable, 75 timed out, 77 permission, 78 configuration."
 )]
 pub struct Cli {
     #[command(flatten)]
@@ -26,7 +26,7 @@ pub struct Cli {
 
 #[derive(Debug, Args)]
 pub struct Shared {
-    /// AMQP URL of the ring's broker, or several separated by commas [default: what `chaleyd up` left in the state directory]
+    /// AMQP URL of the ring's broker, or several separated by commas [default: asked of the local ring's `chaleyd`]
     #[arg(
         long,
         global = true,

@@ -1,4 +1,4 @@
-//! Sessions, `chaley` and the Python example against a real broker and a ring of one that misbehaves on order.
+//! Sessions and `chaley` against a real broker and a ring of one that misbehaves on order.
 
 #[path = "../broker_support/mod.rs"]
 mod broker_support;
@@ -39,7 +39,6 @@ async fn clients() {
     scenario("a pipe speaks the prompt's grammar", programs::pipe(&url)).await;
     scenario("send survives a head's death", programs::send_and_die(&url, &ring)).await;
     scenario("a timeout is kept", programs::timeout(&url, &ring)).await;
-    scenario("a Python client of thirty lines", programs::python(&url)).await;
     scenario("the prompt through a fail-over", prompt::fail_over(&url, &ring)).await;
     drop(ring);
     scenario(

@@ -1,4 +1,4 @@
-//! `chaley` as scripts use it, and the README's client in Python.
+//! `chaley` as scripts use it.
 
 use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
@@ -239,29 +239,4 @@ pub async fn timeout(url: &str, ring: &FakeRing) {
     assert_code(&output, 75);
     assert!(started.elapsed() < Duration::from_secs(5));
     ring.take_over().await;
-}
-
-/// Runs the README's example.
-pub async fn python(url: &str) {
-    let python = std::env::var_os("CHALEY_TEST_PYTHON").unwrap_or_else(|| "python3".into());
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/client/pika_client.py");
-    let mut probe = Command::new(&python);
-    let found = probe.args(["-c", "import pika"]).stderr(Stdio::null()).status().await;
-    assert!(
-        found.is_ok_and(|status| status.success()),
-        "pika is missing: pip install pika, or name a Python with it in CHALEY_TEST_PYTHON"
-    );
-    let mut command = Command::new(&python);
-    command
-        .arg(script)
-        .args([url, CLUSTER, "50", "snake", "hello from Python"])
-        .kill_on_drop(true);
-    command.stdout(Stdio::piped()).stderr(Stdio::piped());
-    let output = output(command.spawn().expect("started")).await;
-    assert_code(&output, 0);
-    assert!(
-        stdout(&output).contains("snake: hello from Python"),
-        "{}",
-        stdout(&output)
-    );
 }
