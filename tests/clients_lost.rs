@@ -234,7 +234,10 @@ fn python() -> std::path::PathBuf {
 /// The README's first Python program.
 fn readme_client() -> &'static str {
     let readme = include_str!("../README.md");
-    let block = readme.split("```python\n").nth(1).and_then(|rest| rest.split("```").next());
+    let block = readme
+        .split("```python\n")
+        .nth(1)
+        .and_then(|rest| rest.split("```").next());
     block.expect("the README shows a client in Python")
 }
 
@@ -243,7 +246,8 @@ fn python_client(ring: &Cluster, user: &str, text: &str) -> std::process::Comman
     let program = ring.state_dir().join("client.py");
     std::fs::write(&program, readme_client()).expect("the program is written");
     command.arg(program);
-    command.args([&Broker::shared().clients_url(), ring.name(), "1", user, text]);
+    command.args([ring.name(), "1", user, text]);
+    command.env("CHALEY_BROKER_URL", Broker::shared().clients_url());
     command
 }
 
