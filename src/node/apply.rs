@@ -12,9 +12,14 @@ use crate::store::Store;
 const APPLY_ENTRIES: usize = 256;
 const APPLY_BYTES: usize = 4 * 1024 * 1024;
 
-/// A snapshot is written after so many entries or bytes of them: a restart replays no more than that.
-const SNAPSHOT_ENTRIES: u64 = 20_000;
-const SNAPSHOT_BYTES: usize = 64 * 1024 * 1024;
+/// A snapshot is written when a restart would have to replay so many bytes of entries, which takes it a tenth of a second.
+const SNAPSHOT_BYTES: usize = 1024 * 1024;
+
+/// What an entry costs a replay beside its commands, in bytes of them.
+const ENTRY_BYTES: usize = 64;
+
+/// A large state is not written again before the log has grown by so many times its size.
+const SNAPSHOT_SIZES: usize = 4;
 
 /// Results of the newest entries that are kept in memory for delivery, and about the most outputs in all of them. Older
 /// ones are read from the store. An entry may bring forth a thousand outputs, so entries alone would be no limit.
@@ -27,14 +32,18 @@ pub struct Chat {
     recent: VecDeque<(Index, Arc<Applied>)>,
     recent_outputs: usize,
     last_time_ms: u64,
-    entries_since_snapshot: u64,
+    /// Bytes of entries that were applied since the last snapshot.
     bytes_since_snapshot: usize,
+    /// Size of the last snapshot.
+    snapshot_bytes: usize,
 }
 
 impl Chat {
     /// From the store's snapshot and what was committed after it.
     pub fn restore(store: &Store) -> Result<Chat, Fatal> {
-        let state = match store.snapshot()? {
+        let stored = store.snapshot()?;
+        let snapshot_bytes = stored.as_ref().map_or(0, |(_, bytes)| bytes.len());
+        let state = match stored {
             None => State::new(),
             Some((_, bytes)) => State::decode(&bytes).map_err(|error| Fatal {
                 code: 1,
@@ -46,8 +55,8 @@ impl Chat {
             recent: VecDeque::new(),
             recent_outputs: 0,
             last_time_ms: 0,
-            entries_since_snapshot: 0,
             bytes_since_snapshot: 0,
+            snapshot_bytes,
         };
         // What was applied before is stored already; only the state has to be made again.
         let upto = store.last_applied().min(store.log_end());
@@ -101,8 +110,7 @@ impl Chat {
             Vec::new()
         });
         let result = self.state.apply(entry.index, entry.time_ms, &commands);
-        self.entries_since_snapshot += 1;
-        self.bytes_since_snapshot += entry.body.len();
+        self.bytes_since_snapshot += ENTRY_BYTES + entry.body.len();
         (commands, result)
     }
 
@@ -138,20 +146,21 @@ impl Chat {
     }
 
     fn snapshot_if_due(&mut self, store: &mut Store) -> Result<(), Fatal> {
-        let due = self.entries_since_snapshot >= SNAPSHOT_ENTRIES || self.bytes_since_snapshot >= SNAPSHOT_BYTES;
+        let due = self.bytes_since_snapshot >= SNAPSHOT_BYTES.max(SNAPSHOT_SIZES * self.snapshot_bytes);
         if due { self.snapshot(store) } else { Ok(()) }
     }
 
     /// Writes a snapshot, if anything was applied since the last one.
     pub fn snapshot(&mut self, store: &mut Store) -> Result<(), Fatal> {
-        if self.entries_since_snapshot == 0 {
+        if self.bytes_since_snapshot == 0 {
             return Ok(());
         }
+        let state = self.state.encode();
         let mut batch = store.batch();
-        batch.snapshot(self.state.applied(), &self.state.encode());
+        batch.snapshot(self.state.applied(), &state);
         batch.commit()?;
-        self.entries_since_snapshot = 0;
         self.bytes_since_snapshot = 0;
+        self.snapshot_bytes = state.len();
         Ok(())
     }
 
