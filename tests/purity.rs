@@ -32,12 +32,11 @@ const MAY_IMPORT: [(&str, &[&str]); 11] = [
 const PURE: [&str; 2] = ["ring", "chat"];
 
 /// Names that bring I/O, a clock, randomness or an order that differs from run to run.
-const IMPURE: [&str; 24] = [
+const IMPURE: [&str; 23] = [
     "tokio",
     "lapin",
     "fjall",
     "tracing",
-    "log",
     "rand",
     "getrandom",
     "nix",
