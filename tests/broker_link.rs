@@ -169,9 +169,13 @@ async fn lead(url: &str) {
     );
     one.handle.ack_request(tag, true).expect("taken");
 
-    // The next head unbinds the former one, which need not help.
+    // The next head unbinds the former one, which need not help. Orders are executed one after another.
     two.handle.lead(vec![one.member, member(8)]).expect("taken");
     assert_eq!(two.next().await, LinkEvent::Leading);
+    let own = names().requests_queue(two.member);
+    two.handle.probe_queue(own.clone()).expect("taken");
+    let found = QueueFound::There;
+    assert_eq!(two.next().await, LinkEvent::Probed { queue: own, found });
     assert!(client.request(b"{\"n\":2}").await);
     assert!(matches!(two.next().await, LinkEvent::Request { body, .. } if body == b"{\"n\":2}"));
     one.nothing_for(Duration::from_millis(50)).await;

@@ -5,23 +5,27 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// What each top-level module may import of the crate.
-const MAY_IMPORT: [(&str, &[&str]); 11] = [
+const MAY_IMPORT: [(&str, &[&str]); 12] = [
     ("ring", &[]),
     ("chat", &["ring"]),
+    ("random", &[]),
     ("wire", &["chat", "ring"]),
     ("config", &["broker", "control", "wire", "chat", "ring"]),
     ("control", &["config", "wire", "chat", "ring"]),
     ("store", &["config", "wire", "chat", "ring"]),
-    ("broker", &["config", "control", "wire", "chat", "ring"]),
+    ("broker", &["config", "control", "wire", "random", "chat", "ring"]),
     (
         "node",
-        &["broker", "store", "control", "config", "wire", "chat", "ring"],
+        &["broker", "store", "control", "config", "wire", "random", "chat", "ring"],
     ),
     (
         "supervisor",
-        &["broker", "store", "control", "config", "wire", "chat", "ring"],
+        &["broker", "store", "control", "config", "wire", "random", "chat", "ring"],
     ),
-    ("client", &["broker", "control", "config", "wire", "chat", "ring"]),
+    (
+        "client",
+        &["broker", "control", "config", "wire", "random", "chat", "ring"],
+    ),
     (
         "terminal",
         &["client", "broker", "control", "config", "wire", "chat", "ring"],

@@ -2,10 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use lapin::options::{QueueDeclareOptions, QueueDeleteOptions};
+use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions, QueueDeleteOptions};
 use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
-use lapin::types::{AMQPValue, FieldTable};
-use lapin::{Connection, ErrorKind};
+use lapin::types::{AMQPValue, FieldTable, ShortString};
+use lapin::{BasicProperties, Confirmation, Connection, ErrorKind};
 
 use super::connection::{Backoff, BrokerUrl, ConnectError, connect_any};
 use super::names::Names;
@@ -56,22 +56,54 @@ fn soft_error(error: &lapin::Error) -> Option<&AMQPSoftError> {
     }
 }
 
-/// Deletes the view register of a cluster, with every view in it. Nodes that still know them refuse the empty one that
-/// follows (rule 9 of [`crate::ring`]), so their stores must have been moved away. A register that is not there is fine.
-pub async fn delete(urls: &[BrokerUrl], names: &Names) -> std::result::Result<(), ConnectError> {
+/// Appends one record and waits for the broker's confirmation; whether it took it.
+async fn append(connection: &Connection, names: &Names, record: &[u8]) -> lapin::Result<bool> {
+    let channel = connection.create_channel().await?;
+    channel.confirm_select(ConfirmSelectOptions::default()).await?;
+    let confirm = channel
+        .basic_publish(
+            ShortString::default(),
+            names.views().into(),
+            BasicPublishOptions::default(),
+            record,
+            BasicProperties::default(),
+        )
+        .await?;
+    Ok(!matches!(confirm.await?, Confirmation::Nack(_)))
+}
+
+/// Deletes the view register of a cluster, with every view in it, and begins a new one with `record`, if there is one.
+/// Nodes that still know the former views refuse what follows (rule 9 of [`crate::ring`]), so their stores must have been
+/// moved away. A register that is not there is fine.
+pub async fn replace(
+    urls: &[BrokerUrl],
+    names: &Names,
+    record: Option<&[u8]>,
+) -> std::result::Result<(), ConnectError> {
     let (connection, url) = connect_any(urls, "chaleyd: a new cluster").await?;
-    let delete = async {
+    let replace = async {
         // Declared first: that waits for a stream which is still waking up, and would answer a deletion with 404.
         declare(&connection, names).await?;
         let channel = connection.create_channel().await?;
         channel
             .queue_delete(names.views().into(), QueueDeleteOptions::default())
-            .await
+            .await?;
+        if let Some(record) = record {
+            declare(&connection, names).await?;
+            return append(&connection, names, record).await;
+        }
+        Ok(true)
     };
-    let outcome = delete.await.map(|_| ()).map_err(|error| {
-        let refused = ConnectError::refused(url, &error);
-        refused.unwrap_or_else(|| ConnectError::while_connecting(url, &error))
-    });
+    let outcome = match replace.await {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(ConnectError::Other {
+            url: url.to_string(),
+            why: "it did not take the first record of the view register".to_owned(),
+        }),
+        Err(error) => {
+            Err(ConnectError::refused(url, &error).unwrap_or_else(|| ConnectError::while_connecting(url, &error)))
+        }
+    };
     // The register is gone or not; how the broker takes our leave changes nothing.
     let _ = connection.close(200, "done".into()).await;
     outcome

@@ -16,6 +16,7 @@ use crate::broker::client_link::{self, ClientLink, LinkEvent};
 use crate::broker::connection::{Backoff, BrokerUrl};
 use crate::broker::names::Names;
 use crate::chat::{ErrorCode, SessionId};
+use crate::random::{NoRandomness, random};
 use crate::ring::Millis;
 use crate::wire::client::{DELIVERY_VERSION, Delivery, MAX_TEXT_BYTES};
 
@@ -110,16 +111,14 @@ impl Session {
 }
 
 /// 128 bits nobody can guess.
-fn random() -> Result<u128, Failure> {
-    let mut bytes = [0; 16];
-    getrandom::fill(&mut bytes)
-        .map_err(|error| Failure::new(Exit::Failed, format!("the system gives no random numbers: {error}")))?;
-    Ok(u128::from_le_bytes(bytes))
+fn drawn() -> Result<u128, Failure> {
+    let failed = |error: NoRandomness| Failure::new(Exit::Failed, error.to_string());
+    random().map(u128::from_le_bytes).map_err(failed)
 }
 
 async fn run(options: Options, asks: mpsc::Receiver<(u64, Ask)>, updates: mpsc::Sender<Update>) {
     let first = async {
-        let session = random()?;
+        let session = drawn()?;
         let link = open(options.clone()).await?;
         Ok((session, link))
     };
@@ -139,7 +138,7 @@ async fn run(options: Options, asks: mpsc::Receiver<(u64, Ask)>, updates: mpsc::
 }
 
 async fn open(options: Options) -> Result<ClientLink, Failure> {
-    let secret = format!("{:032x}", random()?);
+    let secret = format!("{:032x}", drawn()?);
     let opened = client_link::open(&options.urls, &options.names, &secret).await;
     opened.map_err(|error| Failure::new(Exit::from_code(error.exit_code()), error.to_string()))
 }
@@ -364,7 +363,7 @@ impl Driver {
         for (tag, ask) in std::mem::take(&mut self.taken) {
             if self.core.is_ended()
                 && let Ask::Join { .. } = ask
-                && let Ok(session) = random()
+                && let Ok(session) = drawn()
             {
                 self.core.renew(SessionId(session), matches!(wire, Wire::Up(_)));
             }

@@ -61,6 +61,8 @@ pub enum NodeReport {
     Groups {
         number: u64,
         groups: Vec<GroupState>,
+        /// Groups that found no room in the report.
+        omitted: usize,
     },
     Event(NodeEvent),
     /// The last line of a node that ends itself: sysexits code, what and why, what to run next.

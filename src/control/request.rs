@@ -111,6 +111,9 @@ pub struct StateReport {
     pub groups: Vec<GroupState>,
     /// The node that told of the groups; null when none answered in time, and then `groups` is empty.
     pub groups_from: Option<u16>,
+    /// Further groups, which found no room in the report (about 8 MiB of it).
+    #[serde(default)]
+    pub groups_omitted: usize,
     pub broker: BrokerReport,
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::start::Fatal;
 use crate::chat::{Applied, Command, State, decode};
-use crate::ring::{Entry, Index};
+use crate::ring::{Entry, Index, NodeId};
 use crate::store::Store;
 
 /// Entries that are applied in one batch of the store.
@@ -20,6 +20,10 @@ const ENTRY_BYTES: usize = 64;
 
 /// A large state is not written again before the log has grown by so many times its size.
 const SNAPSHOT_SIZES: usize = 4;
+
+/// Nodes apply the same entries, but do not all write their snapshots at the same one: by its id a node waits up to twice
+/// as long, in so many steps, so that a large state never holds all of them up together.
+const SNAPSHOT_STEPS: usize = 8;
 
 /// Results of the newest entries that are kept in memory for delivery, and about the most outputs in all of them. Older
 /// ones are read from the store. An entry may bring forth a thousand outputs, so entries alone would be no limit.
@@ -36,11 +40,12 @@ pub struct Chat {
     bytes_since_snapshot: usize,
     /// Size of the last snapshot.
     snapshot_bytes: usize,
+    snapshot_step: usize,
 }
 
 impl Chat {
     /// From the store's snapshot and what was committed after it.
-    pub fn restore(store: &Store) -> Result<Chat, Fatal> {
+    pub fn restore(id: NodeId, store: &Store) -> Result<Chat, Fatal> {
         let stored = store.snapshot()?;
         let snapshot_bytes = stored.as_ref().map_or(0, |(_, bytes)| bytes.len());
         let state = match stored {
@@ -57,6 +62,7 @@ impl Chat {
             last_time_ms: 0,
             bytes_since_snapshot: 0,
             snapshot_bytes,
+            snapshot_step: usize::from(id.0) % SNAPSHOT_STEPS,
         };
         // What was applied before is stored already; only the state has to be made again.
         let upto = store.last_applied().min(store.log_end());
@@ -146,7 +152,8 @@ impl Chat {
     }
 
     fn snapshot_if_due(&mut self, store: &mut Store) -> Result<(), Fatal> {
-        let due = self.bytes_since_snapshot >= SNAPSHOT_BYTES.max(SNAPSHOT_SIZES * self.snapshot_bytes);
+        let enough = SNAPSHOT_BYTES.max(SNAPSHOT_SIZES * self.snapshot_bytes);
+        let due = self.bytes_since_snapshot >= enough + enough / SNAPSHOT_STEPS * self.snapshot_step;
         if due { self.snapshot(store) } else { Ok(()) }
     }
 

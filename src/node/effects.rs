@@ -2,27 +2,24 @@
 
 use super::apply::lost_entry;
 use super::engine::Engine;
-use super::start::{Fatal, random};
+use super::start::Fatal;
 use crate::broker::link::{Exchange, Lane, Publication};
 use crate::broker::names::Names;
 use crate::chat::decode;
 use crate::control::{NodeEvent, NodeReport};
+use crate::random::random;
 use crate::ring::{
     Effect, Entry, Epoch, Evidence, Halt, Incarnation, Index, Input, Member, Message, Note, Progress, Role, View,
     ViewRecord,
 };
 use crate::wire::client::{Event, encode_delivery};
-use crate::wire::frame::{ENTRIES_BYTES, Frame, Payload, encode_view};
+use crate::wire::frame::{CATCH_UP_BYTES, ENTRIES_BYTES, Frame, Payload, encode_view};
 
 /// Tokens of a node's own loop: this plus the time it was sent.
 pub const LOOP_TOKENS: u64 = 1 << 61;
 
 /// Token of beats to clients, of which only a return is of interest.
 pub const NO_TOKEN: u64 = 0;
-
-/// Bytes of entries sent to a joiner at one request, at most about; it asks again for more. A whole window of large
-/// entries would fill the outbox that heartbeats go through, and hold the loop while it is read.
-const CATCH_UP_BYTES: usize = 4 * 1024 * 1024;
 
 impl Engine {
     /// One step of the ring, and all that follows from it.
@@ -119,35 +116,41 @@ impl Engine {
         progress: Progress,
         catch_up: bool,
     ) -> Result<(), Fatal> {
-        let mut next = first;
-        let mut room = if catch_up { CATCH_UP_BYTES } else { usize::MAX };
-        while next <= last && room > 0 {
-            let wanted = usize::try_from(last - next + 1).unwrap_or(usize::MAX);
-            let entries = self.store.entries(next, wanted, ENTRIES_BYTES)?;
-            let Some(end) = entries.last().map(|entry| entry.index) else {
-                return Err(lost_entry(next));
-            };
-            room = entries
-                .iter()
-                .fold(room, |room, entry| room.saturating_sub(entry.body.len()));
-            let first = next;
-            next = end + 1;
-            let message = if catch_up {
+        if catch_up {
+            let (entries, _) = self.read_entries(first, last, CATCH_UP_BYTES)?;
+            self.send(
+                to,
+                epoch,
                 Message::CatchUp {
                     first,
                     entries,
                     progress,
-                }
-            } else {
-                Message::Entries {
-                    first,
-                    entries,
-                    progress,
-                }
+                },
+            );
+            return Ok(());
+        }
+        let mut next = first;
+        while next <= last {
+            let (entries, after) = self.read_entries(next, last, ENTRIES_BYTES)?;
+            let message = Message::Entries {
+                first: next,
+                entries,
+                progress,
             };
+            next = after;
             self.send(to, epoch, message);
         }
         Ok(())
+    }
+
+    /// Entries from `first` on, at least one, up to `last` or about `bytes`; and the place after the last of them.
+    fn read_entries(&self, first: Index, last: Index, bytes: usize) -> Result<(Vec<Entry>, Index), Fatal> {
+        let wanted = usize::try_from(last - first + 1).unwrap_or(usize::MAX);
+        let entries = self.store.entries(first, wanted, bytes)?;
+        match entries.last().map(|entry| entry.index) {
+            Some(end) => Ok((entries, end + 1)),
+            None => Err(lost_entry(first)),
+        }
     }
 
     // ---- the store ------------------------------------------------------------------------------------------------
@@ -190,7 +193,7 @@ impl Engine {
 
     /// Rule 5: what is not known to be committed is set aside, and the node is somebody new.
     fn left_out(&mut self, epoch: Epoch, keep: Index) -> Result<(), Fatal> {
-        let incarnation = Incarnation(random()? as u64);
+        let incarnation = Incarnation(u64::from_le_bytes(random()?));
         let mut membership = *self.store.membership();
         membership.incarnation = Some(incarnation);
         membership.synced = false;
@@ -213,7 +216,7 @@ impl Engine {
             incarnation,
         };
         self.reborn = Some(member);
-        let _ = self.link.set_member(member);
+        self.link.set_member(member)?;
         Ok(())
     }
 
@@ -272,9 +275,9 @@ impl Engine {
                 .copied()
                 .filter(|member| *member != me)
                 .collect();
-            let _ = self.link.lead(former);
+            self.link.lead(former)?;
         } else if self.head.take().is_some() {
-            let _ = self.link.unlead();
+            self.link.unlead()?;
         }
         if role.is_tail() {
             // A tail that stays tail goes on with what is in flight.
@@ -311,6 +314,7 @@ impl Engine {
         let Some(head) = view.head() else {
             return;
         };
+        tracing::info!(epoch = view.epoch.0, "takes clients' requests");
         let members = view.members.iter().map(|member| member.id.0).collect();
         let body = encode_delivery(
             view.epoch,
@@ -397,7 +401,7 @@ fn ids(members: &[Member]) -> String {
 
 /// What a node says when it ends itself.
 fn halt(why: Halt) -> Result<(), Fatal> {
-    let way_out = "`chaleyd up --new-cluster` starts a new cluster and moves the old stores aside";
+    let way_out = "`chaleyd up --recover` begins a new cluster with the history of the best store, `chaleyd up --new-cluster` one without; both keep the old stores aside";
     let (code, message) = match why {
         Halt::Left => (0, "left the view".to_owned()),
         Halt::RegisterConflict { epoch } => (

@@ -307,7 +307,7 @@ impl Engine {
                 self.home.reconnected(now);
                 if let Some(member) = self.reborn {
                     // The order to move may have been lost with the connection.
-                    let _ = self.link.set_member(member);
+                    self.link.set_member(member)?;
                 }
                 self.step(Input::Connected)
             }
@@ -461,8 +461,12 @@ impl Engine {
     fn order(&mut self, order: NodeOrder) -> Result<(), Fatal> {
         match order {
             NodeOrder::Groups { number } => {
-                let groups = self.group_states();
-                self.reports.send(&NodeReport::Groups { number, groups });
+                let (groups, omitted) = self.group_states();
+                self.reports.send(&NodeReport::Groups {
+                    number,
+                    groups,
+                    omitted,
+                });
                 Ok(())
             }
             NodeOrder::Leave => self.step(Input::Leave),

@@ -7,8 +7,8 @@ use super::effects::NO_TOKEN;
 use super::engine::Engine;
 use super::start::Fatal;
 use crate::broker::link::{Exchange, Lane, OUTBOX_BYTES, Publication, RequestTag};
-use crate::chat::{Admit, Command, ErrorCode, GroupEvent, Outcome, Presence, SessionId, home};
-use crate::control::{GroupMemberState, GroupState};
+use crate::chat::{Admit, Command, ErrorCode, GroupEvent, GroupView, Outcome, Presence, SessionId, home};
+use crate::control::{GroupMemberState, GroupState, MAX_LINE_BYTES};
 use crate::ring::Index;
 use crate::store::Store;
 use crate::wire::client::valid_reply_to;
@@ -27,6 +27,14 @@ const ANSWERS_ROOM: usize = OUTBOX_BYTES / 2;
 /// Time for telling one publish the outcomes of requests that it repeats, which are read from the store. Past it the rest
 /// is not told; the client asks again for what it still lacks.
 const REPEATS: Duration = Duration::from_millis(50);
+
+/// The report of all groups for `state` ends before it is about this large: far enough below the longest line that the
+/// supervisor reads.
+const GROUPS_BYTES: usize = MAX_LINE_BYTES / 2;
+
+/// What a group and a member take in that report, names at their longest, in bytes. A user's name may double by escaping.
+const GROUP_BYTES: usize = 192;
+const MEMBER_BYTES: usize = 192;
 
 impl Engine {
     /// One publish of a client: a request or an array of them.
@@ -322,10 +330,16 @@ impl Engine {
             .unwrap_or_default()
     }
 
-    /// For `state`: no session id is in it.
-    pub(super) fn group_states(&self) -> Vec<GroupState> {
+    /// For `state`: no session id is in it. The second one is how many groups found no room in the first one.
+    pub(super) fn group_states(&self) -> (Vec<GroupState>, usize) {
         let members = &self.ring.view().members;
-        let group = |group: crate::chat::GroupView<'_>| GroupState {
+        let mut bytes = 0;
+        let with_room = |group: &GroupView<'_>| {
+            let described: usize = group.members().map(|member| MEMBER_BYTES + member.user.len()).sum();
+            bytes += GROUP_BYTES + described;
+            bytes <= GROUPS_BYTES
+        };
+        let group = |group: GroupView<'_>| GroupState {
             group: group.name().to_owned(),
             seq: group.seq(),
             digest: group.digest().to_string(),
@@ -339,7 +353,9 @@ impl Engine {
                 })
                 .collect(),
         };
-        self.chat.state.groups().map(group).collect()
+        let groups: Vec<GroupState> = self.chat.state.groups().take_while(with_room).map(group).collect();
+        let omitted = self.chat.state.groups().count() - groups.len();
+        (groups, omitted)
     }
 }
 

@@ -9,9 +9,10 @@ use super::engine::{Engine, Parts};
 use super::pipe::Pipe;
 use crate::broker::LOG_DIRECTIVE;
 use crate::broker::connection::{BrokerUrl, ConnectError};
-use crate::broker::link::{Link, LinkOptions};
+use crate::broker::link::{Link, LinkOptions, NotSent};
 use crate::broker::names::Names;
 use crate::control::NodeSettings;
+use crate::random::{NoRandomness, random};
 use crate::ring::{ClusterId, Epoch, Incarnation, Index, Member, Millis, Node, NodeId, Start, Timing, ViewRecord};
 use crate::store::{Store, StoreError};
 use crate::wire::frame::decode_view;
@@ -24,6 +25,28 @@ const FOUND_AFTER_MS: Millis = 1500;
 pub struct Fatal {
     pub code: u8,
     pub message: String,
+}
+
+/// An order to the link that found 256 others before it: the link does nothing any more, and what this order said (who
+/// takes clients' requests, whose mailbox is read) must not be missed.
+impl From<NotSent> for Fatal {
+    fn from(error: NotSent) -> Fatal {
+        Fatal {
+            code: 1,
+            message: format!(
+                "the link to the broker takes no orders ({error}); the node ends, and chaleyd starts it again"
+            ),
+        }
+    }
+}
+
+impl From<NoRandomness> for Fatal {
+    fn from(error: NoRandomness) -> Fatal {
+        Fatal {
+            code: 71,
+            message: error.to_string(),
+        }
+    }
 }
 
 impl From<StoreError> for Fatal {
@@ -76,7 +99,7 @@ pub async fn run(settings: NodeSettings, pipe: Pipe) -> Result<(), Fatal> {
     let mut store = Store::open(&settings.directory.join("store"), &settings.store)?;
     let member = identity(&mut store, NodeId(settings.id))?;
     let views = stored_views(&store)?;
-    let chat = restore(&mut store)?;
+    let chat = restore(NodeId(settings.id), &mut store)?;
     let ring = ring(&settings, &store, member, views, &chat)?;
     let (link, events) = Link::spawn(LinkOptions {
         urls,
@@ -111,7 +134,7 @@ fn identity(store: &mut Store, id: NodeId) -> Result<Member, Fatal> {
     {
         return Ok(Member { id, incarnation });
     }
-    let incarnation = Incarnation(random()? as u64);
+    let incarnation = Incarnation(u64::from_le_bytes(random()?));
     membership.incarnation = Some(incarnation);
     membership.synced = false;
     let keep = committed(store);
@@ -135,8 +158,8 @@ fn committed(store: &Store) -> Index {
 
 /// The chat, with all that is known to be committed applied: a process that was killed between its log and its results
 /// knows of more than it applied, and the ring tells of a commit only once.
-fn restore(store: &mut Store) -> Result<Chat, Fatal> {
-    let mut chat = Chat::restore(store)?;
+fn restore(id: NodeId, store: &mut Store) -> Result<Chat, Fatal> {
+    let mut chat = Chat::restore(id, store)?;
     let known = committed(store);
     chat.apply_upto(store, known, |_| {})?;
     Ok(chat)
@@ -173,7 +196,7 @@ fn ring(
         log_digest,
         commit: committed(store),
         delivered: membership.delivered,
-        cluster_to_found: ClusterId(random()?),
+        cluster_to_found: ClusterId(u128::from_le_bytes(random()?)),
     });
     node.set_last_time_ms(chat.last_time_ms());
     Ok(node)
@@ -187,16 +210,6 @@ fn timing(settings: &NodeSettings) -> Timing {
         failover: settings.ring.failover,
         found_after_ms: Millis::from(settings.rank) * FOUND_AFTER_MS,
     }
-}
-
-/// 128 bits from the system's generator.
-pub fn random() -> Result<u128, Fatal> {
-    let mut bytes = [0; 16];
-    getrandom::fill(&mut bytes).map_err(|error| Fatal {
-        code: 71,
-        message: format!("the system gives no random numbers: {error}"),
-    })?;
-    Ok(u128::from_le_bytes(bytes))
 }
 
 /// Milliseconds since the Unix epoch.
@@ -247,7 +260,7 @@ mod tests {
         batch.membership(&membership);
         batch.commit().unwrap();
 
-        assert_eq!(restore(&mut store).unwrap().state.applied(), 1);
+        assert_eq!(restore(NodeId(1), &mut store).unwrap().state.applied(), 1);
         assert_eq!(store.last_applied(), 1);
     }
 }

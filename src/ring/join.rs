@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::detector::Timing;
-use super::link::{CATCH_UP_WINDOW, LINK_WINDOW};
+use super::link::LINK_WINDOW;
 use super::message::Halt;
 use super::types::{Index, Member, Millis, NodeId};
 use super::view::View;
@@ -28,13 +28,16 @@ const FORGET_MS: Millis = 500;
 /// Most joiners that a tail remembers. A further one is served with entries, but waits for its turn unremembered.
 const WAITING_MAX: usize = 64;
 
+/// A joiner that got no answer asks again after so many heartbeats, not at each of them: an answer may be half a megabyte,
+/// and a tail that is asked faster than it can answer has no time for its neighbours.
+const ASK_AGAIN_HEARTBEATS: Millis = 5;
+
 /// Outside the view, on the way in.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Joiner {
-    /// When it last asked, or was sent a part of what it asked for: it asks again when nothing has come for a heartbeat.
     asked_at: Option<Millis>,
-    /// Where the window ends that it asked for.
-    window_end: Index,
+    /// The last question has not been answered.
+    awaits_answer: bool,
     /// When a member last answered; or since when this joiner has been asking.
     answered_at: Option<Millis>,
     id_taken_since: Option<Millis>,
@@ -48,35 +51,33 @@ impl Joiner {
         self.answered_at = Some(now);
     }
 
-    pub fn ask_now(&mut self, now: Millis, log_end: Index, timing: &Timing) -> bool {
+    pub fn ask_now(&mut self, now: Millis, timing: &Timing) -> bool {
+        let heartbeats = if self.awaits_answer { ASK_AGAIN_HEARTBEATS } else { 1 };
         let due = self
             .asked_at
-            .is_none_or(|at| now.saturating_sub(at) >= timing.heartbeat_ms);
+            .is_none_or(|at| now.saturating_sub(at) >= heartbeats * timing.heartbeat_ms);
         if due {
-            self.asked(now, log_end);
+            self.asked(now);
         }
         due
     }
 
-    fn asked(&mut self, now: Millis, log_end: Index) {
+    fn asked(&mut self, now: Millis) {
         self.asked_at = Some(now);
-        self.window_end = log_end + CATCH_UP_WINDOW;
+        self.awaits_answer = true;
     }
 
     pub fn answered(&mut self, now: Millis) {
         self.answered_at = Some(now);
+        self.awaits_answer = false;
     }
 
-    /// Entries came. Whether to ask at once: the window that was asked for is here, and much is missing still. A window
-    /// comes in several frames; asking at each would have the rest of it sent once more each time.
+    /// Whether to ask at once: a whole window is missing still.
     pub fn wants_more(&mut self, now: Millis, log_end: Index, tail_end: Index) -> bool {
         self.id_taken_since = None;
-        if log_end < self.window_end.min(tail_end) {
-            self.asked_at = Some(now);
-        }
-        let more = log_end >= self.window_end && log_end + LINK_WINDOW < tail_end;
+        let more = log_end + LINK_WINDOW < tail_end;
         if more {
-            self.asked(now, log_end);
+            self.asked(now);
         }
         more
     }
@@ -154,7 +155,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_window_is_asked_for_once_however_many_frames_it_comes_in() {
+    fn a_question_is_not_repeated_while_its_answer_is_on_its_way() {
         let timing = Timing {
             heartbeat_ms: 20,
             suspect_after_ms: 1000,
@@ -163,17 +164,14 @@ mod tests {
             found_after_ms: 0,
         };
         let mut joiner = Joiner::default();
-        assert!(joiner.ask_now(0, 0, &timing));
-        for frame in 1..8 {
-            let (now, log_end) = (frame * 15, frame * CATCH_UP_WINDOW / 8);
-            assert!(!joiner.wants_more(now, log_end, 1_000_000));
-            assert!(!joiner.ask_now(now + 5, log_end, &timing), "the rest is on its way");
-        }
-        assert!(joiner.wants_more(120, CATCH_UP_WINDOW, 1_000_000), "the next window");
-        assert!(!joiner.wants_more(121, CATCH_UP_WINDOW + 1, 1_000_000));
-        assert!(
-            joiner.ask_now(141, CATCH_UP_WINDOW + 1, &timing),
-            "nothing comes any more"
-        );
+        assert!(joiner.ask_now(0, &timing));
+        assert!(!joiner.ask_now(90, &timing), "the answer may take its time");
+        assert!(joiner.ask_now(100, &timing), "it was lost");
+        joiner.answered(130);
+        assert!(joiner.wants_more(130, 4096, 1_000_000), "the next part at once");
+        assert!(!joiner.ask_now(150, &timing), "which is on its way");
+        joiner.answered(160);
+        assert!(!joiner.wants_more(160, 1_000_000, 1_000_000));
+        assert!(joiner.ask_now(180, &timing), "whoever is close asks at each heartbeat");
     }
 }

@@ -15,7 +15,7 @@ pub const LINK_WINDOW: Index = 256;
 /// A receiver acknowledges at the latest after so many entries.
 pub const ACK_EVERY: Index = LINK_WINDOW / 4;
 
-/// Most entries that a tail sends to a joiner at one request; the joiner asks again for more.
+/// Most entries that a tail sends to a joiner at one request, if they fit into a frame; the joiner asks again for more.
 pub const CATCH_UP_WINDOW: Index = 4096;
 
 /// The link to the predecessor: frames come in here.

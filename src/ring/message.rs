@@ -112,7 +112,8 @@ pub enum Input {
 pub enum Effect {
     /// Publish to the mailbox of `to`, mandatory, with the epoch of the step.
     Send { to: Member, epoch: Epoch, message: Message },
-    /// Publish the entries `first..=last` of the log to the mailbox of `to`, mandatory, in one or several frames.
+    /// Publish the entries `first..=last` of the log to the mailbox of `to`, mandatory, in one or several frames. With
+    /// `catch_up` in one frame, and no more of them than it holds: the joiner asks for the rest when it has got it.
     SendEntries {
         to: Member,
         epoch: Epoch,

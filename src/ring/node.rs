@@ -484,7 +484,7 @@ impl Node {
         if let Some(halt) = joiner.give_up(now, self.me, &self.view) {
             return self.halt(halt, effects);
         }
-        if joiner.ask_now(now, log_end, &self.timing)
+        if joiner.ask_now(now, &self.timing)
             && let Some(tail) = self.view.tail()
         {
             self.send(tail, Message::Join { log_end, digest }, effects);

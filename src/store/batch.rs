@@ -74,6 +74,24 @@ impl<'a> Batch<'a> {
         self.writes.insert(&self.store.engine.meta, keys::view(epoch), record);
     }
 
+    /// Takes all records of the view register out of the store: only for a forced recovery, which begins a new cluster.
+    pub fn forget_views(&mut self) {
+        let engine = &self.store.engine;
+        let keys = engine.prefix(&engine.meta, keys::VIEW_PREFIX).and_then(|pairs| {
+            pairs
+                .map(|pair| pair.map(|(key, _)| key))
+                .collect::<Result<Vec<_>, _>>()
+        });
+        match keys {
+            Ok(keys) => keys
+                .into_iter()
+                .for_each(|key| self.writes.remove(&self.store.engine.meta, key)),
+            Err(error) => {
+                self.error.get_or_insert(error);
+            }
+        }
+    }
+
     /// Stores what applying the entry at `index` gave. Every applied entry gets one, empty or not.
     pub fn outputs(&mut self, index: Index, outputs: &[u8]) {
         self.last_applied = self.last_applied.max(index);

@@ -128,6 +128,9 @@ pub struct UpArguments {
     /// Found a new cluster: history that the broker or the stores have is given up
     #[arg(long)]
     pub new_cluster: bool,
+    /// Found a new cluster that goes on from the best store that is left: when the broker or the last members lost their data
+    #[arg(long, conflicts_with = "new_cluster")]
+    pub recover: bool,
 }
 
 #[derive(Debug, Args)]

@@ -5,6 +5,8 @@ use std::future::Future;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::recovery::recover;
+use super::{History, Plan};
 use crate::broker::connection::{Backoff, BrokerUrl, ConnectError, connect_any, redact};
 use crate::broker::names::Names;
 use crate::broker::private::{PrivateBroker, PrivateBrokerError, find_rabbitmq};
@@ -87,9 +89,9 @@ impl Broker {
         }
     }
 
-    /// Waits for the broker to let the nodes' account in; then, for `up --new-cluster`, deletes the view register of the
-    /// cluster named by `forget`.
-    pub fn ready(&self, forget: Option<String>) -> impl Future<Output = Result<(), Failure>> + use<> {
+    /// Waits for the broker to let the nodes' account in; then does to the view register, and to the stores of a forced
+    /// recovery, what `begin` says of the history. Gives what there is to tell.
+    pub fn ready(&self, begin: Option<Plan>) -> impl Future<Output = Result<Vec<String>, Failure>> + use<> {
         let attempt = match self {
             Broker::Given { urls, .. } => Attempt::Given(urls.clone()),
             Broker::Private(private) => Attempt::Private(private.clone()),
@@ -102,12 +104,36 @@ impl Broker {
             };
             let failed = |error: ConnectError| Failure::new(error.exit_code(), error.to_string());
             outcome.map_err(failed)?;
-            if let Some(cluster) = forget {
-                let names = Names::new(&cluster).map_err(|e| Failure::new(exit::CONFIG, e.to_string()))?;
-                let urls = BrokerUrl::parse_all(&urls).map_err(failed)?;
-                register::delete(&urls, &names).await.map_err(failed)?;
+            match begin {
+                Some(plan) => begin_history(&plan, &urls).await,
+                None => Ok(Vec::new()),
             }
-            Ok(())
+        }
+    }
+}
+
+async fn begin_history(plan: &Plan, urls: &[String]) -> Result<Vec<String>, Failure> {
+    let config = &plan.config;
+    let failed = |error: ConnectError| Failure::new(error.exit_code(), error.to_string());
+    let names = Names::new(&config.cluster.name).map_err(|e| Failure::new(exit::CONFIG, e.to_string()))?;
+    let urls = BrokerUrl::parse_all(urls).map_err(failed)?;
+    match plan.history {
+        History::Kept => Ok(Vec::new()),
+        History::GivenUp => {
+            register::replace(&urls, &names, None).await.map_err(failed)?;
+            Ok(Vec::new())
+        }
+        History::Recovered => {
+            let (directory, ids) = (config.cluster.state_dir.clone(), config.cluster.nodes.ids());
+            let durability = config.store.clone();
+            let recovered = tokio::task::spawn_blocking(move || recover(&directory, &ids, &durability));
+            let recovered = recovered
+                .await
+                .map_err(|error| Failure::new(exit::FAILED, format!("the recovery failed: {error}")))??;
+            register::replace(&urls, &names, Some(&recovered.record))
+                .await
+                .map_err(failed)?;
+            Ok(recovered.told)
         }
     }
 }

@@ -295,11 +295,13 @@ impl Supervisor {
         }
     }
 
-    pub(super) fn on_groups(&mut self, id: u16, number: u64, groups: Vec<GroupState>) {
+    pub(super) fn on_groups(&mut self, id: u16, number: u64, groups: Vec<GroupState>, omitted: usize) {
         let is_it = |wait: &Wait| matches!(&wait.what, Awaited::Groups { number: asked, .. } if *asked == number);
         if let Some(place) = self.waits.iter().position(is_it) {
             let wait = self.waits.swap_remove(place);
-            respond(wait.reply, Ok(Answer::State(Box::new(self.report(Some((id, groups)))))));
+            let mut report = self.report(Some((id, groups)));
+            report.groups_omitted = omitted;
+            respond(wait.reply, Ok(Answer::State(Box::new(report))));
         }
     }
 
@@ -316,6 +318,7 @@ impl Supervisor {
             members,
             groups,
             groups_from,
+            groups_omitted: 0,
             broker: BrokerReport {
                 url: self.broker.shown_url(),
                 status: self.broker_status().to_owned(),

@@ -11,7 +11,7 @@ use clap::Parser;
 use super::arguments::{Arguments, Colour, Command, ConfigCommand, PlaceArguments, StateArguments, UpArguments};
 use super::output::{error, print, print_line};
 use super::process::is_running;
-use super::{Plan, daemon, follow, launch, render};
+use super::{History, Plan, daemon, follow, launch, render};
 use crate::config::{ConfigError, Flag, Settings, Sources};
 use crate::control::{Answer, Failure, NodeCondition, Request, StateReport, call, exit};
 
@@ -152,7 +152,11 @@ fn up(place: &PlaceArguments, up: &UpArguments) -> Result<u8, Failure> {
     config.cluster.state_dir = config.state_dir()?;
     let plan = Plan {
         config,
-        new_cluster: up.new_cluster,
+        history: match (up.new_cluster, up.recover) {
+            (true, _) => History::GivenUp,
+            (_, true) => History::Recovered,
+            _ => History::Kept,
+        },
     };
     if up.detach {
         daemon::launch(&plan)?;

@@ -9,7 +9,6 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
-use super::Plan;
 use super::broker::Broker;
 use super::calls::Wait;
 use super::console;
@@ -21,6 +20,7 @@ use super::node::{End, Node, needs_an_operator};
 use super::place::Place;
 use super::process::{ChildEvent, ChildMessage, Process, Talk, Who, start};
 use super::socket::{self, Call};
+use super::{History, Plan};
 use crate::control::{Failure, NodeReport, NodeSettings, exit};
 
 /// Messages of children, calls and news that wait for the supervisor. When full, their senders wait: it is only ever full
@@ -47,7 +47,8 @@ pub enum Mode {
 /// News from the tasks and threads around the supervisor.
 pub enum News {
     EpmdReady(Result<(), Failure>),
-    BrokerReady(Result<(), Failure>),
+    /// With what there is to tell of it.
+    BrokerReady(Result<Vec<String>, Failure>),
     /// The console runs and prints through this.
     Console(Printer),
     ConsoleEnded,
@@ -199,7 +200,7 @@ impl Supervisor {
         self.phase = Phase::Nodes {
             deadline: Instant::now() + READY_DEADLINE,
         };
-        if self.plan.new_cluster {
+        if self.plan.history == History::GivenUp {
             self.move_stores_aside();
         }
         for id in self.plan.config.cluster.nodes.ids() {
@@ -279,7 +280,11 @@ impl Supervisor {
                 }
                 self.is_it_ready();
             }
-            NodeReport::Groups { number, groups } => self.on_groups(id, number, groups),
+            NodeReport::Groups {
+                number,
+                groups,
+                omitted,
+            } => self.on_groups(id, number, groups, omitted),
             NodeReport::Event(event) => self.on_event(id, &event),
             NodeReport::Fatal { code, message } => {
                 if let Some(node) = self.nodes.get_mut(&id) {

@@ -122,9 +122,8 @@ impl Supervisor {
 
     /// Waits for the broker to serve; a wait for one of its earlier lives ends with this.
     fn await_broker(&mut self) {
-        let cluster = &self.plan.config.cluster.name;
-        let fresh = self.plan.new_cluster && matches!(self.phase, Phase::Broker);
-        let ready = self.broker.ready(fresh.then(|| cluster.clone()));
+        let first = matches!(self.phase, Phase::Broker);
+        let ready = self.broker.ready(first.then(|| self.plan.clone()));
         let news = self.news.clone();
         let task = tokio::spawn(async move {
             // The supervisor has ended: it does not want to know.
@@ -171,7 +170,10 @@ impl Supervisor {
         match news {
             News::EpmdReady(Ok(())) if matches!(self.phase, Phase::Broker) => self.start_helper(Who::Broker),
             News::EpmdReady(Ok(())) => {}
-            News::BrokerReady(Ok(())) => self.broker_is_ready(),
+            News::BrokerReady(Ok(told)) => {
+                told.iter().for_each(|line| self.journal.info(line));
+                self.broker_is_ready();
+            }
             News::EpmdReady(Err(failure)) | News::BrokerReady(Err(failure)) => self.broker_is_not_ready(failure),
             News::Console(printer) => self.journal.use_console(printer),
             News::ConsoleEnded => self.journal.drop_console(),

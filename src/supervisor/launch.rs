@@ -10,7 +10,7 @@ use super::journal::{Audience, Journal, Progress, READY_LINE, tell_launcher};
 use super::logs::OwnLog;
 use super::output::print_line;
 use super::place::{Place, holder};
-use super::{Plan, daemon};
+use super::{History, Plan, daemon};
 use crate::config::shown;
 use crate::control::{Answer, Failure, Request, call, exit};
 
@@ -157,7 +157,7 @@ fn compare(plan: &Plan, pid: u32, running: &BTreeMap<String, String>, ready: boo
     }
     let problem = if !differences.is_empty() {
         format!("with other settings: {}; end it first with", differences.join("; "))
-    } else if plan.new_cluster {
+    } else if plan.history != History::Kept {
         "and has its cluster; a new one can be founded after".to_owned()
     } else {
         let how = if ready { "ready" } else { "still starting" };

@@ -33,6 +33,7 @@ mod node;
 mod output;
 mod place;
 mod process;
+mod recovery;
 mod render;
 mod socket;
 
@@ -45,6 +46,16 @@ use crate::config::Config;
 pub struct Plan {
     /// Its state directory is absolute.
     pub config: Config,
-    /// Found a new cluster whatever the register and the stores say.
-    pub new_cluster: bool,
+    pub history: History,
+}
+
+/// What becomes of the history that register and stores have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum History {
+    /// It goes on; what does not fit is refused.
+    Kept,
+    /// A new cluster begins without it: the register is deleted, the stores are moved aside.
+    GivenUp,
+    /// A new cluster begins with that of the best store: see [`recovery`].
+    Recovered,
 }

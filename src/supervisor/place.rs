@@ -11,7 +11,7 @@ use crate::control::{CLIENT_URL_FILE, Failure, existing_socket, exit, place_for_
 /// Held with flock for as long as a supervisor lives, so that the kernel lets go of it however the supervisor ends.
 const LOCK: &str = "supervisor.lock";
 const LOGS: &str = "logs";
-const NODES: &str = "nodes";
+pub const NODES: &str = "nodes";
 
 /// A state directory of which this process is the only supervisor.
 pub struct Place {
@@ -84,10 +84,7 @@ impl Place {
         if !nodes.exists() {
             return Ok(None);
         }
-        let since_epoch = std::time::UNIX_EPOCH.elapsed().unwrap_or_default();
-        let aside = self
-            .directory
-            .join(format!("{NODES}.before-{}", since_epoch.as_millis()));
+        let aside = before_now(&nodes);
         fs::rename(&nodes, &aside).map_err(|error| refused(&nodes, &error))?;
         Ok(Some(aside))
     }
@@ -116,6 +113,12 @@ impl Drop for Place {
         // A leftover socket would be harmless, only untidy.
         let _harmless = fs::remove_file(existing_socket(&self.directory));
     }
+}
+
+/// Where the nodes' directories are moved to when a cluster does not go on from them.
+pub fn before_now(nodes: &Path) -> PathBuf {
+    let since_epoch = std::time::UNIX_EPOCH.elapsed().unwrap_or_default();
+    nodes.with_file_name(format!("{NODES}.before-{}", since_epoch.as_millis()))
 }
 
 /// The log of `supervisor`, `broker` or `node-<id>`.
@@ -176,7 +179,7 @@ fn remove_if_there(path: &Path) -> std::io::Result<()> {
     }
 }
 
-fn refused(path: &Path, error: &std::io::Error) -> Failure {
+pub fn refused(path: &Path, error: &std::io::Error) -> Failure {
     let code = if error.kind() == std::io::ErrorKind::PermissionDenied {
         exit::PERMISSION
     } else {

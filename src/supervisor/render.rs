@@ -40,6 +40,13 @@ pub fn state(report: &StateReport) -> String {
         (Some(_), true) => text.push_str("  (nobody has joined a group)\n"),
         (Some(_), false) => text.push_str(&users.text()),
     }
+    if report.groups_omitted > 0 {
+        let _infallible = writeln!(
+            text,
+            "  (and those of {} more groups, for which there is no room)",
+            report.groups_omitted
+        );
+    }
     text.push_str("\nServers\n");
     text.push_str(&servers(report));
     let broker = &report.broker;

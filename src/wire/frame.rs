@@ -18,6 +18,10 @@ pub const MAX_FRAME_BYTES: usize = 1024 * 1024;
 /// A frame of entries is closed when it holds so many bytes of bodies.
 pub const ENTRIES_BYTES: usize = 128 * 1024;
 
+/// The same for the one frame that answers a joiner: larger, because the next one is asked for only when it has come, and
+/// with one more entry still below [`MAX_FRAME_BYTES`].
+pub const CATCH_UP_BYTES: usize = 512 * 1024;
+
 /// What travels from node to node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Frame {

@@ -202,6 +202,7 @@ impl FakeNode {
         self.say(&NodeReport::Groups {
             number,
             groups: vec![group],
+            omitted: 0,
         });
     }
 

@@ -25,10 +25,11 @@ const ROUNDS: usize = 5;
 #[test]
 #[ignore = "prints figures; asserts only that nothing is lost"]
 fn figures() {
+    let broker = Broker::shared();
     let started = Instant::now();
-    let cluster = Cluster::start(NODES, Options::default());
+    let cluster = Cluster::start_on(broker, NODES, Options::default());
     println!(
-        "up to READY, broker running: {:.2} s (with the test's own start of the process)",
+        "chaleyd up to SERVER READY, broker running: {:.2} s",
         started.elapsed().as_secs_f64()
     );
     idle_latency(&cluster);

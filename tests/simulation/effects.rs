@@ -267,7 +267,7 @@ impl World {
         if self.ledger.delivered_requests.contains(&request) {
             return;
         }
-        if let Some((host, connection)) = self.broker.bound.filter(|_| self.broker.up && !self.broker.blocked) {
+        if let Some((host, connection)) = self.request_taker().filter(|_| self.broker.up && !self.broker.blocked) {
             let delay = self.rng.between(0, self.plan.latency_ms);
             self.after(
                 delay,
@@ -280,6 +280,16 @@ impl World {
         }
         let delay = RETRY_MS + self.rng.between(0, 50);
         self.after(delay, Event::Submit { request });
+    }
+
+    /// Who is bound; now and then anybody, as when two heads' queues are bound for a moment.
+    fn request_taker(&mut self) -> Option<(usize, u64)> {
+        if !self.rng.one_in(20) {
+            return self.broker.bound;
+        }
+        let host = self.rng.between(0, self.hosts.len() as u64 - 1) as usize;
+        let connection = self.hosts[host].process.as_ref()?.connection?;
+        Some((host, connection))
     }
 
     /// The head's admission: what is in its log already, committed or not, is not ordered again.

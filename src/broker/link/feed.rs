@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures_util::future::try_join;
 use futures_util::{FutureExt as _, StreamExt as _};
 use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
@@ -57,11 +58,11 @@ impl Feed {
         arguments: FieldTable,
         acks: Acks,
     ) -> lapin::Result<Feed> {
-        channel.basic_qos(prefetch, BasicQosOptions::default()).await?;
         let options = BasicConsumeOptions::default();
-        let consumer = channel
-            .basic_consume(short(queue), short(String::new()), options, arguments)
-            .await?;
+        // Both are sent at once: the broker takes what comes on a channel in its order.
+        let limit = channel.basic_qos(prefetch, BasicQosOptions::default());
+        let consume = channel.basic_consume(short(queue), short(String::new()), options, arguments);
+        let ((), consumer) = try_join(limit, consume).await?;
         Ok(Feed {
             channel,
             consumer,

@@ -183,7 +183,7 @@ pub enum LinkEvent {
         user_id: Option<String>,
         tag: RequestTag,
     },
-    /// This node's request queue is bound, and every former head's is not.
+    /// This node's request queue is bound. Former heads' queues are unbound next.
     Leading,
     /// The broker has taken the publication; a view record: it is in the stream (though perhaps not on the disk).
     Confirmed {
@@ -399,8 +399,8 @@ impl LinkHandle {
         self.acks.try_send((tag, up_to)).map_err(|_| NotSent::Full)
     }
 
-    /// Become head: declare and consume this member's request queue, bind it, unbind that of every member in `former`,
-    /// then report [`LinkEvent::Leading`]. Done again at each reconnection, after the register was read, until
+    /// Become head: declare and consume this member's request queue, bind it, report [`LinkEvent::Leading`], then unbind
+    /// the queue of every member in `former`. Done again at each reconnection, after the register was read, until
     /// [`LinkHandle::unlead`]; a node that wants to judge the register first calls that on [`LinkEvent::Down`].
     pub fn lead(&self, former: Vec<Member>) -> Result<(), NotSent> {
         self.order(Command::Lead { former })

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
+use futures_util::future::try_join;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, ExchangeDeclareOptions, QueueDeclareOptions};
 use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
 use lapin::types::{AMQPValue, FieldTable};
@@ -115,12 +116,9 @@ impl Session {
             .map_err(SessionError::Connect)?;
         // The others go to the same broker, so that an order of events on one is not undone by another broker's delay.
         let same = std::slice::from_ref(url);
-        let (ring, _) = connect_any(same, &title("publishes to nodes"))
-            .await
-            .map_err(SessionError::Connect)?;
-        let (deliver, _) = connect_any(same, &title("publishes to clients"))
-            .await
-            .map_err(SessionError::Connect)?;
+        let (ring_title, deliver_title) = (title("publishes to nodes"), title("publishes to clients"));
+        let publishing = try_join(connect_any(same, &ring_title), connect_any(same, &deliver_title));
+        let ((ring, _), (deliver, _)) = publishing.await.map_err(SessionError::Connect)?;
         let failed = |error: lapin::Error| refused_or_failed(url, error);
 
         declare_exchanges(&consuming, names).await.map_err(failed)?;

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use futures_util::future::{try_join_all, try_join3};
 use lapin::options::{QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{Channel, Connection};
@@ -88,27 +89,29 @@ impl Worker {
         if self.leading.as_ref().is_some_and(|leading| leading.queue != own) {
             self.unlead().await?;
         }
-        let channel = match &self.leading {
-            Some(leading) => leading.channel.clone(),
+        match &self.leading {
+            Some(leading) => self.bind(&leading.channel, &own).await?,
             None => self.open_requests(own.clone(), generation).await?,
-        };
-        let exchange = short(self.names.requests_exchange());
-        let (options, arguments) = (QueueBindOptions::default(), FieldTable::default());
-        channel
-            .queue_bind(short(own.clone()), exchange, ShortString::default(), options, arguments)
-            .await?;
-        for queue in former.into_iter().map(|member| self.names.requests_queue(member)) {
-            if queue != own {
-                self.unbind(queue).await?;
-            }
         }
+        // Clients wait for this. What a former head's queue gets until it is unbound is a copy that nobody orders.
         let _ = self.outputs.events.send(LinkEvent::Leading).await;
-        Ok(())
+        let queues = former.into_iter().map(|member| self.names.requests_queue(member));
+        let unbind = queues.filter(|queue| *queue != own).map(|queue| self.unbind(queue));
+        try_join_all(unbind).await.map(|_| ())
     }
 
-    /// Declares and consumes the request queue. It is consumed before it is bound, because it deletes itself when its
-    /// last consumer goes.
-    async fn open_requests(&mut self, queue: String, generation: u64) -> lapin::Result<Channel> {
+    async fn bind(&self, channel: &Channel, queue: &str) -> lapin::Result<()> {
+        let exchange = short(self.names.requests_exchange());
+        let (options, arguments) = (QueueBindOptions::default(), FieldTable::default());
+        let queue = short(queue.to_owned());
+        channel
+            .queue_bind(queue, exchange, ShortString::default(), options, arguments)
+            .await
+    }
+
+    /// Declares, consumes and binds the request queue, in this order, because it deletes itself when its last consumer
+    /// goes. All is sent at once: the chat stands still until it is done, and the broker keeps a channel's order.
+    async fn open_requests(&mut self, queue: String, generation: u64) -> lapin::Result<()> {
         let channel = self.connection.create_channel().await?;
         let options = QueueDeclareOptions {
             durable: true,
@@ -124,13 +127,14 @@ impl Worker {
             short("x-overflow".to_owned()),
             AMQPValue::LongString("reject-publish".into()),
         );
-        channel.queue_declare(short(queue.clone()), options, arguments).await?;
         let notice = Notice::Requests {
             channel: Some(channel.clone()),
             generation,
         };
         let _ = self.outputs.notices.send(notice).await;
-        let feed = Feed::open_unacknowledged(channel.clone(), queue.clone(), REQUESTS_PREFETCH).await?;
+        let declare = channel.queue_declare(short(queue.clone()), options, arguments);
+        let consume = Feed::open_unacknowledged(channel.clone(), queue.clone(), REQUESTS_PREFETCH);
+        let (_, feed, ()) = try_join3(declare, consume, self.bind(&channel, &queue)).await?;
         let reader = RequestReader {
             feed,
             channel: channel.clone(),
@@ -139,12 +143,8 @@ impl Worker {
             outputs: self.outputs.clone(),
         };
         let reader = self.tasks.spawn(reader.run());
-        self.leading = Some(Leading {
-            queue,
-            channel: channel.clone(),
-            reader,
-        });
-        Ok(channel)
+        self.leading = Some(Leading { queue, channel, reader });
+        Ok(())
     }
 
     /// A channel of its own, because an error would close it. That the queue is gone already is as good.

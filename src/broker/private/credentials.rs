@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::PrivateBrokerError;
 use super::files::{read_if_there, write_private};
+use crate::random::random;
 
 /// Random bytes in a password: 192 bits, written as 32 characters that need no escaping in a URL.
 const SECRET_BYTES: usize = 24;
@@ -109,11 +110,4 @@ fn bind(address: IpAddr, port: u16) -> Result<(TcpListener, u16), PrivateBrokerE
 
 fn secret() -> Result<String, PrivateBrokerError> {
     Ok(URL_SAFE_NO_PAD.encode(random::<SECRET_BYTES>()?))
-}
-
-/// Random bytes from the operating system.
-pub(super) fn random<const N: usize>() -> Result<[u8; N], PrivateBrokerError> {
-    let mut bytes = [0; N];
-    getrandom::fill(&mut bytes).map_err(|error| PrivateBrokerError::Random(error.to_string()))?;
-    Ok(bytes)
 }

@@ -11,9 +11,10 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
-use super::credentials::{Credentials, random};
+use super::credentials::Credentials;
 use super::{CLIENTS_USER, NODES_USER, PrivateBrokerError};
 use crate::broker::names::Names;
+use crate::random::random;
 
 /// Name of RabbitMQ's log file below [`log_directory`].
 pub(super) const LOG_FILE: &str = "rabbitmq.log";

@@ -26,6 +26,7 @@ use credentials::Credentials;
 
 use super::connection::{Backoff, BrokerUrl, ConnectError, connect_once};
 use super::names::{BadClusterName, Names};
+use crate::random::NoRandomness;
 
 pub use process::{Installation, find_rabbitmq};
 
@@ -60,8 +61,8 @@ pub enum PrivateBrokerError {
         "the private broker cannot listen on {address}: {error}; choose another with broker.listen and broker.port"
     )]
     Listen { address: SocketAddr, error: io::Error },
-    #[error("no random numbers from the operating system: {0}; try again")]
-    Random(String),
+    #[error("{0}; try again")]
+    Random(#[from] NoRandomness),
     #[error(transparent)]
     Cluster(#[from] BadClusterName),
 }

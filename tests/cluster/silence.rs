@@ -21,7 +21,6 @@ const REJOIN_SILENCE: Duration = Duration::from_secs(1);
 
 /// Kills go round the positions: head, the two in the middle, tail.
 #[test]
-#[ignore = "timed, for a release build and a quiet machine: cargo test --release --test cluster_failover silence -- --ignored --nocapture"]
 fn twenty_kills_are_hardly_heard() {
     let _turn = alone();
     let ring = Cluster::start(4, Options::default());

@@ -1,14 +1,13 @@
 //! Bad input to `chaleyd` and `chaley`: each gets its exit code and an error that says what to do next.
 
-mod support;
-
 use std::io::Write;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use support::{Broker, Cluster, Options, Ran, check_history, run, wait_for};
+use crate::support::{Broker, Cluster, Options, Ran, check_history, run, wait_for};
+use crate::together;
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -57,6 +56,7 @@ fn with_input(mut command: Command, input: &[u8]) -> Ran {
 
 #[test]
 fn a_ring_refuses_what_it_is_told_wrongly_and_goes_on() {
+    let _turn = together();
     let settings = "[chat]\nmax_text_bytes = 1000".to_string();
     let mut ring = Cluster::start(
         3,
@@ -262,6 +262,7 @@ fn up_with(url: &str) -> (Ran, Duration) {
 
 #[test]
 fn a_broker_that_is_not_there_or_lets_nobody_in_is_given_up() {
+    let _turn = together();
     let (ran, took) = up_with(&format!("amqp://u:p@127.0.0.1:{}/%2f", closed_port()));
     refused(&ran, 69, &["cannot be reached", "--broker-url"]);
     println!("a broker that is not there is given up after {took:?}");
@@ -300,6 +301,7 @@ fn copy(from: &Path, to: &Path) {
 /// A second supervisor of the same ring with nodes that live already: with a copy of their stores, or with none.
 #[test]
 fn two_supervisors_cannot_have_the_same_node() {
+    let _turn = together();
     let broker = Broker::shared();
     let mut ring = Cluster::prepare(broker, "");
     ring.up(3, &Options::default());

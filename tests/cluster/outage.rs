@@ -1,16 +1,15 @@
 //! Everything goes at once: all nodes, the broker, the supervisor. What was said before is there afterwards, in the same
 //! order, and clients that lived through it go on as if nothing had been.
 
-mod support;
-
 use std::time::{Duration, Instant};
 
+use crate::support::{
+    Acknowledged, Broker, Cluster, Listener, Options, Pouring, Process, RawClient, check_history, new_session, wait_for,
+};
+use crate::together;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
-use support::{
-    Acknowledged, Broker, Cluster, Listener, Options, Pouring, Process, RawClient, check_history, new_session, wait_for,
-};
 
 /// How long a ring may take to be whole after everything came back, on a busy machine.
 const WHOLE_WITHIN: Duration = Duration::from_secs(60);
@@ -159,11 +158,12 @@ fn kill_all_nodes(ring: &Cluster) {
         kill(pid, Signal::SIGKILL).expect("killed");
     }
     let dead = || processes.iter().all(|process| !process.is_alive());
-    support::wait_until(Duration::from_secs(5), "all nodes are dead", String::new, dead);
+    crate::support::wait_until(Duration::from_secs(5), "all nodes are dead", String::new, dead);
 }
 
 #[test]
 fn all_nodes_killed_at_once_come_back_as_they_were() {
+    let _turn = together();
     let ring = Cluster::start(4, Options::default());
     let (listeners, before) = settled(&ring);
     let members = ring.members();
@@ -190,6 +190,7 @@ fn all_nodes_killed_at_once_come_back_as_they_were() {
 
 #[test]
 fn a_broker_that_ends_or_is_killed_costs_time_and_nothing_else() {
+    let _turn = together();
     let mut broker = Broker::private();
     let ring = Cluster::start_on(&broker, 4, Options::default());
     let epoch = ring.state()["epoch"].clone();
@@ -227,6 +228,7 @@ fn private_broker(ring: &Cluster) -> Option<Process> {
 
 #[test]
 fn a_ring_with_its_own_broker_survives_down_and_the_death_of_its_supervisor_and_of_its_broker() {
+    let _turn = together();
     let mut ring = Cluster::prepare_private("");
     ring.up(3, &Options::default());
     let (listeners, before) = settled(&ring);

@@ -1,13 +1,12 @@
 //! Alive is not enough (rule 10 of src/ring/mod.rs): a node that lives but cannot hear, read the register or write its
 //! store is out of the ring within three seconds, or has mended itself by then; nobody else is blamed.
 
-mod support;
-
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
+use crate::support::{Broker, Cluster, Options, check_history, run, wait_for, wait_until};
+use crate::{alone, together};
 use serde_json::Value;
-use support::{Broker, Cluster, Options, check_history, run, wait_for, wait_until};
 
 /// The promise.
 const OUT_WITHIN: Duration = Duration::from_secs(3);
@@ -159,6 +158,7 @@ fn store_cannot_be_written(ring: &Cluster, node: u16) {
 
 #[test]
 fn a_node_that_is_alive_but_of_no_use_is_out_within_three_seconds() {
+    let _turn = alone();
     let ring = Cluster::start(4, Options::default());
     let eve = ring.listen("1", "eve");
     let bot = ring.send("1", "bot").pour(100);
@@ -223,6 +223,7 @@ fn cause(state: &Value, id: u16) -> String {
 
 #[test]
 fn a_node_whose_disk_is_full_is_out_and_comes_back_when_there_is_room() {
+    let _turn = together();
     if !small_disks_are_possible() {
         return;
     }
@@ -261,6 +262,7 @@ fn a_node_whose_disk_is_full_is_out_and_comes_back_when_there_is_room() {
 
 #[test]
 fn a_disk_that_is_too_small_from_the_start_is_said_so() {
+    let _turn = together();
     if !small_disks_are_possible() {
         return;
     }

@@ -41,13 +41,14 @@ impl Talk {
         talk
     }
 
-    /// Waits until every listener has heard a second's worth of messages more.
+    /// Waits until every listener has heard half a second's worth of messages more.
     pub fn goes_on(&mut self) {
-        for listener in &mut self.listeners {
-            let already = messages(listener.heard()).count();
-            let more = (SENDERS * PER_SECOND) as usize;
-            listener.wait_until(SOON, "a second's worth of new messages", |heard| {
-                messages(heard).count() >= already + more
+        let more = (SENDERS * PER_SECOND / 2) as usize;
+        let count = |listener: &mut Listener| messages(listener.heard()).count();
+        let wanted: Vec<usize> = self.listeners.iter_mut().map(|it| count(it) + more).collect();
+        for (listener, wanted) in self.listeners.iter_mut().zip(wanted) {
+            listener.wait_until(SOON, "half a second's worth of new messages", |heard| {
+                messages(heard).count() >= wanted
             });
         }
     }

@@ -1,14 +1,13 @@
 //! Bad input over the wire: what clients get wrong is answered with what to do next and changes nothing; what no client
 //! should be able to send is dropped, counted and logged. Nothing of it ends a node.
 
-mod support;
-
 use std::time::Duration;
 
+use crate::support::{Broker, Cluster, Options, RawClient, new_session, wait_for};
+use crate::together;
 use chaley::ring::{ClusterId, Digest, Entry, Epoch, Incarnation, Member, Message, NodeId, Progress};
 use chaley::wire::frame::{Frame, Payload};
 use serde_json::{Value, json};
-use support::{Broker, Cluster, Options, RawClient, new_session, wait_for};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -70,6 +69,7 @@ fn no_node_has_panicked_or_ended(ring: &Cluster) {
 
 #[test]
 fn what_clients_get_wrong_is_answered_and_changes_nothing() {
+    let _turn = together();
     let ring = Cluster::start(3, Options::default());
     let mut client = raw(&ring);
     client.bind("1");
@@ -373,6 +373,7 @@ fn answers_that_are_to_go_elsewhere(ring: &Cluster, client: &mut RawClient) {
 /// Only who has the nodes' account can send these. A node reads them as what they are, or not at all.
 #[test]
 fn what_is_no_frame_of_a_node_is_dropped_and_counted() {
+    let _turn = together();
     let ring = Cluster::start(3, Options::default());
     let broker = Broker::shared();
     let mut eve = ring.listen("1", "eve");
@@ -442,7 +443,7 @@ fn what_is_no_frame_of_a_node_is_dropped_and_counted() {
             bot.say(&format!("beside body {number}"));
         }
     }
-    support::check_history(std::slice::from_mut(&mut eve), &bot.finish());
+    crate::support::check_history(std::slice::from_mut(&mut eve), &bot.finish());
     for reason in [
         "malformed frame",
         "empty frame",

@@ -1,15 +1,13 @@
 //! Clients that die, that the broker cuts off, that freeze or never read: what the others see of them, and that nobody
 //! loses anything by it.
 
-mod support;
-
-use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use crate::support::{Broker, Cluster, Listener, Options, RawClient, check_history, new_session};
+use crate::together;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
-use support::{Broker, Cluster, Listener, Options, RawClient, check_history, new_session, run, wait_until};
 
 /// A lost client is `away` for so long.
 const GRACE: Duration = Duration::from_millis(3000);
@@ -75,6 +73,7 @@ fn close_connections(ring: &Cluster) -> usize {
 
 #[test]
 fn a_killed_client_is_away_then_left_and_its_nick_is_free_after_the_grace_and_not_before() {
+    let _turn = together();
     let ring = ring(3);
     let mut eve = ring.listen("1", "eve");
     let mut dennis = ring.listen("1", "dennis");
@@ -142,6 +141,7 @@ fn a_killed_client_is_away_then_left_and_its_nick_is_free_after_the_grace_and_no
 
 #[test]
 fn a_client_whose_connection_the_broker_closes_misses_nothing_and_repeats_nothing() {
+    let _turn = together();
     let ring = ring(3);
     let mut eve = ring.listen("1", "eve");
     let mut adam = ring.listen("1", "adam");
@@ -168,6 +168,7 @@ fn a_client_whose_connection_the_broker_closes_misses_nothing_and_repeats_nothin
 
 #[test]
 fn a_client_that_freezes_stops_nobody_and_catches_up_later() {
+    let _turn = together();
     let ring = ring(3);
     let mut eve = ring.listen("1", "eve");
     let frozen = ring.listen("1", "frozen");
@@ -203,91 +204,4 @@ fn a_client_that_freezes_stops_nobody_and_catches_up_later() {
         "lists:sum([proplists:get_value(messages, rabbit_amqqueue:info(Q, [messages])) || Q <- Queues(Queue)]).",
     );
     println!("in the queue of the one that never reads: {bytes} deliveries");
-}
-
-/// A Python with pika; `scripts/test` names one, otherwise it is made below `target`.
-fn python() -> std::path::PathBuf {
-    if let Some(python) = std::env::var_os("CHALEY_TEST_PYTHON") {
-        return python.into();
-    }
-    let venv = concat!(env!("CARGO_MANIFEST_DIR"), "/target/venv");
-    let python = std::path::Path::new(venv).join("bin/python");
-    let command = |program: &std::path::Path, arguments: &[&str]| {
-        let mut command = std::process::Command::new(program);
-        command.args(arguments);
-        command
-    };
-    let has_pika = || python.exists() && run(command(&python, &["-c", "import pika"]), SOON).code == Some(0);
-    if !has_pika() {
-        let minutes = Duration::from_secs(180);
-        run(command("python3".as_ref(), &["-m", "venv", venv]), minutes).success();
-        run(
-            command(&python, &["-m", "pip", "install", "-q", "pika==1.3.2"]),
-            minutes,
-        )
-        .success();
-        assert!(has_pika(), "pika cannot be imported by {}", python.display());
-    }
-    python
-}
-
-/// The README's first Python program.
-fn readme_client() -> &'static str {
-    let readme = include_str!("../README.md");
-    let block = readme
-        .split("```python\n")
-        .nth(1)
-        .and_then(|rest| rest.split("```").next());
-    block.expect("the README shows a client in Python")
-}
-
-fn python_client(ring: &Cluster, user: &str, text: &str) -> std::process::Command {
-    let mut command = std::process::Command::new(python());
-    let program = ring.state_dir().join("client.py");
-    std::fs::write(&program, readme_client()).expect("the program is written");
-    command.arg(program);
-    command.args([ring.name(), "1", user, text]);
-    command.env("CHALEY_BROKER_URL", Broker::shared().clients_url());
-    command
-}
-
-#[test]
-fn the_python_client_of_the_readme_lives_through_kills() {
-    let ring = ring(4);
-    let mut eve = ring.listen("1", "eve");
-    let ran = run(python_client(&ring, "snake", "hello from Python"), SOON).success();
-    assert!(ran.stdout.contains("snake: hello from Python"), "{ran:?}");
-
-    // The head takes the client's requests and dies before it answers.
-    let head = ring.head();
-    ring.run(&["pause", &head.to_string()]).success();
-    let waiting = "length(Queues(Prefix)).";
-    let prefix = format!("chaley.{}.client.", ring.name());
-    let clients = || Broker::shared().erlang(&[("Prefix", &prefix)], waiting);
-    let before = clients();
-    let client = python_client(&ring, "cobra", "swallowed");
-    let client = std::thread::spawn(move || run(client, SOON));
-    wait_until(SOON, "the client has its queue", clients, || clients() != before);
-    std::thread::sleep(Duration::from_millis(100));
-    ring.kill(head);
-    let ran = client.join().expect("it ran").success();
-    assert!(ran.stdout.contains("cobra: swallowed"), "{ran:?}");
-
-    // And a kill at any moment of several ones.
-    let clients: Vec<_> = (0..4)
-        .map(|number| python_client(&ring, &format!("python{number}"), &format!("text {number}")))
-        .map(|client| std::thread::spawn(move || run(client, SOON)))
-        .collect();
-    ring.kill(ring.head());
-    for client in clients {
-        client.join().expect("it ran").success();
-    }
-    eve.wait_until(SOON, "all Python clients have left", |heard| {
-        heard.iter().filter(|heard| heard.event["type"] == "left").count() == 6
-    });
-    let said = texts(&mut eve);
-    let once: BTreeSet<&String> = said.iter().collect();
-    assert_eq!(said.len(), once.len(), "{said:?}");
-    assert_eq!(said.len(), 6, "{said:?}");
-    check_history(&mut [eve], &[]);
 }

@@ -31,7 +31,12 @@ fn a_node_in_any_position_is_killed_comes_back_and_is_killed_again() {
             talk.goes_on();
             ring.start_node(id);
             ring.wait_ready(&ALL, SOON);
-            assert_eq!(ring.tail(), id, "who comes back is the youngest");
+            assert_eq!(
+                ring.tail(),
+                id,
+                "who comes back is the youngest\n{}",
+                ring.what_it_says()
+            );
         }
     }
     talk.finish(&ring);

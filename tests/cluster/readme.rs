@@ -2,15 +2,14 @@
 //!
 //! Python with pika comes from CHALEY_TEST_PYTHON (`scripts/test` sets it), else from `target/venv`.
 
-mod support;
-
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use crate::support::{Broker, Cluster, Options, check_history, run, wait_until};
+use crate::together;
 use chaley::chat::ErrorCode;
 use serde_json::Value;
-use support::{Cluster, Options, run};
 
 /// A client that has not ended by then fails its test.
 const CLIENT_DEADLINE: Duration = Duration::from_secs(60);
@@ -52,6 +51,7 @@ fn python() -> PathBuf {
 /// text once, and the README's other program finds that it heard one history.
 #[test]
 fn the_python_client_survives_the_head_and_the_history_is_proved() {
+    let _turn = together();
     let (readme, python) = (readme(), python());
     let ring = Cluster::start(3, Options::default());
     let directory = tempfile::tempdir().expect("a directory");
@@ -98,6 +98,39 @@ fn the_python_client_survives_the_head_and_the_history_is_proved() {
         verdict(&python, &verify, &forged).is_none(),
         "a forged text was not found"
     );
+}
+
+/// The head takes the client's requests and dies before it answers.
+#[test]
+fn the_python_client_repeats_what_a_head_swallowed() {
+    let _turn = together();
+    let (readme, python) = (readme(), python());
+    let ring = Cluster::start(4, Options::default());
+    let directory = tempfile::tempdir().expect("a directory");
+    let client = directory.path().join("client.py");
+    std::fs::write(&client, program(&readme, "client.py")).expect("written");
+    let mut eve = ring.listen("1", "eve");
+    let head = ring.head();
+    ring.run(&["pause", &head.to_string()]).success();
+    let prefix = format!("chaley.{}.client.", ring.name());
+    let queues = || Broker::shared().erlang(&[("Prefix", &prefix)], "length(Queues(Prefix)).");
+    let before = queues();
+    let mut command = python_command(&python, &ring.chaley(&[]));
+    command.arg(&client).args([ring.name(), "1", "cobra", "swallowed"]);
+    let running = std::thread::spawn(move || run(command, CLIENT_DEADLINE));
+    wait_until(CLIENT_DEADLINE, "the client has its queue", queues, || {
+        queues() != before
+    });
+    std::thread::sleep(Duration::from_millis(100));
+    ring.kill(head);
+    let ran = running.join().expect("it ran").success();
+    assert!(ran.stdout.contains("cobra: swallowed"), "{ran:?}");
+    eve.wait_until(CLIENT_DEADLINE, "the client has left", |heard| {
+        heard.iter().any(|heard| heard.event["type"] == "left")
+    });
+    let told = eve.heard().iter().filter(|heard| heard.event["text"] == "swallowed");
+    assert_eq!(told.count(), 1);
+    check_history(&mut [eve], &[]);
 }
 
 /// Python instead of `chaley`, with the same environment.
