@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use crate::support::{Broker, Cluster, Options};
 use crate::talk::Talk;
-use crate::{SOON, alone};
+use crate::{SOON, together};
 
 /// How often each thing is put into each mailbox.
 const ROUNDS: usize = 20;
@@ -34,7 +34,7 @@ const REASONS: [(&str, usize); 7] = [
 
 #[test]
 fn what_does_not_belong_into_a_mailbox_is_dropped_and_counted() {
-    let _turn = alone();
+    let _turn = together();
     let ring = Cluster::start(4, Options::default());
     let mut talk = Talk::start(&ring);
     let before = ring.state();

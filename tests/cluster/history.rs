@@ -18,7 +18,7 @@ fn a_killed_node_comes_back_to_a_history_of_100_000_messages() {
     let _turn = alone();
     let ring = Cluster::start(4, Options::default());
     fill(&ring);
-    let mut talk = Talk::start(&ring);
+    let mut talk = Talk::start_busy(&ring);
     for position in [0, 1, 3] {
         let id = ring.members()[position];
         ring.kill(id);

@@ -6,7 +6,7 @@ use nix::sys::signal::Signal;
 
 use crate::support::{Cluster, Options, Process};
 use crate::talk::Talk;
-use crate::{SOON, alone, signal};
+use crate::{SOON, alone, signal, together};
 
 const ALL: [u16; 4] = [1, 2, 3, 4];
 
@@ -18,7 +18,7 @@ fn at(ring: &Cluster, position: usize) -> u16 {
 /// Head, middle and tail; each comes back and is killed again, then as the tail that a returning node is.
 #[test]
 fn a_node_in_any_position_is_killed_comes_back_and_is_killed_again() {
-    let _turn = alone();
+    let _turn = together();
     let ring = Cluster::start(4, Options::default());
     let mut talk = Talk::start(&ring);
     for position in [0, 1, 3] {
@@ -44,7 +44,7 @@ fn a_node_in_any_position_is_killed_comes_back_and_is_killed_again() {
 
 #[test]
 fn two_neighbours_at_once_and_then_all_but_one() {
-    let _turn = alone();
+    let _turn = together();
     let ring = Cluster::start(4, Options::default());
     let mut talk = Talk::start(&ring);
     // Head and its successor, the two in the middle, and tail and head, which the closing link makes neighbours.
@@ -83,7 +83,7 @@ fn two_neighbours_at_once_and_then_all_but_one() {
 /// the first, and both come back while that goes on.
 #[test]
 fn a_node_dies_while_the_ring_relinks() {
-    let _turn = alone();
+    let _turn = together();
     let ring = Cluster::start(4, Options::default());
     let mut talk = Talk::start(&ring);
     // Every pair of positions one of which is the head, the tail, or both, and the gaps from simultaneous to late.
@@ -116,7 +116,7 @@ fn wait_for_new_processes(ring: &Cluster, dead: &[u32]) {
 fn the_ring_closes_behind_a_stopped_supervisor() {
     let _turn = alone();
     let ring = Cluster::start(4, Options::default());
-    let mut talk = Talk::start(&ring);
+    let mut talk = Talk::start_busy(&ring);
     let supervisor = ring.supervisor_pid();
     for position in [0, 2, 3] {
         let pid = ring.pid(at(&ring, position)).expect("it runs");

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::{Cluster, Options};
 use crate::talk::Talk;
-use crate::{SOON, alone};
+use crate::{SOON, alone, together};
 
 /// Leaving and joining on purpose is not to be heard.
 const NO_SILENCE: Duration = Duration::from_millis(250);
@@ -16,7 +16,7 @@ const STANDSTILL: Duration = Duration::from_secs(1);
 fn nodes_leave_and_join_on_purpose_while_people_talk() {
     let _turn = alone();
     let ring = Cluster::start(4, Options::default());
-    let mut talk = Talk::start(&ring);
+    let mut talk = Talk::start_busy(&ring);
     for position in [0, 1, 2] {
         let members = ring.members();
         let id = members[position];
@@ -64,7 +64,7 @@ fn nodes_leave_and_join_on_purpose_while_people_talk() {
 /// Order only: a killed node stays in the view, messages wait for it, and when it is back everything flows again.
 #[test]
 fn without_failover_the_ring_waits_for_its_dead() {
-    let _turn = alone();
+    let _turn = together();
     let options = Options {
         arguments: vec!["--no-failover".to_string()],
         ..Options::default()

@@ -14,7 +14,7 @@ const LEFT_OUT_WITHIN: Duration = Duration::from_millis(2500);
 fn a_paused_node_is_left_out_wakes_and_rejoins() {
     let _turn = alone();
     let ring = Cluster::start(4, Options::default());
-    let mut talk = Talk::start(&ring);
+    let mut talk = Talk::start_busy(&ring);
     for position in [0, 1, 3] {
         let id = ring.members()[position];
         let pid = ring.pid(id);

@@ -14,7 +14,7 @@ const KILLS: usize = 20;
 const LONGEST_SILENCE: Duration = Duration::from_millis(250);
 
 /// A silence that belongs to a kill begins within this time after it.
-const AFTERMATH: Duration = Duration::from_secs(1);
+const AFTERMATH: Duration = Duration::from_millis(750);
 
 /// A node that comes back makes a new view, in which its neighbours link anew.
 const REJOIN_SILENCE: Duration = Duration::from_secs(1);
@@ -24,7 +24,7 @@ const REJOIN_SILENCE: Duration = Duration::from_secs(1);
 fn twenty_kills_are_hardly_heard() {
     let _turn = alone();
     let ring = Cluster::start(4, Options::default());
-    let mut talk = Talk::start(&ring);
+    let mut talk = Talk::start_busy(&ring);
     let mut silences = Vec::new();
     for number in 0..KILLS {
         let members = ring.members();

@@ -3,7 +3,7 @@
 //!
 //! `CHALEY_SEED=n cargo test --test simulation replay -- --nocapture` runs one seed and, should it fail, prints
 //! its last events; with `CHALEY_VERBOSE=1` it prints all of them as they happen;
-//! `CHALEY_SEEDS=n cargo test --test simulation gate -- --nocapture` runs that many, on two threads.
+//! `CHALEY_SEEDS=n cargo test --test simulation gate -- --nocapture` runs that many, on all cores.
 
 mod broker;
 mod effects;
@@ -21,7 +21,7 @@ use std::time::Instant;
 
 use run::Figures;
 
-/// Seeds of one run of the gate: 30 to 45 s on one core.
+/// Seeds of one run of the gate: half a minute on two cores.
 const GATE_SEEDS: u64 = 2_000;
 
 fn from_environment(name: &str) -> Option<u64> {
@@ -49,9 +49,8 @@ fn run_range(first: u64, count: u64, stride: u64, stop: &AtomicBool) -> Result<(
 #[test]
 fn gate() {
     let first = from_environment("CHALEY_FIRST_SEED").unwrap_or(0);
-    let longer = from_environment("CHALEY_SEEDS");
-    let count = longer.unwrap_or(GATE_SEEDS);
-    let threads = if longer.is_some() { 2 } else { 1 };
+    let count = from_environment("CHALEY_SEEDS").unwrap_or(GATE_SEEDS);
+    let threads = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u64);
     let stop = AtomicBool::new(false);
     let began = Instant::now();
     let results: Vec<_> = std::thread::scope(|scope| {

@@ -323,6 +323,27 @@ fn start_epmd(directory: &Path, ports: Ports) -> Child {
     child
 }
 
+/// RabbitMQ's libraries without its plugins: it starts in three quarters of the time when it need not read their schemas.
+fn link_plugins(directory: &Path) {
+    let server = Path::new(SERVER).canonicalize().expect("RabbitMQ is installed");
+    let installed = server
+        .parent()
+        .and_then(Path::parent)
+        .expect("a directory")
+        .join("plugins");
+    if directory.exists() {
+        return;
+    }
+    std::fs::create_dir(directory).expect("a directory for plugins");
+    for entry in std::fs::read_dir(installed).expect("RabbitMQ's plugins") {
+        let entry = entry.expect("an entry");
+        let name = entry.file_name().into_string().expect("a name of ASCII");
+        if !name.starts_with("rabbitmq_") || name.starts_with("rabbitmq_prelaunch") {
+            std::os::unix::fs::symlink(entry.path(), directory.join(name)).expect("a link");
+        }
+    }
+}
+
 fn server_command(directory: &Path, ports: Ports) -> Command {
     let mut server = command(SERVER, directory, ports);
     for (name, file) in [
@@ -338,6 +359,8 @@ fn server_command(directory: &Path, ports: Ports) -> Command {
     ] {
         server.env(name, directory.join(file));
     }
+    link_plugins(&directory.join("plugins"));
+    server.env("RABBITMQ_PLUGINS_DIR", directory.join("plugins"));
     server.env("RABBITMQ_NODENAME", format!("chaley-test-{}@localhost", ports.amqp));
     server.env("RABBITMQ_DIST_PORT", ports.distribution.to_string());
     // With it the script replaces itself by the broker, so that the child's pid is the broker's.

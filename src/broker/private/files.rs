@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
@@ -27,6 +28,15 @@ const CLIENT_QUEUE_BYTES: u64 = 8 * 1024 * 1024;
 
 /// A client's queue that nobody has consumed from for this long is deleted, in milliseconds.
 const CLIENT_QUEUE_EXPIRES_MS: u64 = 10 * 60 * 1000;
+
+/// Open files that are asked for, if the user may have so many; half of them are for clients' connections.
+const OPEN_FILES: u64 = 65_536;
+
+/// What a system gives that does not tell.
+const OPEN_FILES_USUAL: u64 = 1024;
+
+/// Channels that the clients' account may have for each of its connections, all together.
+const CLIENT_CHANNELS: u64 = 4;
 
 pub(super) fn log_directory(directory: &Path) -> PathBuf {
     directory.join("log")
@@ -99,18 +109,24 @@ fn definitions(credentials: &Credentials, names: &Names) -> Result<String, Priva
     // A cluster name contains nothing that means something in a regular expression; dots outside it are escaped.
     let prefix = format!(r"chaley\.{}\.", names.cluster());
     let queue = format!(r"{prefix}client\..*");
-    let user = |name: &str, password: &str| -> Result<_, PrivateBrokerError> {
+    let connections = client_connections(raise_open_files());
+    let user = |name: &str, password: &str, limits: serde_json::Value| -> Result<_, PrivateBrokerError> {
         Ok(json!({
             "name": name,
             "password_hash": password_hash(random()?, password),
             "hashing_algorithm": "rabbit_password_hashing_sha256",
             "tags": "",
+            "limits": limits,
         }))
     };
     let definitions = json!({
         "users": [
-            user(NODES_USER, &credentials.nodes_password)?,
-            user(CLIENTS_USER, &credentials.clients_password)?,
+            user(NODES_USER, &credentials.nodes_password, json!({}))?,
+            user(
+                CLIENTS_USER,
+                &credentials.clients_password,
+                json!({"max-connections": connections, "max-channels": connections * CLIENT_CHANNELS}),
+            )?,
         ],
         "vhosts": [{"name": "/"}],
         "permissions": [
@@ -142,6 +158,23 @@ fn definitions(credentials: &Credentials, names: &Names) -> Result<String, Priva
         }],
     });
     Ok(format!("{definitions:#}\n"))
+}
+
+/// Raises the limit of open files, which the broker inherits, as far as this user may and RabbitMQ has use for; returns it.
+fn raise_open_files() -> u64 {
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
+        return OPEN_FILES_USUAL;
+    };
+    let wanted = hard.min(OPEN_FILES).max(soft);
+    match setrlimit(Resource::RLIMIT_NOFILE, wanted, hard) {
+        Ok(()) => wanted,
+        Err(_) => soft,
+    }
+}
+
+/// Half of what may be open, so that clients never take the connections that nodes need to come back.
+fn client_connections(open_files: u64) -> u64 {
+    (open_files / 2).min(OPEN_FILES / 2)
 }
 
 /// RabbitMQ's salted SHA-256: base64 of the salt and of SHA-256 over salt and password
@@ -227,6 +260,15 @@ mod tests {
     fn password_hashes_are_rabbitmqs() {
         let expected = "kI3GCqW5JLMJa4iX1lo7X4D6XbYqlLgxIs30+P6tENUV2POR";
         assert_eq!(password_hash([0x90, 0x8D, 0xC6, 0x0A], "test12"), expected);
+    }
+
+    /// Half of what RabbitMQ may open is for clients, however little or much that is.
+    #[test]
+    fn clients_leave_connections_to_nodes() {
+        assert_eq!(client_connections(1024), 512);
+        assert_eq!(client_connections(1_000_000), OPEN_FILES / 2);
+        let limit = raise_open_files();
+        assert!(limit > 0 && getrlimit(Resource::RLIMIT_NOFILE).is_ok_and(|(soft, _)| soft == limit));
     }
 
     #[test]

@@ -1,10 +1,8 @@
 //! The broker dies and comes back: every link comes back by itself, and the register is as it was.
 
-mod broker_support;
-
 use std::time::Duration;
 
-use broker_support::{Client, Node, TestBroker, publication};
+use crate::broker_support::{Client, Node, TestBroker, publication};
 use chaley::broker::link::{LinkEvent, NotSent};
 
 /// Records enough that some of them are in the stream's files and not only in its memory.

@@ -1,14 +1,12 @@
 //! The private RabbitMQ: nothing of it is reachable from outside, nothing secret readable, nothing left behind.
 
-mod broker_support;
-
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use broker_support::{CLUSTER, TestBroker};
+use crate::broker_support::{CLUSTER, TestBroker};
 use chaley::broker::connection::{BrokerUrl, ConnectError, connect_once};
 use chaley::broker::private::{PrivateBroker, PrivateBrokerError, find_rabbitmq};
 

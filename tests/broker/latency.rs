@@ -1,10 +1,8 @@
-//! Figures for the record, not a test: `cargo test --release --test broker_latency -- --ignored --nocapture`.
-
-mod broker_support;
+//! Figures for the record, not a test: `cargo test --release --test broker latency -- --ignored --nocapture`.
 
 use std::time::{Duration, Instant};
 
-use broker_support::{Node, TestBroker, publication};
+use crate::broker_support::{Node, TestBroker, publication};
 use chaley::broker::link::{LinkEvent, NotSent};
 
 #[tokio::test]

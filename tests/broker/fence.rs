@@ -1,8 +1,6 @@
 //! The clients' account can do what a client must, and is refused everything else.
 
-mod broker_support;
-
-use broker_support::{Client, Node, TestBroker, names, publication};
+use crate::broker_support::{Client, Node, TestBroker, names, publication};
 use chaley::broker::link::{Exchange, LinkEvent, Publication};
 use chaley::broker::names::Names;
 use futures_util::StreamExt as _;
@@ -233,7 +231,7 @@ async fn changing_is_refused(head: &Node, client: &Client) {
     }
     for queue in [
         "mine",
-        &names().mailbox(broker_support::member(7)),
+        &names().mailbox(crate::broker_support::member(7)),
         "chaley.other.client.x",
     ] {
         is(

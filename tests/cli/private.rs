@@ -1,18 +1,9 @@
 //! A supervisor with a RabbitMQ of its own: it is started, restarted, and never left behind.
 
-mod cli_support;
-
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use cli_support::{Ring, is_alive, wait_for};
-
-/// Not a test: what the supervisor of this test starts as its node.
-#[test]
-#[ignore = "a node, started by the supervisor of the other test"]
-fn fake_node() {
-    cli_support::fake_node::run();
-}
+use crate::support::{Ring, is_alive, wait_for};
 
 /// All processes below `pid`.
 fn descendants(pid: u64) -> Vec<u64> {
@@ -54,7 +45,7 @@ fn a_private_broker_is_restarted_and_never_left_behind() {
             .env_remove("CHALEY_BROKER_URL")
             .output()
             .unwrap();
-        assert!(output.status.success(), "{}", cli_support::text(&output));
+        assert!(output.status.success(), "{}", crate::support::text(&output));
         descendants(ring.supervisor_pid().into())
     };
     let first = up();

@@ -1,7 +1,5 @@
 //! The supervisor as an operator meets it: up, state, kill, start, stop, pause, down, and what may go wrong.
 
-mod cli_support;
-
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::process::Stdio;
@@ -11,14 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
-use cli_support::{Ring, is_alive, mode, node, text, wait_for};
-
-/// Not a test: what the supervisors of these tests start as their nodes.
-#[test]
-#[ignore = "a node, started by the supervisors of the other tests"]
-fn fake_node() {
-    cli_support::fake_node::run();
-}
+use crate::support::{Ring, is_alive, mode, node, text, wait_for};
 
 fn send_signal(pid: u64, signal: Signal) {
     kill(Pid::from_raw(i32::try_from(pid).unwrap()), signal).unwrap();
@@ -426,7 +417,7 @@ fn garbage_on_the_socket_harms_nobody() {
     let socket = ring.state_dir().join("control.sock");
     let connect = || {
         let stream = UnixStream::connect(&socket).unwrap();
-        stream.set_read_timeout(Some(cli_support::PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(crate::support::PATIENCE)).unwrap();
         stream
     };
     // Peers that say nothing, for longer than this test takes.

@@ -1,10 +1,8 @@
 //! A node's link against a real broker.
 
-mod broker_support;
-
 use std::time::{Duration, Instant};
 
-use broker_support::{CLUSTER, Node, TestBroker, member, names, publication, scenario};
+use crate::broker_support::{CLUSTER, Node, TestBroker, member, names, publication, scenario};
 use chaley::broker::connection::{BrokerUrl, ConnectError};
 use chaley::broker::link::{Exchange, Lane, LinkEvent, NotSent, Publication, QueueFound};
 use chaley::broker::names::Names;
@@ -152,7 +150,7 @@ async fn lead(url: &str) {
         expiry_ms: None,
         token,
     };
-    let client = broker_support::Client::connect(url).await;
+    let client = crate::broker_support::Client::connect(url).await;
     assert!(!client.request(b"{}").await, "without a head a request comes back");
     one.handle.lead(vec![]).expect("taken");
     assert_eq!(one.next().await, LinkEvent::Leading);

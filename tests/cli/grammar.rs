@@ -1,8 +1,6 @@
 //! The grammar of `chaleyd` and the exit codes of what is not in it. Nothing is started here.
 
-mod cli_support;
-
-use cli_support::{chaleyd, text};
+use crate::support::{chaleyd, text};
 
 /// Runs in an empty directory with an empty state directory.
 fn run(arguments: &[&str], environment: &[(&str, &str)]) -> std::process::Output {
