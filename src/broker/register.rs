@@ -56,6 +56,36 @@ fn soft_error(error: &lapin::Error) -> Option<&AMQPSoftError> {
     }
 }
 
+/// Whether a head takes clients' requests, which is to say that the cluster lives. It is sent an empty list of requests.
+pub async fn is_led(urls: &[BrokerUrl], names: &Names) -> std::result::Result<bool, ConnectError> {
+    let (connection, url) = connect_any(urls, "chaleyd: does the cluster live?").await?;
+    let ask = async {
+        let channel = connection.create_channel().await?;
+        channel.confirm_select(ConfirmSelectOptions::default()).await?;
+        let mandatory = BasicPublishOptions {
+            mandatory: true,
+            ..BasicPublishOptions::default()
+        };
+        let exchange = names.requests_exchange().into();
+        let properties = BasicProperties::default();
+        let confirm = channel.basic_publish(exchange, ShortString::default(), mandatory, b"[]", properties);
+        confirm.await?.await
+    };
+    let outcome = match ask.await {
+        // Returned: nobody's queue is bound there.
+        Ok(Confirmation::Ack(Some(_))) => Ok(false),
+        Ok(_) => Ok(true),
+        // The exchange does not exist yet.
+        Err(error) if matches!(soft_error(&error), Some(AMQPSoftError::NOTFOUND)) => Ok(false),
+        Err(error) => {
+            Err(ConnectError::refused(url, &error).unwrap_or_else(|| ConnectError::while_connecting(url, &error)))
+        }
+    };
+    // How the broker takes our leave changes nothing.
+    let _ = connection.close(200, "done".into()).await;
+    outcome
+}
+
 /// Appends one record and waits for the broker's confirmation; whether it took it.
 async fn append(connection: &Connection, names: &Names, record: &[u8]) -> lapin::Result<bool> {
     let channel = connection.create_channel().await?;

@@ -373,6 +373,7 @@ impl Driver {
                     ask,
                     code,
                     message,
+                    perhaps_ordered: false,
                 }));
             }
         }

@@ -321,6 +321,7 @@ impl Engine {
             &[Event::View {
                 members,
                 head: head.id.0,
+                cluster: self.cluster_id(),
             }],
         );
         let publication = Publication {

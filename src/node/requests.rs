@@ -24,9 +24,47 @@ const HISTORY_BYTES: usize = 512 * 1024;
 /// Reads are answered while so many bytes have room in the outbox towards clients. When not, they wait.
 const ANSWERS_ROOM: usize = OUTBOX_BYTES / 2;
 
-/// Time for telling one publish the outcomes of requests that it repeats, which are read from the store. Past it the rest
-/// is not told; the client asks again for what it still lacks.
+/// Time and bytes for telling one publish the outcomes of requests that it repeats, which are read from the store and may
+/// be much larger than what asks for them. Past either the rest is not told; the client asks again for what it still lacks.
 const REPEATS: Duration = Duration::from_millis(50);
+const REPEATS_BYTES: usize = 2 * 1024 * 1024;
+
+/// Replies to one publish travel together up to about so many bytes. The broker ends the channel of whoever publishes a
+/// message that is too large for it.
+const REPLY_BYTES: usize = 256 * 1024;
+
+/// What is answered at once to one publish.
+struct Replies {
+    /// When it began to be dealt with.
+    began: Instant,
+    queue: Option<String>,
+    waiting: Vec<Event>,
+    waiting_bytes: usize,
+    bytes: usize,
+}
+
+impl Replies {
+    fn push(&mut self, event: Event) {
+        let bytes = encoded_bytes(&event);
+        self.waiting_bytes += bytes;
+        self.bytes += bytes;
+        self.waiting.push(event);
+    }
+
+    /// No time or no room for another outcome.
+    fn are_enough(&self) -> bool {
+        self.began.elapsed() >= REPEATS || self.bytes >= REPEATS_BYTES
+    }
+}
+
+/// About the most that a reply takes as JSON, where a control character is written as six bytes.
+fn encoded_bytes(event: &Event) -> usize {
+    const AROUND: usize = 1024;
+    match event {
+        Event::Message(message) => AROUND + 6 * message.text.len(),
+        _ => AROUND,
+    }
+}
 
 /// The report of all groups for `state` ends before it is about this large: far enough below the longest line that the
 /// supervisor reads.
@@ -45,21 +83,27 @@ impl Engine {
             max_text_bytes: self.settings.chat.max_text_bytes,
         };
         let reply_to = reply_to.filter(|queue| valid_reply_to(&prefix, queue));
-        let mut replies = Vec::new();
         let requests = parse_requests(body, reply_to.as_deref(), &limits);
-        let began = Instant::now();
+        let mut replies = Replies {
+            began: Instant::now(),
+            queue: reply_to,
+            waiting: Vec::new(),
+            waiting_bytes: 0,
+            bytes: 0,
+        };
         for request in requests {
             match request {
-                Ok(incoming) => self.incoming(incoming, reply_to.as_deref(), began, &mut replies)?,
+                Ok(incoming) => self.incoming(incoming, &mut replies)?,
                 Err(error) => {
                     self.dropped("refused request");
                     replies.push(Event::from(error));
                 }
             }
+            if replies.waiting_bytes >= REPLY_BYTES {
+                self.flush(&mut replies);
+            }
         }
-        if let (Some(queue), false) = (&reply_to, replies.is_empty()) {
-            self.reply(queue.clone(), &replies);
-        }
+        self.flush(&mut replies);
         match &mut self.head {
             Some(head) => head.read(tag),
             None => {
@@ -69,15 +113,16 @@ impl Engine {
         Ok(())
     }
 
-    /// `began`: when the publish that it came in began to be dealt with.
-    fn incoming(
-        &mut self,
-        incoming: Incoming,
-        reply_to: Option<&str>,
-        began: Instant,
-        replies: &mut Vec<Event>,
-    ) -> Result<(), Fatal> {
-        let reply_to = reply_to.map(str::to_owned);
+    fn flush(&mut self, replies: &mut Replies) {
+        let events = std::mem::take(&mut replies.waiting);
+        replies.waiting_bytes = 0;
+        if let (Some(queue), false) = (&replies.queue, events.is_empty()) {
+            self.reply(queue.clone(), &events);
+        }
+    }
+
+    fn incoming(&mut self, incoming: Incoming, replies: &mut Replies) -> Result<(), Fatal> {
+        let reply_to = replies.queue.clone();
         let (session, n, what) = match incoming {
             Incoming::Ordered { session, n, action } => {
                 let answer = match &mut self.head {
@@ -85,7 +130,7 @@ impl Engine {
                     None => None,
                 };
                 match answer {
-                    Some(Admit::Answer(_)) if began.elapsed() >= REPEATS => self.dropped("too many repeated requests"),
+                    Some(Admit::Answer(_)) if replies.are_enough() => self.dropped("too many repeated requests"),
                     Some(answer) => self.answer(n, answer, replies)?,
                     None => {}
                 }
@@ -106,7 +151,10 @@ impl Engine {
                 groups: _,
                 cluster,
             } => {
-                self.attach(session, queue);
+                // Whoever means another cluster is told so, and its queue is not this session's.
+                if cluster.as_ref().is_none_or(|cluster| *cluster == self.cluster_id()) {
+                    self.attach(session, queue);
+                }
                 (session, n, ReadWhat::Resume { cluster })
             }
         };
@@ -123,7 +171,7 @@ impl Engine {
     }
 
     /// What needs no new place in the order is answered at once.
-    fn answer(&self, n: u64, answer: Admit, replies: &mut Vec<Event>) -> Result<(), Fatal> {
+    fn answer(&self, n: u64, answer: Admit, replies: &mut Replies) -> Result<(), Fatal> {
         let event = match answer {
             Admit::Order(_) | Admit::InFlight => return Ok(()),
             Admit::Refuse { code, expected } => Event::error(code, Some(n), expected),
@@ -323,7 +371,7 @@ impl Engine {
         }
     }
 
-    fn cluster_id(&self) -> String {
+    pub(super) fn cluster_id(&self) -> String {
         self.ring
             .cluster()
             .map(|cluster| cluster.to_string())

@@ -22,8 +22,9 @@ const FOUND_AGAIN_MS: Millis = 500;
 /// that nodes started together stand in the ring in the order of their ids.
 const GATHER_MS: Millis = 50;
 
-/// A joiner that has not asked for so long is forgotten.
+/// A joiner that has not asked for so long is forgotten; with slow heartbeats, for three of its questions.
 const FORGET_MS: Millis = 500;
+const FORGET_QUESTIONS: Millis = 3;
 
 /// Most joiners that a tail remembers. A further one is served with entries, but waits for its turn unremembered.
 const WAITING_MAX: usize = 64;
@@ -135,9 +136,10 @@ impl WaitingRoom {
     }
 
     /// Who is to be taken in now.
-    pub fn next(&mut self, now: Millis) -> Option<Member> {
+    pub fn next(&mut self, now: Millis, timing: &Timing) -> Option<Member> {
+        let forget_ms = FORGET_MS.max(FORGET_QUESTIONS * ASK_AGAIN_HEARTBEATS * timing.heartbeat_ms);
         self.waiting
-            .retain(|_, joiner| now.saturating_sub(joiner.heard_at) <= FORGET_MS);
+            .retain(|_, joiner| now.saturating_sub(joiner.heard_at) <= forget_ms);
         if self.waiting.is_empty() {
             self.gathering_since = None;
         }
@@ -153,6 +155,7 @@ impl WaitingRoom {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ring::Incarnation;
 
     #[test]
     fn a_question_is_not_repeated_while_its_answer_is_on_its_way() {
@@ -173,5 +176,25 @@ mod tests {
         joiner.answered(160);
         assert!(!joiner.wants_more(160, 1_000_000, 1_000_000));
         assert!(joiner.ask_now(180, &timing), "whoever is close asks at each heartbeat");
+    }
+
+    /// However slow the heartbeats are, a joiner that asks at each of them is not forgotten in between.
+    #[test]
+    fn a_slow_joiner_is_remembered() {
+        let timing = Timing {
+            heartbeat_ms: 1000,
+            suspect_after_ms: 4000,
+            failover: true,
+            grace_ms: 0,
+            found_after_ms: 0,
+        };
+        let member = Member {
+            id: NodeId(2),
+            incarnation: Incarnation(7),
+        };
+        let mut room = WaitingRoom::default();
+        room.heard(member, 10, true);
+        assert_eq!(room.next(20, &timing), None, "others may come");
+        assert_eq!(room.next(1000, &timing), Some(member));
     }
 }

@@ -23,8 +23,8 @@ pub const CATCH_UP_WINDOW: Index = 4096;
 pub(super) enum Upstream {
     /// This member is the head: nobody streams to it.
     Head,
-    /// A Sync was sent and is not answered yet.
-    Syncing { from: Member, sent_at: Millis },
+    /// So many Syncs were sent, the last one at `sent_at`, and none is answered yet.
+    Syncing { from: Member, sent_at: Millis, syncs: u32 },
     /// The predecessor streams. It is known to hold more than this node since `behind_since`, if it is.
     Linked { from: Member, behind_since: Option<Millis> },
 }
@@ -36,7 +36,27 @@ impl Upstream {
             Upstream::Syncing { from, .. } | Upstream::Linked { from, .. } => Some(*from),
         }
     }
+
+    /// How many Syncs are unanswered, with the one that is sent next.
+    pub fn next_sync(&self) -> u32 {
+        match self {
+            Upstream::Syncing { syncs, .. } => syncs.saturating_add(1),
+            Upstream::Head | Upstream::Linked { .. } => 1,
+        }
+    }
 }
+
+/// An unanswered Sync is repeated after one heartbeat, then after twice as long each time, up to this many doublings: its
+/// answer is a window of entries, and may be waiting behind others.
+const REPEAT_DOUBLINGS: u32 = 4;
+
+/// How long the last of so many unanswered Syncs waits until it is repeated.
+pub(super) fn repeat_after(syncs: u32, heartbeat_ms: Millis) -> Millis {
+    heartbeat_ms << syncs.saturating_sub(1).min(REPEAT_DOUBLINGS)
+}
+
+/// A Sync that says what the one before it said is not answered again within this time: the answer is on its way.
+const ANSWER_MS: Millis = 250;
 
 /// The link to the successor: frames go out here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +76,8 @@ pub(super) enum Downstream {
         sent: Index,
         acked: Index,
         progress_at: Millis,
+        /// When the last Sync was answered.
+        synced_at: Millis,
     },
 }
 
@@ -108,7 +130,14 @@ impl Downstream {
             sent: log_end,
             acked: log_end,
             progress_at,
+            synced_at: now,
         }
+    }
+
+    /// Whether the answer to a Sync with this log end is on its way already.
+    pub fn is_answering(&self, log_end: Index, now: Millis) -> bool {
+        matches!(self, Downstream::Streaming { sent, acked, synced_at, .. }
+            if *acked == log_end && *sent > log_end && now.saturating_sub(*synced_at) < ANSWER_MS)
     }
 
     /// Since when the successor stands still although it is owed entries, if it does.
@@ -179,4 +208,56 @@ pub(super) fn fit(first: Index, entries: Vec<Entry>, end: Index, digest: Digest)
         fresh.push(entry);
     }
     Fit::Continues(fresh)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ring::{Incarnation, NodeId};
+
+    fn member() -> Member {
+        Member {
+            id: NodeId(2),
+            incarnation: Incarnation(1),
+        }
+    }
+
+    /// A window of large entries takes longer than a heartbeat, and is not sent again at each Sync that comes meanwhile.
+    #[test]
+    fn what_answers_a_sync_is_not_sent_twice_while_it_is_on_its_way() {
+        let waiting = Downstream::Waiting {
+            to: member(),
+            acked: None,
+            progress_at: 0,
+        };
+        assert!(!waiting.is_answering(10, 0));
+        let mut link = waiting.synced(member(), 10, 0);
+        assert!(!link.is_answering(10, 1), "nothing was sent yet");
+        assert_eq!(link.take_range(100), Some((member(), 11, 100)));
+        assert!(link.is_answering(10, 249));
+        assert!(!link.is_answering(10, 250), "it may be lost");
+        assert!(!link.is_answering(20, 1), "a part came, and what followed did not");
+        link.acknowledged(30, 100, 2);
+        assert!(!link.is_answering(10, 3), "it has gone back");
+    }
+
+    #[test]
+    fn an_unanswered_sync_is_repeated_ever_more_slowly() {
+        let mut upstream = Upstream::Syncing {
+            from: member(),
+            sent_at: 0,
+            syncs: 0,
+        };
+        let mut waits = Vec::new();
+        for _ in 0..7 {
+            let syncs = upstream.next_sync();
+            waits.push(repeat_after(syncs, 20));
+            upstream = Upstream::Syncing {
+                from: member(),
+                sent_at: 0,
+                syncs,
+            };
+        }
+        assert_eq!(waits, [20, 40, 80, 160, 320, 320, 320]);
+    }
 }

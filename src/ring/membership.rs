@@ -46,7 +46,11 @@ impl Membership {
     pub fn link(&mut self, view: &View, me: Member, now: Millis) {
         self.upstream = match view.predecessor(me) {
             None => Upstream::Head,
-            Some(from) => Upstream::Syncing { from, sent_at: now },
+            Some(from) => Upstream::Syncing {
+                from,
+                sent_at: now,
+                syncs: 0,
+            },
         };
         self.downstream = match view.successor(me) {
             None => Downstream::Tail,

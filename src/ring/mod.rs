@@ -38,7 +38,8 @@
 //!    neighbour. A member keeps its log when it enters a view. A node that finds itself left out sets aside what it did
 //!    not know to be committed and comes back as a joiner, with a new incarnation.
 //! 6. **Re-linking is local.** On entering a view each non-head sends its predecessor a `Sync` (log end, digest there);
-//!    the predecessor sends the rest, then streams. A gap or a silent link repeats the Sync. A log that is longer than the
+//!    the predecessor sends the rest, then streams. A gap or a silent link repeats the Sync, ever more slowly, and what
+//!    answers it is not sent twice while it is on its way. A log that is longer than the
 //!    predecessor's, or differs, is never streamed to: its node stops with an error. The new head goes on from its own log
 //!    end at once; the new tail commits its whole log at once, and delivers again what it cannot know to be delivered.
 //! 7. **Joining.** A joiner catches up from the tail, outside the view. When it is close, the tail proposes it. It is

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::detector::{Detector, Timing};
 use super::join::{Joiner, WaitingRoom};
-use super::link::{ACK_EVERY, CATCH_UP_WINDOW, Downstream, Fit, LINK_WINDOW, LogRead, Upstream, fit};
+use super::link::{ACK_EVERY, CATCH_UP_WINDOW, Downstream, Fit, LINK_WINDOW, LogRead, Upstream, fit, repeat_after};
 use super::membership::{Inquiry, Membership, Proposal};
 use super::message::{DropReason, Effect, Evidence, Halt, Input, Message, Note, Progress, Role};
 use super::types::{ClusterId, Digest, Entry, Epoch, Incarnation, Index, Member, Millis};
@@ -550,7 +550,9 @@ impl Node {
         };
         let again = match member.upstream {
             Upstream::Head => false,
-            Upstream::Syncing { sent_at, .. } => now.saturating_sub(sent_at) >= self.timing.heartbeat_ms,
+            Upstream::Syncing { sent_at, syncs, .. } => {
+                now.saturating_sub(sent_at) >= repeat_after(syncs, self.timing.heartbeat_ms)
+            }
             Upstream::Linked { behind_since, .. } => behind_since
                 .is_some_and(|since| now.saturating_sub(since) >= RESYNC_HEARTBEATS * self.timing.heartbeat_ms),
         };
@@ -565,7 +567,11 @@ impl Node {
             return;
         };
         if let Some(from) = member.upstream.predecessor() {
-            member.upstream = Upstream::Syncing { from, sent_at: now };
+            member.upstream = Upstream::Syncing {
+                from,
+                sent_at: now,
+                syncs: member.upstream.next_sync(),
+            };
             self.send(from, Message::Sync { log_end, digest }, effects);
         }
     }
@@ -700,6 +706,9 @@ impl Node {
                 },
                 effects,
             );
+        }
+        if member.downstream.is_answering(log_end, now) {
+            return;
         }
         member.downstream = member.downstream.synced(from, log_end, now);
         if log_end == progress.log_end {
@@ -1176,7 +1185,7 @@ impl Node {
         if member.proposal.is_some() || member.inquiry.is_some() {
             return;
         }
-        if let Some(joiner) = member.waiting_room.next(now) {
+        if let Some(joiner) = member.waiting_room.next(now, &self.timing) {
             let mut members = self.view.members.clone();
             members.push(joiner);
             self.propose(now, members, Cause::Joined(joiner), effects);
@@ -1200,12 +1209,18 @@ impl Node {
             return self.dropped(DropReason::NotItsPlace, effects);
         }
         joiner.answered(now);
-        match fit(first, entries, self.log_end, self.log_digest) {
-            Fit::Continues(fresh) => self.append(now, fresh, effects),
+        let fresh = match fit(first, entries, self.log_end, self.log_digest) {
+            Fit::Continues(fresh) => fresh,
             Fit::Gap => return self.dropped(DropReason::Gap, effects),
             Fit::Broken => return self.dropped(DropReason::BrokenChain, effects),
-        }
+        };
+        let grew = !fresh.is_empty();
+        self.append(now, fresh, effects);
         self.learn(progress, effects);
+        if !grew {
+            // An answer that came twice: asking at once again would begin a second stream beside the first.
+            return;
+        }
         // A window is asked for as soon as the one before has come; near the end a heartbeat's pace will do.
         let Standing::Joiner(joiner) = &mut self.standing else {
             return;

@@ -90,8 +90,11 @@ impl Broker {
     }
 
     /// Waits for the broker to let the nodes' account in; then does to the view register, and to the stores of a forced
-    /// recovery, what `begin` says of the history. Gives what there is to tell.
-    pub fn ready(&self, begin: Option<Plan>) -> impl Future<Output = Result<Vec<String>, Failure>> + use<> {
+    /// recovery, what `begin` says of the history. `tell` is told what the operator should know.
+    pub fn ready<T>(&self, begin: Option<Plan>, tell: T) -> impl Future<Output = Result<(), Failure>> + use<T>
+    where
+        T: Fn(String) + Send + 'static,
+    {
         let attempt = match self {
             Broker::Given { urls, .. } => Attempt::Given(urls.clone()),
             Broker::Private(private) => Attempt::Private(private.clone()),
@@ -105,37 +108,38 @@ impl Broker {
             let failed = |error: ConnectError| Failure::new(error.exit_code(), error.to_string());
             outcome.map_err(failed)?;
             match begin {
-                Some(plan) => begin_history(&plan, &urls).await,
-                None => Ok(Vec::new()),
+                Some(plan) => begin_history(&plan, &urls, tell).await,
+                None => Ok(()),
             }
         }
     }
 }
 
-async fn begin_history(plan: &Plan, urls: &[String]) -> Result<Vec<String>, Failure> {
+async fn begin_history(plan: &Plan, urls: &[String], tell: impl Fn(String) + Send + 'static) -> Result<(), Failure> {
+    if plan.history == History::Kept {
+        return Ok(());
+    }
     let config = &plan.config;
     let failed = |error: ConnectError| Failure::new(error.exit_code(), error.to_string());
     let names = Names::new(&config.cluster.name).map_err(|e| Failure::new(exit::CONFIG, e.to_string()))?;
     let urls = BrokerUrl::parse_all(urls).map_err(failed)?;
-    match plan.history {
-        History::Kept => Ok(Vec::new()),
-        History::GivenUp => {
-            register::replace(&urls, &names, None).await.map_err(failed)?;
-            Ok(Vec::new())
-        }
-        History::Recovered => {
-            let (directory, ids) = (config.cluster.state_dir.clone(), config.cluster.nodes.ids());
-            let durability = config.store.clone();
-            let recovered = tokio::task::spawn_blocking(move || recover(&directory, &ids, &durability));
-            let recovered = recovered
-                .await
-                .map_err(|error| Failure::new(exit::FAILED, format!("the recovery failed: {error}")))??;
-            register::replace(&urls, &names, Some(&recovered.record))
-                .await
-                .map_err(failed)?;
-            Ok(recovered.told)
-        }
+    if register::is_led(&urls, &names).await.map_err(failed)? {
+        let message = format!(
+            "the cluster {names} lives: a head takes clients' requests, on another machine perhaps; end its nodes with `chaleyd down` there, and if they have crashed, try again in half a minute"
+        );
+        return Err(Failure::new(exit::CONFIG, message));
     }
+    let mut record = None;
+    if plan.history == History::Recovered {
+        let (directory, ids) = (config.cluster.state_dir.clone(), config.cluster.nodes.ids());
+        let durability = config.store.clone();
+        let recovered = tokio::task::spawn_blocking(move || recover(&directory, &ids, &durability, tell)).await;
+        let panicked = |error| Failure::new(exit::FAILED, format!("the recovery failed: {error}"));
+        record = Some(recovered.map_err(panicked)??);
+    }
+    register::replace(&urls, &names, record.as_deref())
+        .await
+        .map_err(failed)
 }
 
 enum Attempt {

@@ -51,7 +51,7 @@ pub fn launch(plan: &Plan) -> Result<(), Failure> {
         Err(Failure::new(
             exit::FAILED,
             format!(
-                "the supervisor ended without a word; see {} or run `chaleyd up` without -d",
+                "the supervisor ended before the ring was ready, by `chaleyd down` or a signal; see {}, and run `chaleyd up` again",
                 log.display()
             ),
         ))

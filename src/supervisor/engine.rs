@@ -47,8 +47,9 @@ pub enum Mode {
 /// News from the tasks and threads around the supervisor.
 pub enum News {
     EpmdReady(Result<(), Failure>),
-    /// With what there is to tell of it.
-    BrokerReady(Result<Vec<String>, Failure>),
+    BrokerReady(Result<(), Failure>),
+    /// What the operator should know of a recovery.
+    Told(String),
     /// The console runs and prints through this.
     Console(Printer),
     ConsoleEnded,

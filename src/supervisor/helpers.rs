@@ -123,7 +123,12 @@ impl Supervisor {
     /// Waits for the broker to serve; a wait for one of its earlier lives ends with this.
     fn await_broker(&mut self) {
         let first = matches!(self.phase, Phase::Broker);
-        let ready = self.broker.ready(first.then(|| self.plan.clone()));
+        let told = self.news.clone();
+        let tell = move |line| {
+            // The supervisor has ended: it does not want to know.
+            let _ended = told.blocking_send(News::Told(line));
+        };
+        let ready = self.broker.ready(first.then(|| self.plan.clone()), tell);
         let news = self.news.clone();
         let task = tokio::spawn(async move {
             // The supervisor has ended: it does not want to know.
@@ -170,10 +175,8 @@ impl Supervisor {
         match news {
             News::EpmdReady(Ok(())) if matches!(self.phase, Phase::Broker) => self.start_helper(Who::Broker),
             News::EpmdReady(Ok(())) => {}
-            News::BrokerReady(Ok(told)) => {
-                told.iter().for_each(|line| self.journal.info(line));
-                self.broker_is_ready();
-            }
+            News::Told(line) => self.journal.info(&line),
+            News::BrokerReady(Ok(())) => self.broker_is_ready(),
             News::EpmdReady(Err(failure)) | News::BrokerReady(Err(failure)) => self.broker_is_not_ready(failure),
             News::Console(printer) => self.journal.use_console(printer),
             News::ConsoleEnded => self.journal.drop_console(),

@@ -1,16 +1,17 @@
 //! `up --recover`: a cluster whose last view cannot come back, because the broker lost the register or the members of
 //! that view lost their stores, goes on from the best store that is left.
 //!
-//! The best is the store whose log has the newest last entry: of the highest epoch, and of those the longest, with what
-//! was set aside at its end (Ongaro & Ousterhout, "In Search of an Understandable Consensus Algorithm", USENIX ATC 2014,
-//! section 5.4.1, compares logs so). If a synced member of the last view is among the stores, everything that was ever
-//! acknowledged is in it. If none is, what only they had is lost: that is what makes it forced.
+//! The best is the store with the longest log, with what was set aside at its end, when the others' logs are prefixes of
+//! it. Of logs that differ, that one is better whose last common cluster it outlived more often (each recovery begins with
+//! epoch 1 again), and in one cluster that with the last entry of the higher epoch, as Raft compares logs (Ongaro &
+//! Ousterhout, "In Search of an Understandable Consensus Algorithm", USENIX ATC 2014, section 5.4.1). If a synced member of
+//! the last view is among the stores, everything that was ever acknowledged is in it. If none is, what only they had is
+//! lost: that is what makes it forced. A store that cannot be read may be the best one, so it is refused, not passed over.
 //!
 //! The chosen store becomes the only member of the first view of a new cluster, so that clients and stores that were not
 //! there are told, and the others join with empty stores. Done in an order in which a crash at any point leaves something
 //! that the same command finishes: other stores are moved away, the chosen one is changed in one batch, then the register.
 
-use std::cmp::Reverse;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -18,79 +19,95 @@ use super::place::{NODES, before_now, refused};
 use crate::config::Durability;
 use crate::control::{Failure, exit};
 use crate::random::{NoRandomness, random};
-use crate::ring::{Cause, ClusterId, Entry, Epoch, Incarnation, Index, Member, NodeId, ViewRecord};
+use crate::ring::{Cause, ClusterId, Digest, Entry, Epoch, Incarnation, Index, Member, NodeId, ViewRecord};
 use crate::store::{Membership, Store, StoreError};
 use crate::wire::frame::encode_view;
 
-/// What was done, and what is left to do: the register is to hold this record alone.
-#[derive(Debug)]
-pub struct Recovered {
-    pub record: Vec<u8>,
-    /// For the operator.
-    pub told: Vec<String>,
-}
+/// Entries that are read at a time.
+const PAGE_ENTRIES: usize = 4096;
+const PAGE_BYTES: usize = 4 * 1024 * 1024;
 
+/// One store, as far as it may be gone on from.
 struct Candidate {
     id: u16,
     store: Store,
-    /// What was set aside and still follows the log.
+    /// What was set aside and goes on where the log ends.
     suffix: Vec<Entry>,
     last_epoch: Epoch,
     end: Index,
+    end_digest: Digest,
+    /// How often an entry is of a lower epoch than the one before it: recoveries that it has been through.
+    recoveries: usize,
 }
 
-/// Chooses among the stores of `ids` below `state_dir`, and makes the chosen one the founder of a new cluster.
-pub fn recover(state_dir: &Path, ids: &[u16], durability: &Durability) -> Result<Recovered, Failure> {
+/// Chooses among the stores below `state_dir`, of which those of `ids` are to be started, and makes the chosen one the
+/// founder of a new cluster. Returns the record that the register is to begin with. `tell` is for the operator.
+pub fn recover(
+    state_dir: &Path,
+    ids: &[u16],
+    durability: &Durability,
+    tell: impl Fn(String),
+) -> Result<Vec<u8>, Failure> {
     let nodes = state_dir.join(NODES);
-    let mut told = Vec::new();
-    let mut candidates = Vec::new();
-    for id in stored_ids(&nodes)? {
-        match Candidate::open(id, &nodes, durability) {
-            Ok(Some(candidate)) => {
-                told.push(format!(
-                    "node {id}: its log has {} entries, the last one of epoch {}",
-                    candidate.end, candidate.last_epoch.0
-                ));
-                candidates.push(candidate);
-            }
-            Ok(None) => told.push(format!("node {id}: its store is empty")),
-            Err(StoreError::Locked { .. }) => {
-                let message = format!("the store of node {id} is in use: it runs; stop it first");
-                return Err(Failure::new(exit::CONFIG, message));
-            }
-            Err(error) => told.push(format!("node {id}: its store cannot be used: {error}")),
+    let mut best: Option<Candidate> = None;
+    for id in stored_ids(&nodes, ids)? {
+        let opened = Candidate::open(id, &nodes, durability);
+        let Some(candidate) = opened.map_err(|error| cannot_be_read(id, &nodes, &error))? else {
+            tell(format!("node {id}: its store is empty"));
+            continue;
+        };
+        tell(format!(
+            "node {id}: its log has {} entries, the last one of epoch {}",
+            candidate.end, candidate.last_epoch.0
+        ));
+        let better = match &best {
+            None => true,
+            Some(best) => candidate
+                .is_better_than(best)
+                .map_err(|error| cannot_be_read(id, &nodes, &error))?,
+        };
+        if better {
+            best = Some(candidate);
         }
     }
-    candidates.sort_by_key(|candidate| Reverse((candidate.last_epoch, candidate.end)));
-    let Some(best) = candidates.into_iter().next() else {
+    let Some(best) = best else {
         let message = format!(
             "no store in {} has a history to go on from; put one there from a backup, or `chaleyd up --new-cluster` starts with none",
             nodes.display()
         );
         return Err(Failure::new(exit::CONFIG, message));
     };
-    if !ids.contains(&best.id) {
+    let (id, end) = (best.id, best.end);
+    if !ids.contains(&id) {
         let message = format!(
-            "node {} has the newest history, but is not among the nodes to be started; name it (`-n {},...`), or move {} away to go on without it",
-            best.id,
-            best.id,
-            nodes.join(best.id.to_string()).display()
+            "node {id} has the newest history, but is not among the nodes to be started; name it (-n, `cluster.nodes`), or move {} away to go on without it",
+            nodes.join(id.to_string()).display()
         );
         return Err(Failure::new(exit::CONFIG, message));
     }
-    if let Some(aside) = move_others_aside(&nodes, best.id)? {
-        told.push(format!("the other nodes' stores are in {}", aside.display()));
+    if let Some(aside) = move_others_aside(&nodes, id)? {
+        tell(format!("the other nodes' stores are in {}", aside.display()));
     }
-    let (id, end) = (best.id, best.end);
     let record = best.found()?;
-    told.push(format!(
-        "going on from node {id} with {end} entries, as a new cluster {}",
+    tell(format!(
+        "going on from node {id} with {end} entries, as the new cluster {}",
         record.cluster
     ));
-    Ok(Recovered {
-        record: encode_view(&record),
-        told,
-    })
+    Ok(encode_view(&record))
+}
+
+/// It may be the best one.
+fn cannot_be_read(id: u16, nodes: &Path, error: &StoreError) -> Failure {
+    let what = match error {
+        StoreError::Locked { .. } => "is in use: it runs, and must be stopped first".to_owned(),
+        error => format!("cannot be read, and may have the newest history: {error}"),
+    };
+    let directory = nodes.join(id.to_string());
+    let message = format!(
+        "the store of node {id} {what}; or move {} away to go on without it",
+        directory.display()
+    );
+    Failure::new(exit::CONFIG, message)
 }
 
 impl Candidate {
@@ -101,27 +118,59 @@ impl Candidate {
             return Ok(None);
         }
         let store = Store::open(&directory, durability)?;
-        let log_end = store.log_end();
-        let end_digest = store.digest_at(log_end)?.unwrap_or_default();
-        // What was set aside elsewhere, or was followed by other entries since, is no continuation.
-        let follows = |suffix: &Vec<Entry>| {
-            let first = suffix.first()?;
-            let again = Entry::new(end_digest, first.index, first.epoch, first.time_ms, first.body.clone());
-            (first.index == log_end + 1 && again == *first).then_some(())
-        };
-        let suffixes = store.aside()?.into_iter().filter(|suffix| follows(suffix).is_some());
-        let suffix = suffixes.max_by_key(Vec::len).unwrap_or_default();
-        let newest = match suffix.last() {
-            Some(entry) => Some(entry.clone()),
-            None => store.entries(log_end.max(1), 1, 0)?.pop(),
-        };
-        Ok(newest.map(|newest| Candidate {
+        let end_digest = store.digest_at(store.log_end())?.unwrap_or_default();
+        let continuations = store.aside()?.into_iter();
+        let continuations = continuations.filter_map(|suffix| continuation(suffix, store.log_end(), end_digest));
+        let suffix = continuations.max_by_key(Vec::len).unwrap_or_default();
+        let mut candidate = Candidate {
             id,
+            last_epoch: Epoch(0),
+            end: 0,
+            end_digest: Digest::ZERO,
+            recoveries: 0,
             store,
             suffix,
-            last_epoch: newest.epoch,
-            end: newest.index,
-        }))
+        };
+        candidate.read_through()?;
+        Ok((candidate.end > 0).then_some(candidate))
+    }
+
+    fn read_through(&mut self) -> Result<(), StoreError> {
+        let mut next = self.store.log_start();
+        loop {
+            let page = self.store.entries(next, PAGE_ENTRIES, PAGE_BYTES)?;
+            let Some(last) = page.last() else { break };
+            next = last.index + 1;
+            page.iter().for_each(|entry| self.count(entry));
+        }
+        let suffix = std::mem::take(&mut self.suffix);
+        suffix.iter().for_each(|entry| self.count(entry));
+        self.suffix = suffix;
+        Ok(())
+    }
+
+    fn count(&mut self, entry: &Entry) {
+        self.recoveries += usize::from(entry.epoch < self.last_epoch);
+        self.last_epoch = entry.epoch;
+        self.end = entry.index;
+        self.end_digest = entry.digest;
+    }
+
+    fn is_better_than(&self, other: &Candidate) -> Result<bool, StoreError> {
+        if other.starts_with(self)? {
+            return Ok(false);
+        }
+        let rank = |it: &Candidate| (it.recoveries, it.last_epoch, it.end);
+        Ok(self.starts_with(other)? || rank(self) > rank(other))
+    }
+
+    /// Whether the other one's log is a prefix of this one's, or the same.
+    fn starts_with(&self, other: &Candidate) -> Result<bool, StoreError> {
+        let here = match self.suffix.iter().find(|entry| entry.index == other.end) {
+            Some(entry) => Some(entry.digest),
+            None => self.store.digest_at(other.end)?,
+        };
+        Ok(here == Some(other.end_digest))
     }
 
     /// Alone in the first view of a new cluster, with its whole log, which that view commits (rule 3 of [`crate::ring`]).
@@ -158,24 +207,45 @@ impl Candidate {
     }
 }
 
-/// Ids of the directories of nodes, lowest first.
-fn stored_ids(nodes: &Path) -> Result<Vec<u16>, Failure> {
+/// What of a suffix goes on where a log ends; nothing, if it belongs elsewhere. The log may have grown by a part of it.
+fn continuation(mut suffix: Vec<Entry>, log_end: Index, digest: Digest) -> Option<Vec<Entry>> {
+    let known = suffix.iter().take_while(|entry| entry.index <= log_end).count();
+    let meets = match known.checked_sub(1) {
+        Some(last) => suffix[last].digest == digest,
+        None => true,
+    };
+    suffix.drain(..known);
+    let mut last = (log_end, digest);
+    let goes_on = suffix.iter().all(|entry| {
+        let follows = entry.index == last.0 + 1 && entry.follows(last.1);
+        last = (entry.index, entry.digest);
+        follows
+    });
+    (meets && goes_on && !suffix.is_empty()).then_some(suffix)
+}
+
+/// Ids of the directories of nodes: those in `first` before others, lowest first.
+fn stored_ids(nodes: &Path, first: &[u16]) -> Result<Vec<u16>, Failure> {
     let entries = match fs::read_dir(nodes) {
         Ok(entries) => entries,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(refused(nodes, &error)),
     };
+    let id_of = |name: &str| {
+        let id: u16 = name.parse().ok()?;
+        (id.to_string() == name).then_some(id)
+    };
     let mut ids: Vec<u16> = entries
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter_map(|entry| id_of(entry.ok()?.file_name().to_str()?))
         .collect();
-    ids.sort_unstable();
+    ids.sort_unstable_by_key(|id| (!first.contains(id), *id));
     Ok(ids)
 }
 
 fn move_others_aside(nodes: &Path, keep: u16) -> Result<Option<PathBuf>, Failure> {
     let aside = before_now(nodes);
     let mut moved = None;
-    for id in stored_ids(nodes)?.into_iter().filter(|id| *id != keep) {
+    for id in stored_ids(nodes, &[])?.into_iter().filter(|id| *id != keep) {
         let (from, to) = (nodes.join(id.to_string()), aside.join(id.to_string()));
         let rename = || {
             fs::create_dir_all(&aside)?;

@@ -6,7 +6,7 @@ use super::grammar::{self, Line};
 use super::lines::InputLine;
 use super::prompt::{Input, Screen};
 use super::render::Paint;
-use super::{LEAVE_TIMEOUT, Stop, TURN_MAX, complain, ended, exit_of, refusal};
+use super::{LEAVE_TIMEOUT, Stop, TURN_MAX, complain, ended, exit_of, refusal, uncertain};
 use crate::client::{Ask, Cause, Exit, Failure, Options, Session, SessionEvent, Update};
 
 /// Messages without an outcome beyond which no more lines are taken from the input.
@@ -267,14 +267,23 @@ impl Chat {
                 Ask::Say { .. } => self.pending = self.pending.saturating_sub(1),
                 Ask::Leave { .. } | Ask::Recent { .. } | Ask::Who { .. } => {}
             },
-            SessionEvent::Refused { ask, code, message, .. } => {
+            SessionEvent::Refused {
+                ask,
+                code,
+                message,
+                perhaps_ordered,
+                ..
+            } => {
                 self.refused.get_or_insert(exit_of(code));
                 match &ask {
                     Ask::Join { .. } | Ask::Leave { .. } => self.place = Place::Nowhere,
                     Ask::Say { .. } => self.pending = self.pending.saturating_sub(1),
                     Ask::Recent { .. } | Ask::Who { .. } => self.questions = self.questions.saturating_sub(1),
                 }
-                let text = refusal(&ask, code, &message, true);
+                let text = match &ask {
+                    Ask::Say { text, .. } if perhaps_ordered => uncertain(text, &message, true),
+                    _ => refusal(&ask, code, &message, true),
+                };
                 self.complain(&text).await;
             }
             SessionEvent::Recent { events, .. } => {

@@ -4,6 +4,7 @@ use std::io::{self, Write};
 
 use super::cli::Who;
 use super::render::Paint;
+use super::sanitize::harmless_json;
 use super::{LEAVE_TIMEOUT, Stop, TURN_MAX, complain, ended, exit_of, refusal};
 use crate::client::{Ask, Cause, Exit, Failure, Options, Session, SessionEvent, Update};
 use crate::wire::client::Event;
@@ -121,7 +122,14 @@ impl Listening {
             SessionEvent::View {
                 members, head, lost, ..
             } if self.joined => match self.form {
-                Form::Json => self.print(&Event::View { members, head }, false),
+                Form::Json => self.print(
+                    &Event::View {
+                        members,
+                        head,
+                        cluster: String::new(),
+                    },
+                    false,
+                ),
                 Form::Lines(paint) if !lost.is_empty() => {
                     self.print_line(&paint.interrupted(Cause::ViewChanged, &lost))
                 }
@@ -162,7 +170,7 @@ impl Listening {
             Form::Json => {
                 let line = serde_json::to_string(event)
                     .map_err(|error| Failure::new(Exit::Failed, format!("an event cannot be written: {error}")))?;
-                self.print_line(&line)
+                self.print_line(&harmless_json(&line))
             }
             Form::Lines(paint) => match paint.event(event, own) {
                 Some(line) => self.print_line(&line),

@@ -57,6 +57,16 @@ impl Stop {
     }
 }
 
+/// What is said of a text whose session ended before the ring said what became of it. `command` as in [`refusal`].
+pub(crate) fn uncertain(text: &str, message: &str, command: bool) -> String {
+    let look = match command {
+        true => "join again and look with /history whether it is there",
+        false => "look whether it is there before you send it again",
+    };
+    let text = sanitize::harmless(shorten(text));
+    format!("perhaps sent: {text}: {}; {look}", sanitize::harmless(message))
+}
+
 /// What a refusal means and what to type next. `command`: the user types commands at a prompt.
 pub(crate) fn refusal(ask: &Ask, code: Option<ErrorCode>, message: &str, command: bool) -> String {
     let group = ask.group();

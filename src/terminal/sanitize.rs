@@ -30,6 +30,25 @@ pub fn harmless(text: &str) -> Cow<'_, str> {
     Cow::Owned(safe)
 }
 
+/// A line of JSON that means the same and moves no cursor: harmful characters are written as JSON's own escapes.
+pub fn harmless_json(line: &str) -> Cow<'_, str> {
+    if !line.chars().any(is_harmful) {
+        return Cow::Borrowed(line);
+    }
+    let mut safe = String::with_capacity(line.len() + 64);
+    for c in line.chars() {
+        if is_harmful(c) {
+            let mut units = [0; 2];
+            for unit in c.encode_utf16(&mut units) {
+                safe.push_str(&format!("\\u{unit:04x}"));
+            }
+        } else {
+            safe.push(c);
+        }
+    }
+    Cow::Owned(safe)
+}
+
 /// Emoji and what follows one: the only places where a zero-width joiner makes a picture instead of hiding something.
 fn is_picture(c: char) -> bool {
     matches!(u32::from(c), 0x2600..=0x27bf | 0x2b00..=0x2bff | 0x1f000..=0x1faff | 0xfe0f)
@@ -98,5 +117,15 @@ mod tests {
             let turned = safe.contains('\u{202e}');
             proptest::prop_assert!(!turned);
         }
+    }
+
+    #[test]
+    fn json_means_the_same_and_is_harmless() {
+        let text = "a\u{9b}31m\u{202e}b\u{e0001}\"\\ü👋\u{1b}";
+        let line = serde_json::to_string(text).unwrap();
+        let safe = harmless_json(&line);
+        assert!(!safe.chars().any(is_harmful), "{safe}");
+        assert_eq!(serde_json::from_str::<String>(&safe).unwrap(), text);
+        assert!(matches!(harmless_json("{\"plain\":1}"), Cow::Borrowed(_)));
     }
 }

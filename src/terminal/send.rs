@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 
 use super::cli::Who;
 use super::lines::{InputLine, read_line};
-use super::{LEAVE_TIMEOUT, Stop, TURN_MAX, complain, ended, exit_of, refusal};
+use super::{LEAVE_TIMEOUT, Stop, TURN_MAX, complain, ended, exit_of, refusal, uncertain};
 use crate::client::{Ask, Exit, Failure, Options, Session, SessionEvent, SessionHandle, Update};
 
 /// Refused lines that are each reported; the rest is counted.
@@ -41,6 +41,8 @@ struct Sending {
     lines: u64,
     acknowledged: u64,
     refused: u64,
+    /// Of those, how many may have been ordered.
+    uncertain: u64,
     /// What the first refusal means for the exit code.
     refusal: Option<Exit>,
     /// What of standard input could not be sent at all.
@@ -59,6 +61,7 @@ pub async fn run(options: Options, who: Who, text: Option<String>, timeout: Opti
         lines: 0,
         acknowledged: 0,
         refused: 0,
+        uncertain: 0,
         refusal: None,
         unsent: None,
         out: io::BufWriter::with_capacity(64 * 1024, io::stdout()),
@@ -137,11 +140,22 @@ impl Sending {
                 }
                 Ok(())
             }
-            Update::Event(SessionEvent::Refused { ask, code, message, .. }) => {
-                let failure = Failure::new(exit_of(code), refusal(&ask, code, &message, false));
+            Update::Event(SessionEvent::Refused {
+                ask,
+                code,
+                message,
+                perhaps_ordered,
+                ..
+            }) => {
+                let text = match &ask {
+                    Ask::Say { text, .. } if perhaps_ordered => uncertain(text, &message, false),
+                    _ => refusal(&ask, code, &message, false),
+                };
+                let failure = Failure::new(exit_of(code), text);
                 match ask {
                     Ask::Say { .. } => {
                         self.refused += 1;
+                        self.uncertain += u64::from(perhaps_ordered);
                         if self.refused <= REPORTS_MAX {
                             complain(&failure);
                         }
@@ -154,14 +168,11 @@ impl Sending {
             Update::Event(SessionEvent::Ended { message, .. }) => {
                 self.flush();
                 let done = self.progress();
-                let message = format!("{}. {done}. Send the others again.", ended(&message));
+                let message = format!("{}. {done}. {}", ended(&message), self.what_next());
                 Err(Failure::new(Exit::Failed, message))
             }
             Update::Event(SessionEvent::Removed { group }) => {
-                let message = format!(
-                    "no longer in group {group}. {}. Send the others again.",
-                    self.progress()
-                );
+                let message = format!("no longer in group {group}. {}. {}", self.progress(), self.what_next());
                 Err(Failure::new(Exit::Failed, message))
             }
             Update::Event(_) | Update::Online => Ok(()),
@@ -219,6 +230,16 @@ impl Sending {
             Phase::Joining => "Nothing was sent".to_owned(),
             Phase::Reading(_) => format!("{} lines were acknowledged", self.acknowledged),
             _ => format!("{} of {} lines were acknowledged", self.acknowledged, self.lines),
+        }
+    }
+
+    /// After an end that came too early.
+    fn what_next(&self) -> String {
+        match self.uncertain {
+            0 => "Send the others again.".to_owned(),
+            lines => format!(
+                "{lines} more were sent and may be in the history: look there before you send the others again."
+            ),
         }
     }
 

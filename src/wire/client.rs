@@ -134,6 +134,9 @@ pub enum Event {
     View {
         members: Vec<u16>,
         head: u16,
+        /// The cluster's identity, as in [`Event::Beat`]: after a recovery or a fresh start it is another one.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        cluster: String,
     },
     /// The session's home node finds the client alive; `groups` gives the latest number of each of its groups.
     Beat {

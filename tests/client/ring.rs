@@ -218,7 +218,14 @@ impl Ring {
         } else {
             vec![1, 2]
         };
-        let view = encode_delivery(Epoch(self.epoch), &[Event::View { members, head: 1 }]);
+        let view = encode_delivery(
+            Epoch(self.epoch),
+            &[Event::View {
+                members,
+                head: 1,
+                cluster: CLUSTER_ID.to_owned(),
+            }],
+        );
         self.deliver(Names::VIEW_KEY, &view).await;
     }
 

@@ -83,6 +83,36 @@ fn what_clients_get_wrong_is_answered_and_changes_nothing() {
     ring.wait_same_digest(SOON);
 }
 
+/// A few bytes ask for outcomes that take many: repeats of long texts, each character of which JSON writes as six bytes.
+/// One message with all of them would be larger than the broker takes, and it would end the head's connection.
+#[test]
+fn what_is_repeated_may_be_larger_than_any_message() {
+    const TEXTS: u64 = 300;
+    let _turn = together();
+    let ring = Cluster::start(3, Options::default());
+    let mut client = raw(&ring);
+    client.bind("1");
+    let session = new_session();
+    client.answer(&json!({"op": "join", "session": session, "n": 1, "group": "1", "user": "mallory"}));
+    let text = "\u{1}".repeat(16 * 1024);
+    for n in 2..2 + TEXTS {
+        client.answer_of_group(&json!({"op": "say", "session": session, "n": n, "group": "1", "text": text}));
+    }
+    let repeat = |n: u64| json!({"op": "say", "session": session, "n": n, "group": "1", "text": ""});
+    for round in 0..3 {
+        let repeats: Vec<Value> = (2..2 + TEXTS).map(repeat).collect();
+        client.ask(&Value::from(repeats));
+        // As many as fit are answered, in their order.
+        assert_eq!(client.reply_to(2)["text"].as_str().map(str::len), Some(text.len()));
+        assert_eq!(client.reply_to(3)["seq"], 3, "round {round}");
+    }
+    let last = json!({"op": "say", "session": session, "n": 2 + TEXTS, "group": "1", "text": "still here"});
+    assert_eq!(client.answer_of_group(&last)["text"], "still here");
+    no_node_has_panicked_or_ended(&ring);
+    let logs = ring.run(&["logs"]).success().stdout;
+    assert!(!logs.contains("PRECONDITION_FAILED"), "{logs}");
+}
+
 /// Neither JSON nor a request; each is answered, though nobody can say with which number.
 fn malformed_bodies(client: &mut RawClient) {
     let queue = client.queue().to_string();

@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::support::{Broker, Cluster, Options, Ran};
+use crate::support::{Broker, Cluster, Options, Ran, run};
 use crate::together;
 use chaley::broker::connection::BrokerUrl;
 use chaley::broker::names::Names;
@@ -95,6 +95,12 @@ fn a_lost_register_is_refused_and_recovered_with_the_whole_history_or_given_up_w
     let broker = Broker::shared();
     let mut ring = Cluster::start_on(broker, 3, Options::default());
     say(&ring, 200);
+    // Epochs, which a recovery counts anew, are higher now than those that follow it.
+    for id in [2, 3] {
+        ring.kill(id);
+        ring.start_node(id);
+        ring.wait_ready(&[1, 2, 3], SOON);
+    }
     // Its store is behind: what follows must not go on from it.
     ring.kill(1);
     say(&ring, 100);
@@ -111,6 +117,16 @@ fn a_lost_register_is_refused_and_recovered_with_the_whole_history_or_given_up_w
         "{:?}",
         kept_aside(&ring)
     );
+    // A store whose last entry is from before the recovery, and of a higher epoch than those that follow.
+    ring.kill(3);
+    say(&ring, 10);
+    let before = group(&ring);
+    ring.down();
+    lose_the_register(broker, &ring);
+    up(&mut ring, "--recover");
+    assert_eq!(group(&ring), before);
+    assert_eq!(kept_aside(&ring).len(), 2);
+
     // The scribe's own join, then its line.
     assert_eq!(say(&ring, 1), before["seq"].as_u64().expect("a number") + 2);
     // What was recovered is a cluster like any other.
@@ -125,7 +141,7 @@ fn a_lost_register_is_refused_and_recovered_with_the_whole_history_or_given_up_w
     refused(&try_up(&ring, &[]), "the view register at the broker is empty");
     up(&mut ring, "--new-cluster");
     assert_eq!(ring.state()["groups"], json!([]));
-    assert_eq!(kept_aside(&ring).len(), 2);
+    assert_eq!(kept_aside(&ring).len(), 3);
     assert_eq!(say(&ring, 1), 2);
 }
 
@@ -155,4 +171,26 @@ fn a_store_that_survives_the_last_members_is_gone_on_from() {
     let nothing = try_up(&ring, &["--recover"]);
     assert_eq!(nothing.code, Some(78), "{nothing:?}");
     assert!(nothing.stderr.contains("no store in"), "{}", nothing.stderr);
+}
+
+/// As from another machine: its own state directory, other ids, the same broker.
+#[test]
+fn a_cluster_that_lives_elsewhere_is_neither_recovered_nor_given_up() {
+    let _turn = together();
+    let ring = Cluster::start(2, Options::default());
+    say(&ring, 10);
+    let before = group(&ring);
+    let elsewhere = tempfile::tempdir().expect("a directory");
+    for argument in ["--recover", "--new-cluster"] {
+        let toml = ring.toml();
+        let arguments = ["up", "-n", "8,9", "-d", "-f", toml.to_str().expect("ASCII"), argument];
+        let mut command = ring.chaleyd(&arguments);
+        command.env("CHALEY_STATE_DIR", elsewhere.path().join("state"));
+        let ran = run(command, SOON);
+        assert_eq!(ran.code, Some(78), "{ran:?}");
+        assert!(ran.stderr.contains("lives"), "{}", ran.stderr);
+    }
+    assert_eq!(group(&ring), before);
+    ring.wait_ready(&[1, 2], SOON);
+    assert_eq!(say(&ring, 1), before["seq"].as_u64().expect("a number") + 2);
 }

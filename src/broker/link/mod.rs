@@ -50,6 +50,10 @@ pub const OUTBOX_MESSAGES: usize = 8192;
 /// publication larger than this alone is let through when nothing else waits.
 pub const OUTBOX_BYTES: usize = 64 * 1024 * 1024;
 
+/// Largest body of a publication. A broker answers a message that is too large for it by closing the channel, which takes
+/// everything else on it along; the private one takes 8 MiB, later RabbitMQs take 16 MiB by default.
+pub const PUBLICATION_BYTES: usize = 7 * 1024 * 1024;
+
 /// Bodies that the broker sends ahead from the mailbox. When as many are not yet taken by the node, the rest waits there.
 pub const MAILBOX_PREFETCH: u16 = 512;
 
@@ -124,6 +128,9 @@ pub enum NotSent {
     /// The link is down (or not yet up); [`LinkEvent::Up`] says when to try again.
     #[error("the link to the broker is down")]
     Down,
+    /// The body is larger than [`PUBLICATION_BYTES`].
+    #[error("the message is larger than any broker need take")]
+    TooLarge,
     /// A routing key of more than 255 bytes cannot be said in AMQP.
     #[error("the routing key is longer than 255 bytes")]
     BadRoutingKey,
@@ -325,6 +332,9 @@ impl Link {
 impl LinkHandle {
     /// Takes a publication, to be sent in its turn on its lane.
     pub fn publish(&self, publication: Publication) -> Result<(), NotSent> {
+        if publication.body.len() > PUBLICATION_BYTES {
+            return Err(NotSent::TooLarge);
+        }
         let Publication {
             lane,
             exchange,

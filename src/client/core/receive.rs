@@ -62,11 +62,18 @@ impl Core {
         }
         let epoch = delivery.epoch;
         for event in delivery.events {
+            if self.link == Link::Ended {
+                return;
+            }
             match event {
                 Event::Joined(_) | Event::Message(_) | Event::Left(_) | Event::Away(_) | Event::Back(_) => {
                     self.on_placed(event, reply, now);
                 }
-                Event::View { members, head } => self.on_view(epoch, members, head, now),
+                Event::View { members, head, cluster } => {
+                    if self.is_of_our_cluster(cluster) {
+                        self.on_view(epoch, members, head, now);
+                    }
+                }
                 Event::Beat { cluster, groups } => self.on_beat(cluster, groups, now),
                 Event::History {
                     group,
@@ -222,8 +229,23 @@ impl Core {
         });
     }
 
+    /// Whether what names `cluster` is of the one that this session belongs to. Another one has begun in its place if not,
+    /// with another history perhaps, and the session is over. Who names none says nothing.
+    fn is_of_our_cluster(&mut self, cluster: String) -> bool {
+        if cluster.is_empty() || *self.cluster.get_or_insert_with(|| cluster.clone()) == cluster {
+            return true;
+        }
+        let message = "the ring was founded anew, and may have another history".to_owned();
+        self.end(ErrorCode::AnotherCluster, message);
+        // Its epochs count anew.
+        self.epoch = 0;
+        false
+    }
+
     fn on_beat(&mut self, cluster: String, groups: BTreeMap<String, u64>, now: Millis) {
-        self.cluster.get_or_insert(cluster);
+        if !self.is_of_our_cluster(cluster) {
+            return;
+        }
         for (name, seq) in groups {
             if let Some(group) = self.groups.get_mut(&name) {
                 group.feed.hear(seq);
@@ -318,6 +340,7 @@ impl Core {
         }
         if self.cluster.as_ref().is_some_and(|known| *known != cluster) {
             let message = "the broker now carries another cluster's ring".to_owned();
+            self.epoch = 0;
             return self.end(ErrorCode::AnotherCluster, message);
         }
         self.cluster = Some(cluster);
@@ -462,6 +485,7 @@ impl Core {
             ask,
             code: Some(code),
             message,
+            perhaps_ordered: false,
         });
     }
 
@@ -474,8 +498,14 @@ impl Core {
             self.tell_outcome(pending.tag, pending.ask, outcome);
         }
         let left_over: Vec<_> = self.window.drain().collect();
-        for pending in left_over {
-            self.refuse(pending.tag, pending.ask, code, message.clone());
+        for (pending, sent) in left_over {
+            self.tell(SessionEvent::Refused {
+                tag: pending.tag,
+                ask: pending.ask,
+                code: Some(code),
+                message: message.clone(),
+                perhaps_ordered: sent,
+            });
         }
         let reads: Vec<_> = self.reads.drain().collect();
         for purpose in reads {

@@ -108,12 +108,14 @@ pub enum SessionEvent {
     Deliver { event: Event, own: bool },
     /// The request `tag` has a place in its group, and every node of the ring has it.
     Acknowledged { tag: u64, ask: Ask, seq: u64 },
-    /// The request `tag` has no effect. With `code` none it was caught before it was sent.
+    /// The request `tag` has no effect. With `code` none it was caught before it was sent. With `perhaps_ordered` the
+    /// session ended before the ring said what became of it: it may have its place in the history.
     Refused {
         tag: u64,
         ask: Ask,
         code: Option<ErrorCode>,
         message: String,
+        perhaps_ordered: bool,
     },
     /// Answer to [`Ask::Recent`], oldest first.
     Recent {

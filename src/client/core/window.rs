@@ -132,10 +132,14 @@ impl Window {
         self.cursor = self.cursor.min(n.max(self.first()));
     }
 
-    /// Gives up on all that waits, oldest first.
-    pub fn drain(&mut self) -> impl Iterator<Item = Pending> + '_ {
+    /// Gives up on all that waits, oldest first, each with whether it was ever published.
+    pub fn drain(&mut self) -> impl Iterator<Item = (Pending, bool)> + '_ {
         self.cursor = self.next_n;
-        self.entries.drain(..)
+        let published = self.published;
+        self.entries.drain(..).map(move |entry| {
+            let sent = entry.n <= published;
+            (entry, sent)
+        })
     }
 
     /// Whether something waits to be published.

@@ -197,7 +197,14 @@ impl Ring {
         } else {
             vec![1, 2, 3]
         };
-        self.parcel(false, Event::View { members, head: 1 })
+        self.parcel(
+            false,
+            Event::View {
+                members,
+                head: 1,
+                cluster: String::new(),
+            },
+        )
     }
 
     pub fn beat(&self) -> Parcel {
