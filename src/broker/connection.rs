@@ -53,7 +53,7 @@ pub enum ConnectError {
     Credentials { url: String, why: String },
     /// The account may not do what chaley needs (403 on an object).
     #[error(
-        "the broker {url} refuses what this account must be allowed to do ({why}); grant it with `rabbitmqctl set_permissions -p VHOST USER CONFIGURE WRITE READ`"
+        "the broker {url} refuses what this account must be allowed to do ({why}); name the ring whose account it is (--cluster NAME), or grant it with `rabbitmqctl set_permissions -p VHOST USER CONFIGURE WRITE READ`"
     )]
     Permission { url: String, why: String },
     /// The virtual host does not exist, or is closed to this account.

@@ -139,7 +139,7 @@ impl Settings {
             _ => exit::CONFIG,
         };
         let message = format!(
-            "{}\nRun `chaleyd config show --origin` to see where each setting comes from.",
+            "{}\nCorrect it and run the command again; `chaleyd help` and the annotated cluster.toml explain the settings.",
             lines.join("\n")
         );
         Err(ConfigError { code, message })

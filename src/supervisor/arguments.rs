@@ -169,6 +169,9 @@ pub enum ConfigCommand {
         /// Where each value comes from
         #[arg(long)]
         origin: bool,
+        /// Settings file, as --config
+        #[arg(short = 'f', value_name = "FILE", conflicts_with = "config")]
+        file: Option<PathBuf>,
     },
 }
 

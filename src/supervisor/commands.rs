@@ -67,8 +67,8 @@ fn run(place: &PlaceArguments, command: Command) -> Result<u8, Failure> {
         Command::Up(up) => return self::up(place, &up),
         Command::Supervise { .. } => return Ok(launch::detached()),
         Command::Config {
-            command: ConfigCommand::Show { origin },
-        } => return show_config(place, origin),
+            command: ConfigCommand::Show { origin, file },
+        } => return show_config(place, file.as_deref(), origin),
         _ => {}
     }
     let directory = state_dir(place)?;
@@ -129,8 +129,8 @@ fn state_dir(place: &PlaceArguments) -> Result<PathBuf, Failure> {
     Ok(Settings::load(&sources(place, None, Vec::new()))?.config.state_dir()?)
 }
 
-fn show_config(place: &PlaceArguments, origin: bool) -> Result<u8, Failure> {
-    let settings = Settings::load(&sources(place, None, Vec::new()))?;
+fn show_config(place: &PlaceArguments, file: Option<&Path>, origin: bool) -> Result<u8, Failure> {
+    let settings = Settings::load(&sources(place, file, Vec::new()))?;
     let mut text = String::new();
     for (key, value, from) in settings.describe() {
         let setting = format!("{key} = {value}");
@@ -274,10 +274,11 @@ fn check(directory: &Path) -> Result<u8, Failure> {
     let report = ask_state(directory)?;
     let troubles = troubles(&report);
     if troubles.is_empty() {
-        let nodes = super::engine::count(report.nodes.len(), "node");
         print_line(&format!(
-            "ok: {nodes}, view {}, broker {}",
-            report.epoch, report.broker.status
+            "ok: {}, view {}, broker {}",
+            counted(&report),
+            report.epoch,
+            report.broker.status
         ));
         return Ok(exit::DONE);
     }
@@ -286,6 +287,18 @@ fn check(directory: &Path) -> Result<u8, Failure> {
         troubles.join("; ")
     ));
     Ok(exit::FAILED)
+}
+
+/// How many nodes are in the ring, and which are not because they were stopped.
+fn counted(report: &StateReport) -> String {
+    let stopped = report.nodes.iter().filter(|node| node.status == NodeCondition::Stopped);
+    let stopped: Vec<String> = stopped.map(|node| node.id.to_string()).collect();
+    let all = super::engine::count(report.nodes.len(), "node");
+    if stopped.is_empty() {
+        return all;
+    }
+    let running = report.nodes.len() - stopped.len();
+    format!("{running} of {all} (stopped: {})", stopped.join(", "))
 }
 
 /// What an operator would want to know. A node that was stopped on purpose is no trouble.

@@ -198,6 +198,11 @@ impl Supervisor {
         let ids: Vec<u16> = self.nodes.keys().copied().collect();
         self.journal
             .info(&format!("the broker is ready; starting {}", count(ids.len(), "node")));
+        for id in self.place.stored_ids().into_iter().filter(|id| !ids.contains(id)) {
+            self.journal.info(&format!(
+                "node {id} has a store here, but is none of them; `chaleyd start {id}` brings it back"
+            ));
+        }
         self.phase = Phase::Nodes {
             deadline: Instant::now() + READY_DEADLINE,
         };

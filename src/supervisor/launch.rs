@@ -161,7 +161,8 @@ fn compare(plan: &Plan, pid: u32, running: &BTreeMap<String, String>, ready: boo
         "and has its cluster; a new one can be founded after".to_owned()
     } else {
         let how = if ready { "ready" } else { "still starting" };
-        let message = format!("already runs (pid {pid}, {how}) in {place}");
+        let message =
+            format!("already runs (pid {pid}, {how}) in {place}; `chaleyd state` shows it, `chaleyd down` ends it");
         return Ok(Found::Running { message, ready });
     };
     let message =

@@ -78,6 +78,11 @@ impl Place {
         Ok(directory)
     }
 
+    /// Ids of the nodes that have a directory here, whether they run or not, lowest first.
+    pub fn stored_ids(&self) -> Vec<u16> {
+        stored_ids(&self.directory.join(NODES)).unwrap_or_default()
+    }
+
     /// Gives the directory of all nodes another name, which is returned, if there is one.
     pub fn move_nodes_aside(&self) -> Result<Option<PathBuf>, Failure> {
         let nodes = self.directory.join(NODES);
@@ -113,6 +118,24 @@ impl Drop for Place {
         // A leftover socket would be harmless, only untidy.
         let _harmless = fs::remove_file(existing_socket(&self.directory));
     }
+}
+
+/// Ids of the directories of nodes below `nodes`, lowest first.
+pub fn stored_ids(nodes: &Path) -> Result<Vec<u16>, Failure> {
+    let entries = match fs::read_dir(nodes) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(refused(nodes, &error)),
+    };
+    let id_of = |name: &str| {
+        let id: u16 = name.parse().ok()?;
+        (id.to_string() == name).then_some(id)
+    };
+    let mut ids: Vec<u16> = entries
+        .filter_map(|entry| id_of(entry.ok()?.file_name().to_str()?))
+        .collect();
+    ids.sort_unstable();
+    Ok(ids)
 }
 
 /// Where the nodes' directories are moved to when a cluster does not go on from them.

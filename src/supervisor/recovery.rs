@@ -15,7 +15,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::place::{NODES, before_now, refused};
+use super::place::{NODES, before_now, refused, stored_ids};
 use crate::config::Durability;
 use crate::control::{Failure, exit};
 use crate::random::{NoRandomness, random};
@@ -50,7 +50,11 @@ pub fn recover(
 ) -> Result<Vec<u8>, Failure> {
     let nodes = state_dir.join(NODES);
     let mut best: Option<Candidate> = None;
-    for id in stored_ids(&nodes, ids)? {
+    let mut standings = Vec::new();
+    let mut stored = stored_ids(&nodes)?;
+    // Of equal ones the first is taken.
+    stored.sort_unstable_by_key(|id| (!ids.contains(id), *id));
+    for id in stored {
         let opened = Candidate::open(id, &nodes, durability);
         let Some(candidate) = opened.map_err(|error| cannot_be_read(id, &nodes, &error))? else {
             tell(format!("node {id}: its store is empty"));
@@ -60,6 +64,8 @@ pub fn recover(
             "node {id}: its log has {} entries, the last one of epoch {}",
             candidate.end, candidate.last_epoch.0
         ));
+        let standing = Standing::of(&candidate).map_err(|error| cannot_be_read(id, &nodes, &error))?;
+        standings.push(standing);
         let better = match &best {
             None => true,
             Some(best) => candidate
@@ -85,15 +91,53 @@ pub fn recover(
         );
         return Err(Failure::new(exit::CONFIG, message));
     }
+    let cluster = best.store.membership().cluster;
+    standings.retain(|standing| standing.cluster == cluster);
+    let last = standings
+        .iter()
+        .map(|standing| standing.newest)
+        .max()
+        .unwrap_or_default();
+    let whole = standings.iter().any(|standing| standing.synced_in == Some(last));
+    tell(format!("going on from node {id} with {end} entries"));
+    tell(match whole {
+        true => format!(
+            "a synced member of the last view known here, {}, is among the stores: nothing that it acknowledged is missing",
+            last.0
+        ),
+        false => format!(
+            "no synced member of the last view known here, {}, is among the stores: what only its members had is lost",
+            last.0
+        ),
+    });
     if let Some(aside) = move_others_aside(&nodes, id)? {
         tell(format!("the other nodes' stores are in {}", aside.display()));
     }
     let record = best.found()?;
-    tell(format!(
-        "going on from node {id} with {end} entries, as the new cluster {}",
-        record.cluster
-    ));
+    tell(format!("the new cluster is {}", record.cluster));
     Ok(encode_view(&record))
+}
+
+/// What a store was in its cluster.
+struct Standing {
+    cluster: Option<ClusterId>,
+    /// The newest view that it knows.
+    newest: Epoch,
+    /// The view that it was in as a synced member, if it was.
+    synced_in: Option<Epoch>,
+}
+
+impl Standing {
+    fn of(candidate: &Candidate) -> Result<Standing, StoreError> {
+        let membership = candidate.store.membership();
+        let views = candidate.store.views()?;
+        let newest = views.last().map_or(membership.epoch, |(epoch, _)| *epoch);
+        Ok(Standing {
+            cluster: membership.cluster,
+            newest: newest.max(membership.epoch),
+            synced_in: membership.synced.then_some(membership.epoch),
+        })
+    }
 }
 
 /// It may be the best one.
@@ -224,28 +268,10 @@ fn continuation(mut suffix: Vec<Entry>, log_end: Index, digest: Digest) -> Optio
     (meets && goes_on && !suffix.is_empty()).then_some(suffix)
 }
 
-/// Ids of the directories of nodes: those in `first` before others, lowest first.
-fn stored_ids(nodes: &Path, first: &[u16]) -> Result<Vec<u16>, Failure> {
-    let entries = match fs::read_dir(nodes) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(refused(nodes, &error)),
-    };
-    let id_of = |name: &str| {
-        let id: u16 = name.parse().ok()?;
-        (id.to_string() == name).then_some(id)
-    };
-    let mut ids: Vec<u16> = entries
-        .filter_map(|entry| id_of(entry.ok()?.file_name().to_str()?))
-        .collect();
-    ids.sort_unstable_by_key(|id| (!first.contains(id), *id));
-    Ok(ids)
-}
-
 fn move_others_aside(nodes: &Path, keep: u16) -> Result<Option<PathBuf>, Failure> {
     let aside = before_now(nodes);
     let mut moved = None;
-    for id in stored_ids(nodes, &[])?.into_iter().filter(|id| *id != keep) {
+    for id in stored_ids(nodes)?.into_iter().filter(|id| *id != keep) {
         let (from, to) = (nodes.join(id.to_string()), aside.join(id.to_string()));
         let rename = || {
             fs::create_dir_all(&aside)?;

@@ -76,8 +76,8 @@ pub struct Member {
 pub struct Send {
     #[command(flatten)]
     pub member: Member,
-    /// The text; `-` or nothing: every line of standard input
-    #[arg(value_name = "TEXT", allow_hyphen_values = true)]
+    /// The text (after `--` if it begins with a dash); `-` or nothing: every line of standard input
+    #[arg(value_name = "TEXT")]
     pub text: Option<String>,
     /// Give up after so many seconds (exit code 75) [default: never]
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]

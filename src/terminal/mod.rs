@@ -72,7 +72,8 @@ pub(crate) fn refusal(ask: &Ask, code: Option<ErrorCode>, message: &str, command
     let group = ask.group();
     let next = match (code, ask) {
         (Some(ErrorCode::NickTaken), _) if command => format!("; JOINGROUP {group} <another nick>"),
-        (Some(ErrorCode::NickTaken), _) => "; choose another nick with -u".to_owned(),
+        (Some(ErrorCode::NickTaken), _) => " (-u NICK)".to_owned(),
+        (Some(ErrorCode::TextTooLong), Ask::Say { text, .. }) => format!("; it has {} bytes", text.len()),
         (Some(ErrorCode::NotJoined | ErrorCode::NoSession | ErrorCode::SessionExpired), _) if command => {
             format!("; JOINGROUP {group} <user> joins it")
         }

@@ -17,10 +17,17 @@ const REPORTS_MAX: u64 = 10;
 struct Read {
     /// Lines handed to the session.
     lines: u64,
-    /// Lines that are no text, and the number of the first of them.
+    /// Lines that are no text, and of the first of them the number and what is wrong.
     bad: u64,
-    first_bad: Option<u64>,
+    first_bad: Option<(u64, &'static str)>,
     error: Option<io::Error>,
+}
+
+impl Read {
+    fn is_bad(&mut self, why: &'static str) {
+        self.bad += 1;
+        self.first_bad.get_or_insert((self.lines + self.bad, why));
+    }
 }
 
 enum Phase {
@@ -206,11 +213,11 @@ impl Sending {
         self.phase = Phase::Waiting;
         let Some(read) = read else { return };
         self.lines = read.lines;
-        if let Some(line) = read.first_bad {
-            let message = format!(
-                "{} lines were not sent: line {line} is not UTF-8 (iconv makes it so), or too long (send it in parts)",
-                read.bad
-            );
+        if let Some((line, why)) = read.first_bad {
+            let message = match read.bad {
+                1 => format!("line {line} was not sent: it is {why}"),
+                bad => format!("{bad} lines were not sent; the first, line {line}, is {why}"),
+            };
             self.unsent = Some(Failure::new(Exit::Data, message));
         }
         if let Some(error) = read.error {
@@ -290,10 +297,8 @@ fn read_all(handle: &SessionHandle, group: &str) -> Read {
                 }
                 read.lines += 1;
             }
-            Ok(Some(InputLine::TooLong | InputLine::NotUtf8)) => {
-                read.bad += 1;
-                read.first_bad.get_or_insert(read.lines + read.bad);
-            }
+            Ok(Some(InputLine::TooLong)) => read.is_bad("too long; send it in parts"),
+            Ok(Some(InputLine::NotUtf8)) => read.is_bad("not UTF-8; iconv makes it so"),
             Ok(None) => return read,
             Err(error) => {
                 read.error = Some(error);
