@@ -150,7 +150,7 @@ fn values_out_of_range_are_refused_with_their_origin() {
         let (code, message) = load(text).unwrap_err();
         assert_eq!(code, exit::CONFIG);
         assert!(message.contains(part), "{text}: {message}");
-        assert!(message.contains("chaleyd config show"), "{message}");
+        assert!(message.contains("run the command again"), "{message}");
     }
 }
 
