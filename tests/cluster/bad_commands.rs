@@ -168,7 +168,7 @@ fn chatters(ring: &Cluster) {
             refused(
                 &chaley(ring, &[command, "-g", "1", "-u", nick]),
                 65,
-                &["choose another nick with -u"],
+                &["(-u NICK)"],
             );
         }
     }
