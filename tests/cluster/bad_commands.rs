@@ -165,11 +165,7 @@ fn chatters(ring: &Cluster) {
     }
     for nick in ["eve", "EVE"] {
         for command in ["send", "listen"] {
-            refused(
-                &chaley(ring, &[command, "-g", "1", "-u", nick]),
-                65,
-                &["(-u NICK)"],
-            );
+            refused(&chaley(ring, &[command, "-g", "1", "-u", nick]), 65, &["(-u NICK)"]);
         }
     }
     refused(&chaley(ring, &["send", "-g", "1"]), 64, &["--user"]);
