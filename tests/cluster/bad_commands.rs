@@ -220,7 +220,7 @@ fn lines(ring: &Cluster) {
     let expected = [
         "chat.max_text_bytes",
         "1 of 4 lines were refused",
-        "2 lines were not sent: line 4 is not UTF-8",
+        "2 lines were not sent; the first, line 4, is not UTF-8",
     ];
     refused(&ran, 65, &expected);
     let numbers: Vec<u64> = ran.stdout.lines().map(|line| line.parse().expect("a number")).collect();
