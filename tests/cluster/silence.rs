@@ -14,7 +14,7 @@ const KILLS: usize = 20;
 const LONGEST_SILENCE: Duration = Duration::from_millis(250);
 
 /// A silence that belongs to a kill begins within this time after it.
-const AFTERMATH: Duration = Duration::from_millis(750);
+const AFTERMATH: Duration = Duration::from_millis(600);
 
 /// A node that comes back makes a new view, in which its neighbours link anew.
 const REJOIN_SILENCE: Duration = Duration::from_secs(1);

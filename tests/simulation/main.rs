@@ -21,8 +21,8 @@ use std::time::Instant;
 
 use run::Figures;
 
-/// Seeds of one run of the gate: half a minute on two cores.
-const GATE_SEEDS: u64 = 2_000;
+/// Seeds of one run of the gate: some 20 s on two cores.
+const GATE_SEEDS: u64 = 1_200;
 
 fn from_environment(name: &str) -> Option<u64> {
     std::env::var(name).ok().and_then(|value| value.parse().ok())
