@@ -3,11 +3,11 @@
 use std::time::{Duration, Instant};
 
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions, QueueDeleteOptions};
-use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
+use lapin::protocol::AMQPSoftError;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
-use lapin::{BasicProperties, Confirmation, Connection, ErrorKind};
+use lapin::{BasicProperties, Confirmation, Connection};
 
-use super::connection::{Backoff, BrokerUrl, ConnectError, connect_any};
+use super::connection::{Backoff, BrokerUrl, ConnectError, connect_any, soft_error};
 use super::names::Names;
 
 /// A stream that cannot be declared or read for so long (it answers 404 or 406 for about half a second after a crash of
@@ -46,16 +46,6 @@ pub(super) fn is_stream_waking(error: &lapin::Error) -> bool {
     )
 }
 
-fn soft_error(error: &lapin::Error) -> Option<&AMQPSoftError> {
-    match error.kind() {
-        ErrorKind::ProtocolError(amqp) => match amqp.kind() {
-            AMQPErrorKind::Soft(soft) => Some(soft),
-            AMQPErrorKind::Hard(_) => None,
-        },
-        _ => None,
-    }
-}
-
 /// Whether a head takes clients' requests, which is to say that the cluster lives. It is sent an empty list of requests.
 pub async fn is_led(urls: &[BrokerUrl], names: &Names) -> std::result::Result<bool, ConnectError> {
     let (connection, url) = connect_any(urls, "chaleyd: does the cluster live?").await?;
@@ -77,13 +67,15 @@ pub async fn is_led(urls: &[BrokerUrl], names: &Names) -> std::result::Result<bo
         Ok(_) => Ok(true),
         // The exchange does not exist yet.
         Err(error) if matches!(soft_error(&error), Some(AMQPSoftError::NOTFOUND)) => Ok(false),
-        Err(error) => {
-            Err(ConnectError::refused(url, &error).unwrap_or_else(|| ConnectError::while_connecting(url, &error)))
-        }
+        Err(error) => Err(failed(url, &error)),
     };
     // How the broker takes our leave changes nothing.
     let _ = connection.close(200, "done".into()).await;
     outcome
+}
+
+fn failed(url: &BrokerUrl, error: &lapin::Error) -> ConnectError {
+    ConnectError::refused(url, error).unwrap_or_else(|| ConnectError::while_connecting(url, error))
 }
 
 /// Appends one record and waits for the broker's confirmation; whether it took it.
@@ -130,9 +122,7 @@ pub async fn replace(
             url: url.to_string(),
             why: "it did not take the first record of the view register".to_owned(),
         }),
-        Err(error) => {
-            Err(ConnectError::refused(url, &error).unwrap_or_else(|| ConnectError::while_connecting(url, &error)))
-        }
+        Err(error) => Err(failed(url, &error)),
     };
     // The register is gone or not; how the broker takes our leave changes nothing.
     let _ = connection.close(200, "done".into()).await;

@@ -93,6 +93,26 @@ pub enum ErrorCode {
 }
 
 impl ErrorCode {
+    /// Every code, in the order of their declaration.
+    pub const ALL: [ErrorCode; 16] = [
+        ErrorCode::Malformed,
+        ErrorCode::UnknownOp,
+        ErrorCode::BadGroup,
+        ErrorCode::BadNick,
+        ErrorCode::TextTooLong,
+        ErrorCode::NickTaken,
+        ErrorCode::AlreadyJoined,
+        ErrorCode::NotJoined,
+        ErrorCode::Expected,
+        ErrorCode::NoSession,
+        ErrorCode::SessionExpired,
+        ErrorCode::OutcomeForgotten,
+        ErrorCode::Limit,
+        ErrorCode::BadReplyTo,
+        ErrorCode::AnotherCluster,
+        ErrorCode::Other,
+    ];
+
     /// The name on the wire.
     pub fn name(self) -> &'static str {
         match self {
@@ -251,28 +271,9 @@ impl LeftReason {
 mod tests {
     use super::*;
 
-    const CODES: [ErrorCode; 16] = [
-        ErrorCode::Malformed,
-        ErrorCode::UnknownOp,
-        ErrorCode::BadGroup,
-        ErrorCode::BadNick,
-        ErrorCode::TextTooLong,
-        ErrorCode::NickTaken,
-        ErrorCode::AlreadyJoined,
-        ErrorCode::NotJoined,
-        ErrorCode::Expected,
-        ErrorCode::NoSession,
-        ErrorCode::SessionExpired,
-        ErrorCode::OutcomeForgotten,
-        ErrorCode::Limit,
-        ErrorCode::BadReplyTo,
-        ErrorCode::AnotherCluster,
-        ErrorCode::Other,
-    ];
-
     #[test]
     fn a_code_has_one_name_everywhere_and_a_later_one_is_other() {
-        for code in CODES {
+        for code in ErrorCode::ALL {
             assert_eq!(serde_json::to_value(code).unwrap(), code.name());
             assert!(
                 code.explain().contains(": "),

@@ -282,3 +282,85 @@ fn move_others_aside(nodes: &Path, keep: u16) -> Result<Option<PathBuf>, Failure
     }
     Ok(moved)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Entries of the epochs given, one each, behind a log that ends at `end` with `digest`.
+    fn entries(end: Index, digest: Digest, epochs: &[u64]) -> Vec<Entry> {
+        let mut last = digest;
+        let entry = |(at, epoch): (usize, &u64)| {
+            let entry = Entry::new(last, end + 1 + at as Index, Epoch(*epoch), 0, vec![7].into());
+            last = entry.digest;
+            entry
+        };
+        epochs.iter().enumerate().map(entry).collect()
+    }
+
+    fn store(nodes: &Path, id: u16, log: &[Entry]) {
+        let directory = nodes.join(id.to_string()).join("store");
+        let mut store = Store::open(&directory, &Durability::default()).unwrap();
+        let mut batch = store.batch();
+        batch.append(log);
+        batch.commit().unwrap();
+    }
+
+    fn chosen(nodes: &Path, ids: &[u16]) -> Result<u16, Failure> {
+        let record = recover(nodes.parent().unwrap(), ids, &Durability::default(), |_| {})?;
+        Ok(crate::wire::frame::decode_view(&record).unwrap().by.id.0)
+    }
+
+    #[test]
+    fn a_suffix_goes_on_where_the_log_ends_also_if_the_log_has_grown_by_a_part_of_it() {
+        let all = entries(0, Digest::ZERO, &[1, 1, 2, 2, 2]);
+        let after = |log_end: usize, digest| continuation(all[2..].to_vec(), log_end as Index, digest);
+        assert_eq!(after(2, all[1].digest), Some(all[2..].to_vec()));
+        assert_eq!(after(4, all[3].digest), Some(all[4..].to_vec()));
+        assert_eq!(after(4, all[1].digest), None, "other entries have its place");
+        assert_eq!(after(1, all[0].digest), None, "a gap");
+        assert_eq!(after(5, all[4].digest), None, "nothing is left");
+    }
+
+    #[test]
+    fn the_longer_one_wins_among_prefixes_and_what_outlived_a_recovery_among_others() {
+        let old = entries(0, Digest::ZERO, &[7, 7, 9]);
+        // After a recovery from two entries epochs count anew; the third of the old cluster was never acknowledged.
+        let mut new = old[..2].to_vec();
+        new.extend(entries(2, old[1].digest, &[4, 4]));
+        for (one, other, expected) in [
+            (&old[..2], &old[..], 2),
+            (&new[..], &new[..2], 1),
+            (&old[..], &new[..3], 2),
+        ] {
+            let state = tempfile::tempdir().unwrap();
+            let nodes = state.path().join(NODES);
+            store(&nodes, 1, one);
+            store(&nodes, 2, other);
+            assert_eq!(chosen(&nodes, &[1, 2]).unwrap(), expected);
+            assert_eq!(stored_ids(&nodes).unwrap(), [expected], "the other one is moved aside");
+        }
+    }
+
+    #[test]
+    fn a_store_that_cannot_be_opened_or_is_not_to_be_started_is_not_passed_over() {
+        let state = tempfile::tempdir().unwrap();
+        let nodes = state.path().join(NODES);
+        let log = entries(0, Digest::ZERO, &[1, 1]);
+        store(&nodes, 1, &log[..1]);
+        store(&nodes, 3, &log);
+        let failure = chosen(&nodes, &[1, 2]).unwrap_err();
+        assert!(
+            failure.code == exit::CONFIG && failure.message.contains("node 3"),
+            "{failure}"
+        );
+        fs::create_dir_all(nodes.join("2")).unwrap();
+        fs::write(nodes.join("2/store"), "no directory").unwrap();
+        let failure = chosen(&nodes, &[1, 2, 3]).unwrap_err();
+        assert!(
+            failure.code == exit::CONFIG && failure.message.contains("node 2 cannot be read"),
+            "{failure}"
+        );
+        assert_eq!(stored_ids(&nodes).unwrap(), [1, 2, 3], "nothing was moved");
+    }
+}

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use super::cli::Who;
 use super::render::Paint;
 use super::sanitize::harmless_json;
-use super::{LEAVE_TIMEOUT, Stop, TURN_MAX, complain, ended, exit_of, refusal};
+use super::{Stop, TURN_MAX, complain, ended, exit_of, leave, refusal};
 use crate::client::{Ask, Cause, Exit, Failure, Options, Session, SessionEvent, Update};
 use crate::wire::client::Event;
 
@@ -52,25 +52,10 @@ pub async fn run(options: Options, who: Who, form: Form, count: Option<u64>) -> 
     };
     if ended.is_ok() && listening.joined {
         // The ring finds a lost leave by itself: it is not worth waiting long.
-        let _ = tokio::time::timeout(LEAVE_TIMEOUT, leave(&mut session, who.group)).await;
+        leave(&mut session, who.group).await;
     }
     session.close().await;
     ended
-}
-
-async fn leave(session: &mut Session, group: String) -> Option<()> {
-    session.handle.ask(Ask::Leave { group }).await.ok()?;
-    loop {
-        match session.updates.recv().await? {
-            Update::Event(SessionEvent::Acknowledged {
-                ask: Ask::Leave { .. }, ..
-            }) => return Some(()),
-            Update::Event(SessionEvent::Refused {
-                ask: Ask::Leave { .. }, ..
-            }) => return Some(()),
-            _ => {}
-        }
-    }
 }
 
 impl Listening {

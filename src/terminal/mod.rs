@@ -15,7 +15,7 @@ use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::chat::ErrorCode;
-use crate::client::{Ask, Exit, Failure};
+use crate::client::{Ask, Exit, Failure, Session, SessionEvent, Update};
 
 /// Says something on stderr. One that is closed or full takes nothing, and changes neither what happens nor the exit code.
 pub fn complain(text: impl std::fmt::Display) {
@@ -55,6 +55,27 @@ impl Stop {
             _ = self.hang_up.recv() => {}
         }
     }
+}
+
+/// Leaves the group and waits a little for the ring's word on it. Should the leave get lost, the ring finds out by itself.
+pub(crate) async fn leave(session: &mut Session, group: String) {
+    let leaving = async {
+        session.handle.ask(Ask::Leave { group }).await.ok()?;
+        loop {
+            if let Update::Event(
+                SessionEvent::Acknowledged {
+                    ask: Ask::Leave { .. }, ..
+                }
+                | SessionEvent::Refused {
+                    ask: Ask::Leave { .. }, ..
+                },
+            ) = session.updates.recv().await?
+            {
+                return Some(());
+            }
+        }
+    };
+    let _ = tokio::time::timeout(LEAVE_TIMEOUT, leaving).await;
 }
 
 /// What is said of a text whose session ended before the ring said what became of it. `command` as in [`refusal`].

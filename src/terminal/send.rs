@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 
 use super::cli::Who;
 use super::lines::{InputLine, read_line};
-use super::{LEAVE_TIMEOUT, Stop, TURN_MAX, complain, ended, exit_of, refusal, uncertain};
+use super::{Stop, TURN_MAX, complain, ended, exit_of, leave, refusal, uncertain};
 use crate::client::{Ask, Exit, Failure, Options, Session, SessionEvent, SessionHandle, Update};
 
 /// Refused lines that are each reported; the rest is counted.
@@ -112,23 +112,8 @@ impl Sending {
 
     async fn leave(&mut self, session: &mut Session) {
         self.phase = Phase::Leaving;
-        let group = self.who.group.clone();
-        let leaving = async {
-            session.handle.ask(Ask::Leave { group }).await.ok()?;
-            loop {
-                match session.updates.recv().await? {
-                    Update::Event(SessionEvent::Acknowledged {
-                        ask: Ask::Leave { .. }, ..
-                    }) => return Some(()),
-                    Update::Event(SessionEvent::Refused {
-                        ask: Ask::Leave { .. }, ..
-                    }) => return Some(()),
-                    _ => {}
-                }
-            }
-        };
-        // Every line is acknowledged by now; should the leave get lost, the ring finds out by itself.
-        let _ = tokio::time::timeout(LEAVE_TIMEOUT, leaving).await;
+        // Every line is acknowledged by now.
+        leave(session, self.who.group.clone()).await;
         self.phase = Phase::Done;
     }
 

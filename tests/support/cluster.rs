@@ -183,7 +183,11 @@ impl Cluster {
 
     /// A `chaleyd` command for this ring, to be run.
     pub fn chaleyd(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_chaleyd"));
+        self.command(env!("CARGO_BIN_EXE_chaleyd"), arguments)
+    }
+
+    fn command(&self, program: &str, arguments: &[&str]) -> Command {
+        let mut command = Command::new(program);
         command
             .args(arguments)
             .env("NO_COLOR", "1")
@@ -196,14 +200,7 @@ impl Cluster {
 
     /// A `chaley` command for this ring, to be run. The URL is in the environment, because it holds a password.
     pub fn chaley(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_chaley"));
-        command
-            .args(arguments)
-            .env("NO_COLOR", "1")
-            .current_dir(self.directory.path());
-        command
-            .env("CHALEY_STATE_DIR", self.state_dir())
-            .env("CHALEY_CLUSTER", &self.name);
+        let mut command = self.command(env!("CARGO_BIN_EXE_chaley"), arguments);
         // Clients of a private broker find it through the state directory.
         if !self.clients_url.is_empty() {
             command.env("CHALEY_BROKER_URL", &self.clients_url);

@@ -6,16 +6,16 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt as _;
 use futures_util::future::try_join;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, ExchangeDeclareOptions, QueueDeclareOptions};
-use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
+use lapin::protocol::AMQPSoftError;
 use lapin::types::{AMQPValue, FieldTable};
-use lapin::{BasicProperties, Channel, Connection, ErrorKind, Event, ExchangeKind};
+use lapin::{BasicProperties, Channel, Connection, Event, ExchangeKind};
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::feed::Feed;
 use super::lane::{is_mark, short};
 use super::{LinkEvent, LinkOptions, MAILBOX_BYTES, MAILBOX_PREFETCH, MARK_BYTES};
-use crate::broker::connection::{Backoff, BrokerUrl, ConnectError, connect_any};
+use crate::broker::connection::{Backoff, BrokerUrl, ConnectError, connect_any, soft_error};
 use crate::broker::names::Names;
 use crate::broker::register::{self, REGISTER_DEADLINE, is_stream_waking};
 use crate::ring::Member;
@@ -209,16 +209,6 @@ async fn declare_exchanges(connection: &Connection, names: &Names) -> lapin::Res
             .await?;
     }
     Ok(())
-}
-
-fn soft_error(error: &lapin::Error) -> Option<&AMQPSoftError> {
-    match error.kind() {
-        ErrorKind::ProtocolError(amqp) => match amqp.kind() {
-            AMQPErrorKind::Soft(soft) => Some(soft),
-            AMQPErrorKind::Hard(_) => None,
-        },
-        _ => None,
-    }
 }
 
 /// 405: the queue is exclusive to another connection.
