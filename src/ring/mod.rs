@@ -88,6 +88,7 @@ mod link;
 mod membership;
 mod message;
 mod node;
+pub mod sabotage;
 mod types;
 mod view;
 
