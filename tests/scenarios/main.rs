@@ -3,7 +3,7 @@
 //! `INSTA_UPDATE=always cargo test --test scenarios` writes the stories anew; read the difference before it is kept.
 
 mod cluster;
-#[path = "../simulation/store.rs"]
+#[path = "../proof/simulation/store.rs"]
 mod store;
 mod story;
 

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use chaley::ring::{Index, Input, Node, NodeId};
 
-use crate::store::Store;
+use crate::simulation::store::Store;
 
 /// A running process.
 #[derive(Debug)]

@@ -2,12 +2,12 @@
 
 use chaley::ring::{Epoch, Incarnation, Input, Member, ViewRecord};
 
-use crate::broker::show_record;
-use crate::event::Event;
-use crate::host::{Host, Process};
-use crate::invariants::newest_view;
-use crate::store::Store;
-use crate::world::World;
+use crate::simulation::broker::show_record;
+use crate::simulation::event::Event;
+use crate::simulation::host::{Host, Process};
+use crate::simulation::invariants::newest_view;
+use crate::simulation::store::Store;
+use crate::simulation::world::World;
 
 /// Most hosts of one run.
 const HOSTS_MAX: usize = 6;

@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, VecDeque};
 
 use chaley::ring::{ClusterId, Incarnation, Input, Member, NodeId, Timing};
 
-use crate::broker::Broker;
-use crate::event::Event;
-use crate::host::{Host, Process};
-use crate::invariants::Ledger;
-use crate::rng::Rng;
-use crate::store::Store;
+use crate::simulation::broker::Broker;
+use crate::simulation::event::Event;
+use crate::simulation::host::{Host, Process};
+use crate::simulation::invariants::Ledger;
+use crate::simulation::rng::Rng;
+use crate::simulation::store::Store;
 
 /// What one seed decides before anything happens.
 #[derive(Debug, Clone)]

@@ -1,9 +1,9 @@
 //! The production core under seeded faults: a virtual clock, a simulated broker, stores that survive their processes,
 //! and every invariant after every step.
 //!
-//! `CHALEY_SEED=n cargo test --test simulation replay -- --nocapture` runs one seed and, should it fail, prints
+//! `CHALEY_SEED=n cargo test --test proof simulation::replay -- --nocapture` runs one seed and, should it fail, prints
 //! its last events; with `CHALEY_VERBOSE=1` it prints all of them as they happen;
-//! `CHALEY_SEEDS=n cargo test --test simulation gate -- --nocapture` runs that many, on all cores.
+//! `CHALEY_SEEDS=n cargo test --test proof simulation::gate -- --nocapture` runs that many, on all cores.
 
 mod broker;
 mod effects;

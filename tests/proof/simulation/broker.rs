@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use chaley::ring::{Digest, Epoch, Input, Member, Message, ViewRecord};
 
-use crate::event::{Event, Publication, Target};
-use crate::world::World;
+use crate::simulation::event::{Event, Publication, Target};
+use crate::simulation::world::World;
 
 #[derive(Debug)]
 struct Connection {

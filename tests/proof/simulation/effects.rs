@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use chaley::ring::{DropReason, Effect, Entry, Halt, Incarnation, Index, Input, Member, Message, Note, Role};
 
-use crate::event::{Event, Publication};
-use crate::invariants;
-use crate::world::World;
+use crate::simulation::event::{Event, Publication};
+use crate::simulation::invariants;
+use crate::simulation::world::World;
 
 /// A client publishes again when it has no outcome after so long.
 const RETRY_MS: u64 = 250;

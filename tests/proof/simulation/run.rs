@@ -4,9 +4,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use chaley::ring::Epoch;
 
-use crate::event::Event;
-use crate::invariants::newest_view;
-use crate::world::World;
+use crate::simulation::event::Event;
+use crate::simulation::invariants::newest_view;
+use crate::simulation::world::World;
 
 /// Virtual milliseconds from the last fault until everything is well again, at most.
 const HEALED_WITHIN_MS: u64 = 60_000;
@@ -33,7 +33,7 @@ pub fn replay(seed: u64) -> Result<Figures, String> {
     let (result, trace) = attempt(seed, true);
     result.map_err(|why| {
         format!(
-            "seed {seed}: {why}\nthe last events:\n{trace}\nreplay: CHALEY_SEED={seed} cargo test --test simulation replay -- --nocapture"
+            "seed {seed}: {why}\nthe last events:\n{trace}\nreplay: CHALEY_SEED={seed} cargo test --test proof simulation::replay -- --nocapture"
         )
     })
 }

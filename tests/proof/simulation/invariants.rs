@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use chaley::ring::{Digest, Entry, Epoch, Halt, Index, LogRead, Member, View, ViewRecord};
 
-use crate::broker::show_record;
-use crate::host::Host;
-use crate::store::request_of;
-use crate::world::World;
+use crate::simulation::broker::show_record;
+use crate::simulation::host::Host;
+use crate::simulation::store::request_of;
+use crate::simulation::world::World;
 
 type Verdict = Result<(), String>;
 
