@@ -123,6 +123,11 @@ impl Detector {
         self.loop_taken = self.loop_taken.max(sent_at);
     }
 
+    /// This node has another mailbox: what it sent to the former one does not come back, and proves nothing.
+    pub fn moved(&mut self, now: Millis) {
+        self.loop_heard = self.loop_heard.max(now);
+    }
+
     /// Whether whoever lives has had the time to come back since the own connection was made.
     pub fn is_past_grace(&self, now: Millis) -> bool {
         let since = self.judging_since;
@@ -223,6 +228,17 @@ mod tests {
         assert!(!detector.is_deaf(), "the broker did not take its heartbeats either");
         detector.loop_taken(4000);
         assert!(detector.is_deaf());
+    }
+
+    #[test]
+    fn what_was_sent_to_a_former_mailbox_does_not_make_deaf() {
+        let mut detector = Detector::new(timing());
+        detector.resume(0);
+        detector.moved(5000);
+        detector.loop_taken(4990);
+        assert!(!detector.is_deaf(), "the broker took it for a mailbox that is gone");
+        detector.loop_taken(7001);
+        assert!(detector.is_deaf(), "and this one for the mailbox that is there");
     }
 
     #[test]

@@ -26,7 +26,8 @@ impl Node {
         let Connection::Up { since } = self.connection else {
             return;
         };
-        if self.blocked {
+        // Whoever was left out has no mailbox to hear itself in until it has moved to its new one.
+        if self.blocked || matches!(self.standing, Standing::LeftOut) {
             return;
         }
         if now.saturating_sub(self.loop_sent_at) >= self.timing.loop_ms() {

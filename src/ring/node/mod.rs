@@ -224,7 +224,7 @@ impl Node {
                 self.leaving = true;
                 self.ask_to_leave(effects);
             }
-            Input::Reborn { incarnation } => self.on_reborn(incarnation),
+            Input::Reborn { incarnation } => self.on_reborn(now, incarnation),
         }
     }
 

@@ -80,9 +80,10 @@ impl Node {
         });
     }
 
-    pub(super) fn on_reborn(&mut self, incarnation: Incarnation) {
+    pub(super) fn on_reborn(&mut self, now: Millis, incarnation: Incarnation) {
         if let Standing::LeftOut = self.standing {
             self.me.incarnation = incarnation;
+            self.detector.moved(now);
             self.standing = Standing::Joiner(Joiner::default());
         }
     }
