@@ -16,11 +16,8 @@ pub trait Past {
 
     /// Indexes of the entries that gave `group` events numbered above `after`, oldest first. The first of them may also
     /// hold events up to `after`, and the last may not be applied yet.
-    fn holders(
-        &self,
-        group: &str,
-        after: u64,
-    ) -> Result<impl Iterator<Item = Result<Index, Self::Error>>, Self::Error>;
+    fn holders(&self, group: &str, after: u64)
+    -> Result<impl Iterator<Item = Result<Index, Self::Error>>, Self::Error>;
 }
 
 /// Events of a group with a number above `after`, oldest first, at most `limit` and about `max_bytes` of text.
