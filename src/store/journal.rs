@@ -153,7 +153,10 @@ fn take<'a>(reader: &mut impl Read, bytes: &'a mut Vec<u8>, count: u64) -> io::R
 
 /// A little-endian number of up to eight bytes.
 fn number(bytes: &[u8]) -> u64 {
-    bytes.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte))
+    bytes
+        .iter()
+        .rev()
+        .fold(0, |number, byte| number << 8 | u64::from(*byte))
 }
 
 fn only_zeros(reader: &mut impl Read) -> io::Result<bool> {

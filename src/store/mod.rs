@@ -13,12 +13,31 @@
 //! | `meta`    | a name                       | layout version, membership, view records, chat snapshot    |
 //!
 //! # What is promised
-//! - A batch whose commit returned is there after the process is killed at any instant. After a power cut that holds
+//! - A batch whose commit returned is there after the process is killed at any instant. After a power loss that holds
 //!   with `fsync = "always"`; with `interval` the last `fsync_interval_ms` may be gone, from the end and whole batches.
+//! - The store knows which of the two it was: see below.
 //! - After one failed write no further write is accepted until the store is opened anew (Rebello et al., "Can
 //!   Applications Recover from fsync Failures?", USENIX ATC 2020): what reached the disk is then not known.
 //! - The log has no gaps: an entry that is not the next one is refused, and a gap found on disk is [`StoreError::Corrupt`].
 //! - One process at a time: a second opener gets [`StoreError::Locked`].
+//!
+//! # Power loss
+//! What a killed process wrote is with the kernel still; what the kernel had not written when its machine went down is
+//! gone. `boot` names the kernel's boot under which the store was last open (`/proc/sys/kernel/random/boot_id`), and says
+//! `whole` if all that was acknowledged was on the disk at any time since: after a clean end, or with `always`; else `open`.
+//!
+//! | the mark          | the same boot             | another boot, or one that is not known             |
+//! | ----------------- | ------------------------- | -------------------------------------------------- |
+//! | `whole`           | nothing is lost           | nothing is lost                                    |
+//! | `open`, or none   | nothing is lost           | the end may be lost: [`Store::end_lost`]           |
+//!
+//! If the end may be lost, the first batch takes `synced` from the membership, before the mark is written anew. A change
+//! of the setting counts once everything written before is on the disk. A machine whose boot cannot be read is safe, too,
+//! but takes a killed process for a power loss.
+//!
+//! That whole batches are missing, and from the end, is the journal's doing: one file for all keyspaces, read up to the
+//! first batch that is not sound. Two things are added to the engine for it. A torn batch that it would refuse is cut off
+//! (`journal.rs`); and only the store seals memtables, after a sync, so that no table is ever ahead of the journal.
 //!
 //! # Directory
 //! `lock` is held for as long as the store is open, `db/` is the engine's. A store comes into being in `db.new/` and is
