@@ -64,11 +64,9 @@ pub(super) fn cut_torn_end(database: &Path, outage: Outage) -> io::Result<()> {
         }
     };
     let torn = match found {
-        Batch::Whole(_) => false,
-        Batch::Torn if outage == Outage::EndLost => true,
-        Batch::Torn => only_zeros(&mut reader)?,
-        // The engine stops there of itself; but that may be inside a batch before others that are whole.
-        Batch::Unreadable => outage == Outage::EndLost,
+        Batch::Torn if outage == Outage::NothingLost => only_zeros(&mut reader)?,
+        // Where no batch can be read the engine, too, stops without an error, unless a panic stops it.
+        _ => true,
     };
     if torn {
         let journal = File::options().write(true).open(&newest)?;
