@@ -6,7 +6,7 @@ use std::path::Path;
 
 use chaley::config::Fsync;
 
-use super::dropped::copy;
+use super::dropped::{copy, home};
 use super::tell;
 use super::workload::{self, AFTER, BEFORE, batches, write};
 
@@ -33,7 +33,7 @@ fn whole(ends: &[u64], at: u64) -> u64 {
 
 #[test]
 fn a_journal_that_is_cut_anywhere_holds_every_batch_before_the_cut() {
-    let home = tempfile::tempdir().unwrap();
+    let home = home();
     let live = home.path().join("live");
     let mut store = workload::open(&live, Fsync::Always, BEFORE);
     let journal = Path::new("db/0.jnl");
@@ -74,8 +74,9 @@ fn a_journal_that_is_cut_anywhere_holds_every_batch_before_the_cut() {
         file.write_all_at(&bytes[..usize::try_from(*at).unwrap()], 0).unwrap();
         // The length of a file may be on the disk before its bytes are.
         if round % 2 == 1 {
-            file.set_len(bytes.len() as u64).unwrap();
+            file.set_len(last + 100_000).unwrap();
         }
+        fs::copy(live.join("boot"), cut.join("boot")).unwrap();
         let store = workload::open(&cut, Fsync::Always, AFTER);
         assert_eq!(batches(&store), whole(&ends, *at), "cut at {at} of {last}");
         assert!(!store.end_lost());

@@ -23,7 +23,7 @@ const ALL: &str = "CHALEY_ALL_DISKS";
 const STORE: &str = "1/store";
 
 /// A disk in memory, where there is one: thousands of small stores are made and opened.
-fn home() -> tempfile::TempDir {
+pub fn home() -> tempfile::TempDir {
     let memory = Path::new("/dev/shm");
     let home = if memory.is_dir() {
         tempfile::tempdir_in(memory)
@@ -195,7 +195,7 @@ fn nothing_is_lost(left: &Left, directory: &Path, work: &Work) {
 
 #[test]
 fn with_always_no_disk_that_a_power_loss_leaves_lacks_what_was_acknowledged() {
-    for (name, limit) in [("always", 350), ("tables", 250)] {
+    for (name, limit) in [("always", 200), ("tables", 100)] {
         let (home, work) = (home(), work(name));
         let recording = record(work, home.path());
         look_at(name, &recording, home.path(), limit, |left, directory| {
@@ -228,7 +228,7 @@ fn with_always_no_disk_lacks_anything_while_a_full_journal_is_replaced() {
     batch.commit().unwrap();
     drop(store);
     let recording = record(work, home.path());
-    look_at(work.name, &recording, home.path(), 30, |left, directory| {
+    look_at(work.name, &recording, home.path(), 16, |left, directory| {
         nothing_is_lost(left, directory, work)
     });
 }
@@ -237,7 +237,7 @@ fn with_always_no_disk_lacks_anything_while_a_full_journal_is_replaced() {
 fn with_interval_every_disk_is_a_prefix_and_its_node_no_member() {
     let (home, work) = (home(), work("interval"));
     let recording = record(work, home.path());
-    look_at(work.name, &recording, home.path(), 350, |left, directory| {
+    look_at(work.name, &recording, home.path(), 200, |left, directory| {
         // The kernel that was told of everything still runs.
         if left.is_everything() && left.acknowledged > 0 {
             let copied = directory.with_extension("copied");
