@@ -77,6 +77,7 @@ enum Part {
 /// One disk.
 pub struct Left {
     number: u64,
+    is_telling: bool,
     cut: usize,
     parts: BTreeMap<usize, Part>,
     /// The last batch that was acknowledged by then.
@@ -89,6 +90,11 @@ impl Left {
     /// One that no other disk has, and that says nothing.
     pub fn number(&self) -> u64 {
         self.number
+    }
+
+    /// All that was not synced is gone, or all but one renaming: where an order of things that is wrong shows first.
+    pub fn is_telling(&self) -> bool {
+        self.is_telling
     }
 
     /// All that was written is there, as the kernel had it.
@@ -283,6 +289,7 @@ impl Recording {
                 if seen.insert(number) {
                     disks.push(Left {
                         number,
+                        is_telling: self.is_telling(cut, &parts),
                         cut,
                         parts,
                         acknowledged: self.acknowledged(cut),
@@ -352,6 +359,17 @@ impl Recording {
         // The same disk is judged more strictly the more was acknowledged.
         (self.acknowledged(cut), self.synced(cut)).hash(&mut hasher);
         hasher.finish()
+    }
+
+    fn is_telling(&self, cut: usize, parts: &BTreeMap<usize, Part>) -> bool {
+        let is_loose = |change: &Change| change.begin < cut && change.durable >= cut;
+        let kept = |(at, change): &(usize, &Change)| is_loose(change) && !parts.contains_key(at);
+        let mut kept = self.changes.iter().enumerate().filter(kept);
+        let is_whole = parts.values().all(|part| matches!(part, Part::Nothing));
+        let at_most_a_name = kept
+            .next()
+            .is_none_or(|(_, change)| matches!(change.kind, Kind::Rename { .. }));
+        is_whole && at_most_a_name && kept.next().is_none()
     }
 
     fn acknowledged(&self, cut: usize) -> u64 {

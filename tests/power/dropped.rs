@@ -9,9 +9,9 @@ use chaley::config::Fsync;
 use chaley::store::{Boot, Store};
 
 use super::disk::{Left, Recording};
-use super::tell;
 use super::trace::{self, ACKNOWLEDGED};
 use super::workload::{self, AFTER, BEFORE, Sizes, batches, durability, write};
+use super::{alone, copy, tell};
 
 const DIRECTORY: &str = "CHALEY_TEST_STORE";
 const WORK: &str = "CHALEY_TEST_WORK";
@@ -43,7 +43,7 @@ struct Work {
     pause_ms: u64,
 }
 
-const WORKS: [Work; 4] = [
+const WORKS: [Work; 5] = [
     Work {
         name: "always",
         fsync: Fsync::Always,
@@ -65,6 +65,14 @@ const WORKS: [Work; 4] = [
         batches: 1..=30,
         sizes: workload::usual,
         pause_ms: 4,
+    },
+    // Tables are written out of memtables that are not synced yet, or would be.
+    Work {
+        name: "interval tables",
+        fsync: Fsync::Interval,
+        batches: 1..=32,
+        sizes: workload::filling,
+        pause_ms: 0,
     },
     Work {
         name: "full journal",
@@ -94,8 +102,10 @@ fn child_works() {
         nix::unistd::write(std::io::stdout(), line.as_bytes()).unwrap();
         std::thread::sleep(std::time::Duration::from_millis(work.pause_ms));
     }
-    // Nothing is acknowledged here; it gives the tables time to be written.
-    std::thread::sleep(std::time::Duration::from_millis(50));
+    if work.fsync == Fsync::Always {
+        // Nothing is acknowledged here; it gives the tables time to be written.
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
 }
 
 /// Does the work in `home/work` and writes down how.
@@ -116,16 +126,6 @@ fn record(work: &Work, home: &Path) -> Recording {
     Recording::new(&directory, &before, events)
 }
 
-pub fn copy(from: &Path, to: &Path) {
-    let copied = Command::new("cp")
-        .arg("-r")
-        .arg("--sparse=always")
-        .arg(from)
-        .arg(to)
-        .status();
-    assert!(copied.unwrap().success());
-}
-
 /// Makes at most `limit` of the disks, on two threads, and looks at each.
 fn look_at(name: &str, recording: &Recording, home: &Path, limit: usize, look: impl Fn(&Left, &Path) + Sync) {
     let disks = recording.disks();
@@ -134,9 +134,9 @@ fn look_at(name: &str, recording: &Recording, home: &Path, limit: usize, look: i
     } else {
         limit
     };
-    // Here and there, in no step with the order in which they were thought of.
+    // After the telling ones here and there, in no step with the order in which they were thought of.
     let mut chosen: Vec<&Left> = disks.iter().collect();
-    chosen.sort_by_key(|left| left.number());
+    chosen.sort_by_key(|left| (!left.is_telling(), left.number()));
     chosen.truncate(limit);
     chosen.extend(disks.last());
     let (next, failures) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
@@ -195,6 +195,7 @@ fn nothing_is_lost(left: &Left, directory: &Path, work: &Work) {
 
 #[test]
 fn with_always_no_disk_that_a_power_loss_leaves_lacks_what_was_acknowledged() {
+    let _turn = alone();
     for (name, limit) in [("always", 200), ("tables", 100)] {
         let (home, work) = (home(), work(name));
         let recording = record(work, home.path());
@@ -207,6 +208,7 @@ fn with_always_no_disk_that_a_power_loss_leaves_lacks_what_was_acknowledged() {
 /// The journal is 64 MB before the engine begins another one, so it is almost full when the recording begins.
 #[test]
 fn with_always_no_disk_lacks_anything_while_a_full_journal_is_replaced() {
+    let _turn = alone();
     let (home, work) = (home(), work("full journal"));
     let directory = home.path().join("work").join(STORE);
     let mut store = workload::open(&directory, Fsync::Always, BEFORE);
@@ -233,32 +235,40 @@ fn with_always_no_disk_lacks_anything_while_a_full_journal_is_replaced() {
     });
 }
 
+/// Whole batches are there, and none that was synced is missing; the node is a member only if its store was closed.
+fn a_prefix_is_left(left: &Left, directory: &Path, work: &Work) {
+    // The kernel that was told of everything still runs.
+    if left.is_everything() && left.acknowledged > 0 {
+        let copied = directory.with_extension("copied");
+        copy(directory, &copied);
+        let store = workload::open(&copied, work.fsync, BEFORE);
+        assert!(!store.end_lost() && store.membership().synced);
+        assert!(batches(&store) >= left.acknowledged);
+    }
+    let was_closed = std::fs::read_to_string(directory.join("boot")).is_ok_and(|mark| mark.ends_with("whole\n"));
+    let was_made = directory.join("db").exists();
+    let store = after_the_power_loss(directory, work.fsync);
+    let found = batches(&store);
+    assert!(found >= left.synced, "{} were synced, {found} are there", left.synced);
+    assert_eq!(store.end_lost(), was_made && !was_closed);
+    assert_eq!(store.membership().synced, was_closed);
+    if was_closed {
+        assert_eq!(found, *work.batches.end());
+    }
+    // It knows that still when the mark is new.
+    let end_lost = store.end_lost();
+    drop(store);
+    assert_eq!(after_the_power_loss(directory, work.fsync).end_lost(), end_lost);
+}
+
 #[test]
 fn with_interval_every_disk_is_a_prefix_and_its_node_no_member() {
-    let (home, work) = (home(), work("interval"));
-    let recording = record(work, home.path());
-    look_at(work.name, &recording, home.path(), 200, |left, directory| {
-        // The kernel that was told of everything still runs.
-        if left.is_everything() && left.acknowledged > 0 {
-            let copied = directory.with_extension("copied");
-            copy(directory, &copied);
-            let store = workload::open(&copied, work.fsync, BEFORE);
-            assert!(!store.end_lost() && store.membership().synced);
-            assert!(batches(&store) >= left.acknowledged);
-        }
-        let was_whole = std::fs::read_to_string(directory.join("boot")).is_ok_and(|mark| mark.ends_with("whole\n"));
-        let was_made = directory.join("db").exists();
-        let store = after_the_power_loss(directory, work.fsync);
-        let found = batches(&store);
-        assert!(found >= left.synced, "{} were synced, {found} are there", left.synced);
-        assert_eq!(store.end_lost(), was_made && !was_whole);
-        assert_eq!(store.membership().synced, was_whole && found > 0);
-        if was_whole {
-            assert_eq!(found, *work.batches.end(), "it was closed");
-        }
-        // It knows that still when the mark is new.
-        let end_lost = store.end_lost();
-        drop(store);
-        assert_eq!(after_the_power_loss(directory, work.fsync).end_lost(), end_lost);
-    });
+    let _turn = alone();
+    for (name, limit) in [("interval", 200), ("interval tables", 60)] {
+        let (home, work) = (home(), work(name));
+        let recording = record(work, home.path());
+        look_at(name, &recording, home.path(), limit, |left, directory| {
+            a_prefix_is_left(left, directory, work)
+        });
+    }
 }

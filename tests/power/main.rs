@@ -11,9 +11,32 @@ mod dropped;
 mod trace;
 mod workload;
 
+use std::fs;
 use std::io::Write;
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Says something that is to be seen although the test passes.
 fn tell(text: &str) {
     writeln!(std::io::stderr(), "    {text}").expect("stderr takes it");
+}
+
+/// One test at a time: they use all cores, and while one starts a process, another one's locks are that process's, too.
+fn alone() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Copies a directory with all that is in it.
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("a directory");
+    for entry in fs::read_dir(from).expect("a directory") {
+        let path = entry.expect("an entry").path();
+        let target = to.join(path.file_name().expect("a name"));
+        if path.is_dir() {
+            copy(&path, &target);
+        } else {
+            fs::copy(&path, &target).expect("a copy");
+        }
+    }
 }
