@@ -128,7 +128,8 @@ impl Default for Chat {
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
 #[serde(default, deny_unknown_fields)]
 pub struct Durability {
-    /// `interval`: fsync every `fsync_interval_ms` (survives every process crash, not a power cut). `always`: before forwarding.
+    /// `interval`: fsync every `fsync_interval_ms` (survives every process crash; after a power loss the node rejoins).
+    /// `always`: before forwarding (survives a power loss, too).
     pub fsync: Fsync,
     /// Milliseconds between two fsyncs with `interval`.
     pub fsync_interval_ms: u64,

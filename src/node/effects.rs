@@ -2,7 +2,7 @@
 
 use super::apply::lost_entry;
 use super::engine::Engine;
-use super::start::Fatal;
+use super::start::{END_LOST, Fatal};
 use crate::broker::link::{Exchange, Lane, Publication};
 use crate::broker::names::Names;
 use crate::chat::decode;
@@ -68,7 +68,7 @@ impl Engine {
                 self.note(note);
                 Ok(())
             }
-            Effect::Halt(why) => halt(why),
+            Effect::Halt(why) => halt(why, self.store.end_lost()),
         }
     }
 
@@ -400,8 +400,8 @@ fn ids(members: &[Member]) -> String {
     ids.join(" => ")
 }
 
-/// What a node says when it ends itself.
-fn halt(why: Halt) -> Result<(), Fatal> {
+/// What a node says when it ends itself; `end_lost`: a power loss made it a joiner.
+fn halt(why: Halt, end_lost: bool) -> Result<(), Fatal> {
     let way_out = "`chaleyd up --recover` begins a new cluster with the history of the best store, `chaleyd up --new-cluster` one without; both keep the old stores aside";
     let (code, message) = match why {
         Halt::Left => (0, "left the view".to_owned()),
@@ -447,6 +447,10 @@ fn halt(why: Halt) -> Result<(), Fatal> {
                 "node {id} lives elsewhere already: two nodes cannot have one id; give this one another id (`nodes = [...]` in cluster.toml)"
             ),
         ),
+    };
+    let message = match end_lost {
+        true => format!("{message} ({END_LOST})"),
+        false => message,
     };
     Err(Fatal { code, message })
 }

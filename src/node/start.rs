@@ -11,14 +11,18 @@ use crate::broker::LOG_DIRECTIVE;
 use crate::broker::connection::{BrokerUrl, ConnectError};
 use crate::broker::link::{Link, LinkOptions, NotSent};
 use crate::broker::names::Names;
+use crate::config::Fsync;
 use crate::control::NodeSettings;
 use crate::random::{NoRandomness, random};
 use crate::ring::{ClusterId, Epoch, Incarnation, Index, Member, Millis, Node, NodeId, Start, Timing, ViewRecord};
-use crate::store::{Store, StoreError};
+use crate::store::{Boot, Store, StoreError};
 use crate::wire::frame::decode_view;
 
 /// A node that is not the first of its supervisor waits so long for each node before it until it founds a cluster itself.
 const FOUND_AFTER_MS: Millis = 1500;
+
+/// What a power loss may have cost a store (duty 5 of [`crate::ring`]).
+pub(super) const END_LOST: &str = "this machine went down while the node ran with `fsync = \"interval\"`, so the end of its log may be missing: it is no member any more, and comes back as a joiner";
 
 /// Why a node ends itself: the exit code (sysexits), and what, why and what to run next.
 #[derive(Debug)]
@@ -96,7 +100,14 @@ pub async fn run(settings: NodeSettings, pipe: Pipe) -> Result<(), Fatal> {
         message: error.to_string(),
     })?;
     let urls = BrokerUrl::parse_all(&settings.broker_urls)?;
-    let mut store = Store::open(&settings.directory.join("store"), &settings.store)?;
+    let boot = Boot::current();
+    if !boot.is_known() && settings.store.fsync == Fsync::Interval {
+        tracing::warn!("the kernel does not tell its boot: every end but a clean one will be taken for a power loss");
+    }
+    let mut store = Store::open_under(&settings.directory.join("store"), &settings.store, boot)?;
+    if store.end_lost() {
+        tracing::warn!(log_end = store.log_end(), "{END_LOST}");
+    }
     let member = identity(&mut store, NodeId(settings.id))?;
     let views = stored_views(&store)?;
     let chat = restore(NodeId(settings.id), &mut store)?;
@@ -126,11 +137,13 @@ fn ignore_file_size_signal() {
 
 /// Who this node is. A synced member keeps its incarnation, and so does a node that never entered a view: a record by
 /// which it founds the cluster may be in the register already, and lists that incarnation alone. Everyone else draws a
-/// new one and sets aside what it does not know to be committed (duty 5 of [`crate::ring`]).
+/// new one and sets aside what it does not know to be committed (duty 5 of [`crate::ring`]). A store that may have lost
+/// its end may have forgotten that it entered a view.
 fn identity(store: &mut Store, id: NodeId) -> Result<Member, Fatal> {
     let mut membership = *store.membership();
     if let Some(incarnation) = membership.incarnation
         && (membership.synced || membership.epoch == Epoch(0))
+        && !store.end_lost()
     {
         return Ok(Member { id, incarnation });
     }
@@ -222,7 +235,7 @@ pub fn wall_clock_ms() -> u64 {
 mod tests {
     use super::*;
     use crate::chat::encode;
-    use crate::config::{Durability, Fsync};
+    use crate::config::Durability;
     use crate::ring::{Digest, Entry};
 
     fn store(directory: &std::path::Path) -> Store {
@@ -246,6 +259,92 @@ mod tests {
         batch.membership(&membership);
         batch.commit().unwrap();
         assert_ne!(identity(&mut store, NodeId(1)).unwrap(), first, "an unsynced member");
+    }
+
+    /// A synced member of view 1 with three entries, of which it knows two to be committed; killed under boot `one`.
+    fn killed_member(directory: &std::path::Path) {
+        let killed = directory.join("lives");
+        let mut store = under(&killed, "one");
+        identity(&mut store, NodeId(1)).unwrap();
+        let mut membership = *store.membership();
+        (membership.epoch, membership.synced, membership.commit) = (Epoch(1), true, 2);
+        let mut batch = store.batch();
+        let mut previous = Digest::ZERO;
+        for index in 1..=3 {
+            let entry = Entry::new(previous, index, Epoch(1), index, encode(&[]).into());
+            previous = entry.digest;
+            batch.append(&[entry]);
+        }
+        batch.membership(&membership);
+        batch.commit().unwrap();
+        // Its files as they are while it lives, without the end that it makes in good order.
+        let copied = std::process::Command::new("cp")
+            .arg("-r")
+            .arg(&killed)
+            .arg(directory.join("killed"))
+            .status();
+        assert!(copied.unwrap().success());
+    }
+
+    fn under(directory: &std::path::Path, boot: &str) -> Store {
+        Store::open_under(directory, &Durability::default(), Boot::named(boot)).unwrap()
+    }
+
+    #[test]
+    fn a_member_under_which_the_machine_went_down_comes_back_as_a_joiner_and_a_killed_one_does_not() {
+        let directory = tempfile::tempdir().unwrap();
+        killed_member(directory.path());
+        let directory = directory.path().join("killed");
+        let before = *under(&directory, "one").membership();
+        let copy = |boot| {
+            let mut store = under(&directory, boot);
+            let member = identity(&mut store, NodeId(1)).unwrap();
+            (member.incarnation, store)
+        };
+        // That end was a clean one, so the mark is put back to what it was.
+        std::fs::write(directory.join("boot"), "one open\n").unwrap();
+        let (incarnation, store) = copy("one");
+        assert_eq!((Some(incarnation), store.membership()), (before.incarnation, &before));
+        drop(store);
+
+        std::fs::write(directory.join("boot"), "one open\n").unwrap();
+        let (incarnation, mut store) = copy("two");
+        assert_ne!(Some(incarnation), before.incarnation);
+        assert!(store.end_lost() && !store.membership().synced);
+        assert_eq!(
+            (store.log_end(), store.aside().unwrap().len()),
+            (2, 1),
+            "only what is committed is kept"
+        );
+        // Until it is synced again this is why it is none of the last view's members.
+        drop(store);
+        store = under(&directory, "two");
+        assert!(store.end_lost());
+        let synced = crate::store::Membership {
+            synced: true,
+            ..*store.membership()
+        };
+        let mut batch = store.batch();
+        batch.membership(&synced);
+        batch.commit().unwrap();
+        assert!(!store.end_lost());
+        drop(store);
+        let (again, store) = copy("three");
+        assert_eq!(
+            (again, store.end_lost()),
+            (incarnation, false),
+            "its end was a clean one"
+        );
+    }
+
+    #[test]
+    fn a_founder_under_which_the_machine_went_down_may_have_forgotten_its_view() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut store = under(directory.path(), "one");
+        let first = identity(&mut store, NodeId(1)).unwrap();
+        drop(store);
+        std::fs::write(directory.path().join("boot"), "one open\n").unwrap();
+        assert_ne!(identity(&mut under(directory.path(), "two"), NodeId(1)).unwrap(), first);
     }
 
     #[test]

@@ -47,7 +47,8 @@
 //!    proposes nor commits. Only a synced tail takes in a joiner, one in a view, so at most the tail is unsynced.
 //! 8. **Coming back.** A node that restarts with its store, synced, and finds its incarnation in the current view goes on
 //!    as the member it was; after a total outage any such member may go on alone and the rest join it. By rule 2 every
-//!    synced member of the last view has all that was committed. An unsynced one comes back as a joiner.
+//!    synced member of the last view has all that was committed. An unsynced one comes back as a joiner, and so does one
+//!    whose store may have lost its end with the machine: its log may be shorter than what it has passed on.
 //! 9. **Foreign history is refused.** A register that tells another history than the store, or that is empty beside a
 //!    store that knows views, ends the node with an error that names the ways out; so does a last view none of whose
 //!    members answers a joiner.
@@ -64,6 +65,8 @@
 //! 4. Order only while [`Node::can_order`]; publish deliveries in order and report confirmed ones with `Delivered`.
 //! 5. At start, a node that is not synced draws a new incarnation and sets aside what it does not know to be committed.
 //!    One that never entered a view keeps the incarnation it has: its founding of the cluster may be on its way still.
+//!    A store under which the machine went down, without having been synced, makes its node one that is not synced, before
+//!    anything else is done, and may have forgotten a view that it entered: that node draws a new incarnation in any case.
 //! 6. At start, [`Node::set_last_time_ms`] tells the time of the last entry of the log, and [`Input::Connected`] comes
 //!    before anything that the new connection brings; a broker that blocks it says so afterwards.
 //!

@@ -21,6 +21,7 @@ pub struct Batch<'a> {
     last_applied: Index,
     membership: Membership,
     aside: Vec<u32>,
+    end_lost: bool,
     /// Lowest index that was set aside: what memory holds from there on is replaced by `appended`.
     truncated_from: Option<Index>,
     error: Option<StoreError>,
@@ -36,6 +37,7 @@ impl<'a> Batch<'a> {
             last_applied: store.last_applied,
             membership: store.membership,
             aside: store.aside.clone(),
+            end_lost: store.end_lost,
             truncated_from: None,
             error: None,
             store,
@@ -63,10 +65,24 @@ impl<'a> Batch<'a> {
     /// Replaces the membership. `delivered` may not pass `commit`, nor `commit` the log's end at the end of this batch.
     pub fn membership(&mut self, membership: &Membership) {
         self.membership = *membership;
+        if membership.synced && self.end_lost {
+            self.end_lost = false;
+            self.writes.remove(&self.store.engine.meta, keys::END_LOST);
+        }
         match postcard::to_stdvec(membership) {
             Ok(value) => self.writes.insert(&self.store.engine.meta, keys::MEMBERSHIP, value),
             Err(error) => self.misfit(format!("membership: {error}")),
         }
+    }
+
+    /// Says that the end of the log may be missing: a member that has less than it acknowledged is not synced.
+    pub(super) fn end_lost(&mut self) {
+        self.end_lost = true;
+        self.writes.insert(&self.store.engine.meta, keys::END_LOST, []);
+        self.membership(&Membership {
+            synced: false,
+            ..self.membership
+        });
     }
 
     /// Stores the view register's record of an epoch, in the place of an earlier one.
@@ -223,7 +239,17 @@ impl<'a> Batch<'a> {
     /// [`StoreError::Misfit`]: the batch contradicts itself or the store; nothing was written and the store goes on.
     /// [`StoreError::Write`]: the disk failed, now or in an earlier fsync; the store accepts no write any more.
     /// [`StoreError::Read`] and [`StoreError::Corrupt`] from what the batch had to read; nothing was written.
-    pub fn commit(mut self) -> Result<(), StoreError> {
+    pub fn commit(self) -> Result<(), StoreError> {
+        let durable = matches!(self.store.fsyncer, super::Fsyncer::Always);
+        self.commit_to(durable)
+    }
+
+    /// Like [`commit`](Batch::commit); on the disk when it returns, whatever the setting, with all that was before it.
+    pub(super) fn commit_durably(self) -> Result<(), StoreError> {
+        self.commit_to(true)
+    }
+
+    fn commit_to(mut self, durable: bool) -> Result<(), StoreError> {
         if let Some(why) = &self.store.failed {
             return Err(self.write_error(why.clone()));
         }
@@ -231,7 +257,6 @@ impl<'a> Batch<'a> {
         if let Some(error) = self.error.take() {
             return Err(error);
         }
-        let durable = matches!(self.store.fsyncer, super::Fsyncer::Always);
         let outcome = match self.store.fsyncer.error() {
             Some(error) => Err(format!("fsync: {error}")),
             None => self
@@ -272,6 +297,7 @@ impl<'a> Batch<'a> {
         store.last_applied = self.last_applied;
         store.membership = self.membership;
         store.aside = self.aside;
+        store.end_lost = self.end_lost;
     }
 
     fn misfit(&mut self, what: impl Into<String>) {

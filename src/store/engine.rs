@@ -1,21 +1,24 @@
 //! fjall behind a small door: its settings, its errors, and its panics turned into errors.
 
-use std::fs::{DirBuilder, File, Permissions, TryLockError};
+use std::cell::Cell;
+use std::fs::{self, DirBuilder, File, Permissions, TryLockError};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use fjall::{Database, Guard, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode, Slice};
+use fjall::{AbstractTree, Database, Guard, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode, Slice};
 
+use super::boot::Outage;
 use super::error::StoreError;
-use super::keys;
+use super::fsync::sync_directory;
+use super::{journal, keys};
 use crate::ring::Index;
 
-/// Bytes of unwritten data a keyspace holds in memory before the engine writes it out in the background. Small, because
-/// all nodes of a ring may share a machine; the engine's default of 64 MiB is made for one big database. A writer that
-/// fills them faster than the disk takes them is held up, see [`SEALED_MEMTABLES`].
+/// Bytes of unwritten data a keyspace holds in memory before they are sealed, which lets the engine write them out in the
+/// background. Small, because all nodes of a ring may share a machine; the engine's default of 64 MiB is made for one big
+/// database. A writer that fills them faster than the disk takes them is held up, see [`SEALED_MEMTABLES`].
 const MEMTABLE_BYTES: u64 = 2 * 1024 * 1024;
 
 /// Full memtables of one keyspace that wait to be written out. With more, a commit waits until the disk has caught up.
@@ -31,9 +34,8 @@ const CATCH_UP_LOOKS: usize = 200;
 /// Bytes of blocks kept in memory for reading. When it is full the least recently used go.
 const BLOCK_CACHE_BYTES: u64 = 1024 * 1024;
 
-/// Bytes of journals, replayed at the next opening, from which the engine writes out what still needs them. The
-/// smallest value that it accepts.
-const JOURNAL_BYTES: u64 = 64 * 1024 * 1024;
+/// The engine must not seal a memtable of itself: see [`Engine::seal`].
+const NEVER: u64 = u64::MAX;
 
 /// Open files kept. When it is full the least recently used are closed.
 const OPEN_FILES: usize = 64;
@@ -51,6 +53,8 @@ pub(super) struct Engine {
     pub(super) groups: Keyspace,
     pub(super) aside: Keyspace,
     pub(super) meta: Keyspace,
+    /// How many journals there were at the last commit.
+    journals: Cell<usize>,
 }
 
 pub(super) fn database_path(directory: &Path) -> PathBuf {
@@ -65,7 +69,7 @@ pub(super) fn prepare_directory(directory: &Path) -> Result<File, StoreError> {
     };
     let made = DirBuilder::new().recursive(true).mode(0o700).create(directory);
     made.map_err(|e| failed("making the directory", e))?;
-    let private = std::fs::set_permissions(directory, Permissions::from_mode(0o700));
+    let private = fs::set_permissions(directory, Permissions::from_mode(0o700));
     private.map_err(|e| failed("making the directory private", e))?;
     let lock = File::options()
         .create(true)
@@ -83,8 +87,8 @@ pub(super) fn prepare_directory(directory: &Path) -> Result<File, StoreError> {
 }
 
 impl Engine {
-    /// The caller holds the directory's lock.
-    pub(super) fn open(directory: &Path) -> Result<Engine, StoreError> {
+    /// The caller holds the directory's lock, and says what became of the store's end.
+    pub(super) fn open(directory: &Path, outage: Outage) -> Result<Engine, StoreError> {
         let path = database_path(directory);
         let exists = path
             .try_exists()
@@ -92,6 +96,7 @@ impl Engine {
         if !exists {
             create(directory, &path)?;
         }
+        journal::cut_torn_end(&path, outage).map_err(|e| open_error(directory, fjall::Error::Io(e)))?;
         let engine = guarded(directory, || Engine::open_at(directory, &path))?.map_err(|e| open_error(directory, e))?;
         engine.check_layout()?;
         Ok(engine)
@@ -100,14 +105,14 @@ impl Engine {
     fn open_at(directory: &Path, path: &Path) -> fjall::Result<Engine> {
         let database = Database::builder(path)
             .cache_size(BLOCK_CACHE_BYTES)
-            .max_journaling_size(JOURNAL_BYTES)
+            .max_journaling_size(NEVER)
             .max_cached_files(Some(OPEN_FILES))
             .worker_threads(WORKER_THREADS)
             .open()?;
         let keyspace = |name| {
             database.keyspace(name, || {
                 KeyspaceCreateOptions::default()
-                    .max_memtable_size(MEMTABLE_BYTES)
+                    .max_memtable_size(NEVER)
                     .expect_point_read_hits(true)
             })
         };
@@ -118,6 +123,7 @@ impl Engine {
             groups: keyspace("groups")?,
             aside: keyspace("aside")?,
             meta: keyspace("meta")?,
+            journals: Cell::new(1),
             database,
         })
     }
@@ -150,8 +156,41 @@ impl Engine {
             PersistMode::Buffer
         };
         self.wait_for_disk();
-        let outcome = catch_unwind(AssertUnwindSafe(|| batch.durability(Some(mode)).commit()));
-        match outcome {
+        self.all_or_nothing(|| {
+            batch.durability(Some(mode)).commit()?;
+            self.seal()
+        })
+    }
+
+    /// Brings everything that was committed to the disk.
+    pub(super) fn sync(&self) -> Result<(), String> {
+        self.all_or_nothing(|| self.database.persist(PersistMode::SyncAll))
+    }
+
+    /// Lets the engine write full memtables out to tables, and all of them once a journal is full, which can go then.
+    ///
+    /// A table is on the disk as soon as the engine knows it, so nothing may be in it that the journal could still lose:
+    /// after a power loss one keyspace would be ahead of the others, and a batch there in part. The engine does sync the
+    /// journal before it writes a keyspace out, but then takes whatever was sealed meanwhile along. So only this writer
+    /// seals, and only what it has synced.
+    fn seal(&self) -> fjall::Result<()> {
+        let journals = self.database.journal_count();
+        let journal_is_full = journals > self.journals.replace(journals);
+        let kept = if journal_is_full { 0 } else { MEMTABLE_BYTES };
+        let is_full = |keyspace: &&Keyspace| keyspace.tree.active_memtable().size() > kept;
+        let mut full = self.keyspaces().into_iter().filter(is_full).peekable();
+        if full.peek().is_some() {
+            self.database.persist(PersistMode::SyncData)?;
+        }
+        full.try_for_each(|keyspace| keyspace.rotate_memtable().map(|_| ()))
+    }
+
+    fn keyspaces(&self) -> [&Keyspace; 5] {
+        [&self.log, &self.outputs, &self.groups, &self.aside, &self.meta]
+    }
+
+    fn all_or_nothing(&self, write: impl FnOnce() -> fjall::Result<()>) -> Result<(), String> {
+        match catch_unwind(AssertUnwindSafe(write)) {
             Ok(Ok(())) => Ok(()),
             Ok(Err(fjall::Error::Io(error))) => Err(error.to_string()),
             Ok(Err(fjall::Error::Poisoned)) => Err(format!("an earlier write in the background failed{}", self.room())),
@@ -161,7 +200,7 @@ impl Engine {
     }
 
     fn wait_for_disk(&self) {
-        let keyspaces = [&self.log, &self.outputs, &self.groups, &self.aside, &self.meta];
+        let keyspaces = self.keyspaces();
         for _ in 0..CATCH_UP_LOOKS {
             if keyspaces
                 .iter()
@@ -264,12 +303,12 @@ impl Engine {
     }
 }
 
-/// Makes an empty database beside `path` and renames it: a process killed on the way leaves only what the next one
-/// clears away.
+/// Makes an empty database beside `path` and renames it: a process killed on the way, or a power loss, leaves only what the
+/// next one clears away.
 fn create(directory: &Path, path: &Path) -> Result<(), StoreError> {
     let failed = |error| open_error(directory, error);
     let unfinished = directory.join("db.new");
-    match std::fs::remove_dir_all(&unfinished) {
+    match fs::remove_dir_all(&unfinished) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error.into())),
         _ => {}
     }
@@ -281,8 +320,36 @@ fn create(directory: &Path, path: &Path) -> Result<(), StoreError> {
         why,
     })?;
     drop(engine);
-    let renamed = std::fs::rename(&unfinished, path).and_then(|()| File::open(directory)?.sync_all());
+    let renamed = sync_directories(&unfinished).and_then(|()| {
+        fs::rename(&unfinished, path)?;
+        sync_directory(directory)?;
+        sync_ancestors(directory)
+    });
     renamed.map_err(|e| failed(e.into()))
+}
+
+/// The engine syncs its files and most of its directories; this makes sure of all of them.
+fn sync_directories(directory: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            sync_directories(&entry.path())?;
+        }
+    }
+    sync_directory(directory)
+}
+
+/// A new store's directory is new itself, and some of those above it, whoever made them. One that this user may not read
+/// is nobody's that this program made.
+fn sync_ancestors(directory: &Path) -> io::Result<()> {
+    let directory = directory.canonicalize()?;
+    for ancestor in directory.ancestors().skip(1) {
+        match sync_directory(ancestor) {
+            Err(error) if error.kind() != io::ErrorKind::PermissionDenied => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// The engine panics on some damage that its checksums do not cover. To a node that is one more way in which a file can

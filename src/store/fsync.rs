@@ -13,6 +13,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use super::journal::journals;
 use crate::config::{Durability, Fsync};
 
 /// Errors that wait for the next commit. The first one ends the store's writing, so one is enough; the thread ends with it.
@@ -60,6 +61,13 @@ impl Fsyncer {
             Fsyncer::Interval(interval) => interval.errors.try_recv().ok(),
         }
     }
+
+    /// Ends the thread; then there are no further errors.
+    pub(super) fn stop(&mut self) {
+        if let Fsyncer::Interval(interval) = self {
+            interval.stop();
+        }
+    }
 }
 
 impl IntervalFsync {
@@ -91,8 +99,8 @@ impl IntervalFsync {
     }
 }
 
-impl Drop for IntervalFsync {
-    fn drop(&mut self) {
+impl IntervalFsync {
+    fn stop(&mut self) {
         self.stop.take();
         if let Some(thread) = self.thread.take() {
             // A panic of that thread was printed when it happened.
@@ -101,13 +109,15 @@ impl Drop for IntervalFsync {
     }
 }
 
+impl Drop for IntervalFsync {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
 /// Syncs every journal; for those that nobody wrote to since, that costs nothing.
 fn sync_journals(database: &Path) -> io::Result<()> {
-    for file in std::fs::read_dir(database)? {
-        let path = file?.path();
-        if path.extension().is_none_or(|extension| extension != "jnl") {
-            continue;
-        }
+    for path in journals(database)? {
         match File::open(&path) {
             Ok(journal) => journal.sync_data()?,
             // The engine removed it after writing its contents, synced, elsewhere.
@@ -116,4 +126,9 @@ fn sync_journals(database: &Path) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Makes a directory's entries durable: a file that was made, renamed or removed there is so after a power loss, too.
+pub(super) fn sync_directory(directory: &Path) -> io::Result<()> {
+    File::open(directory)?.sync_all()
 }

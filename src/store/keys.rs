@@ -5,11 +5,13 @@ use std::sync::Arc;
 use crate::ring::{Digest, Entry, Epoch, Index};
 
 /// Layout of everything in this file. A store with another one is refused.
-pub(super) const LAYOUT: u32 = 1;
+pub(super) const LAYOUT: u32 = 2;
 
 pub(super) const VERSION: &[u8] = b"layout";
 pub(super) const MEMBERSHIP: &[u8] = b"membership";
 pub(super) const SNAPSHOT: &[u8] = b"snapshot";
+/// Is there from a power loss that may have cost the end of the log until this node is a synced member again.
+pub(super) const END_LOST: &[u8] = b"end-lost";
 pub(super) const VIEW_PREFIX: &[u8] = b"view.";
 
 /// Bytes of an entry's value before its body: epoch, time, digest.

@@ -13,34 +13,58 @@
 //! | `meta`    | a name                       | layout version, membership, view records, chat snapshot    |
 //!
 //! # What is promised
-//! - A batch whose commit returned is there after the process is killed at any instant. After a power cut that holds
+//! - A batch whose commit returned is there after the process is killed at any instant. After a power loss that holds
 //!   with `fsync = "always"`; with `interval` the last `fsync_interval_ms` may be gone, from the end and whole batches.
+//! - The store knows which of the two it was: see below.
 //! - After one failed write no further write is accepted until the store is opened anew (Rebello et al., "Can
 //!   Applications Recover from fsync Failures?", USENIX ATC 2020): what reached the disk is then not known.
 //! - The log has no gaps: an entry that is not the next one is refused, and a gap found on disk is [`StoreError::Corrupt`].
 //! - One process at a time: a second opener gets [`StoreError::Locked`].
+//!
+//! # Power loss
+//! What a killed process wrote is with the kernel still; what the kernel had not written when its machine went down is
+//! gone. `boot` names the kernel's boot under which the store was last open (`/proc/sys/kernel/random/boot_id`), and says
+//! `whole` if all that was acknowledged was on the disk at any time since: after a clean end, or with `always`; else `open`.
+//!
+//! | the mark          | the same boot             | another boot, or one that is not known             |
+//! | ----------------- | ------------------------- | -------------------------------------------------- |
+//! | `whole`           | nothing is lost           | nothing is lost                                    |
+//! | `open`, or none   | nothing is lost           | the end may be lost: [`Store::end_lost`]           |
+//!
+//! If the end may be lost, the first batch takes `synced` from the membership, before the mark is written anew. A change
+//! of the setting counts once everything written before is on the disk. A machine whose boot cannot be read is safe, too,
+//! but takes a killed process for a power loss.
+//!
+//! That whole batches are missing, and from the end, is the journal's doing: one file for all keyspaces, read up to the
+//! first batch that is not sound. Two things are added to the engine for it. A torn batch that it would refuse is cut off
+//! (`journal.rs`); and only the store seals memtables, after a sync, so that no table is ever ahead of the journal.
 //!
 //! # Directory
 //! `lock` is held for as long as the store is open, `db/` is the engine's. A store comes into being in `db.new/` and is
 //! renamed, so that a process killed while it makes one leaves nothing that cannot be opened.
 
 mod batch;
+mod boot;
 mod engine;
 mod error;
 mod fsync;
+mod journal;
 mod keys;
 mod recent;
 
 use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 pub use batch::{Batch, MAX_ASIDE_GENERATIONS};
+pub use boot::Boot;
 pub use error::StoreError;
 
-use crate::config::Durability;
+use crate::config::{Durability, Fsync};
 use crate::ring::{ClusterId, Digest, Entry, Epoch, Incarnation, Index};
+use boot::Outage;
 use engine::Engine;
 use fsync::Fsyncer;
 use recent::Recent;
@@ -72,6 +96,8 @@ pub struct Store {
     last_applied: Index,
     recent: Recent,
     aside: Vec<u32>,
+    boot: Boot,
+    end_lost: bool,
     /// Why no further write is accepted.
     failed: Option<String>,
     /// Held for as long as the store is open; the lock goes with the file, last of all fields.
@@ -85,12 +111,28 @@ impl Store {
     /// [`StoreError::Locked`] when another process has it open, [`StoreError::Version`] when another version wrote it,
     /// [`StoreError::Corrupt`] when the files cannot be what was written, [`StoreError::Open`] for everything else.
     pub fn open(directory: &Path, durability: &Durability) -> Result<Store, StoreError> {
-        let lock = engine::prepare_directory(directory)?;
-        let engine = Engine::open(directory)?;
-        let fsyncer = Fsyncer::start(&engine::database_path(directory), durability).map_err(|e| StoreError::Open {
+        Store::open_under(directory, durability, Boot::current())
+    }
+
+    /// Opens it as [`open`](Store::open) does when the kernel runs that names its boot so.
+    ///
+    /// # Errors
+    /// Those of [`open`](Store::open).
+    pub fn open_under(directory: &Path, durability: &Durability, boot: Boot) -> Result<Store, StoreError> {
+        let failed = |what: &str, error: io::Error| StoreError::Open {
             directory: directory.to_path_buf(),
-            why: format!("no thread for fsync: {e}"),
-        })?;
+            why: format!("{what}: {error}"),
+        };
+        let lock = engine::prepare_directory(directory)?;
+        let path = engine::database_path(directory);
+        let always = durability.fsync == Fsync::Always;
+        let is_new = !path.try_exists().map_err(|e| failed("looking for it", e))?;
+        if is_new {
+            boot::mark(directory, &boot, always).map_err(|e| failed("marking it", e))?;
+        }
+        let outage = boot::outage(directory, &boot).map_err(|e| failed("reading its mark", e))?;
+        let engine = Engine::open(directory, outage)?;
+        let fsyncer = Fsyncer::start(&path, durability).map_err(|e| failed("no thread for fsync", e))?;
         let mut store = Store {
             directory: directory.to_path_buf(),
             engine,
@@ -102,10 +144,21 @@ impl Store {
             last_applied: 0,
             recent: Recent::default(),
             aside: Vec::new(),
+            boot,
+            end_lost: false,
             failed: None,
             _lock: lock,
         };
         store.load()?;
+        if outage == Outage::EndLost && !is_new {
+            let mut batch = store.batch();
+            batch.end_lost();
+            batch.commit_durably()?;
+        }
+        // Whatever was written before, under whichever setting, is on the disk before the mark says so.
+        let synced = store.engine.sync().map_err(io::Error::other);
+        let marked = synced.and_then(|()| boot::mark(directory, &store.boot, always));
+        marked.map_err(|e| failed("marking it", e))?;
         Ok(store)
     }
 
@@ -133,6 +186,7 @@ impl Store {
                 self.aside.push(generation);
             }
         }
+        self.end_lost = engine.get(&engine.meta, keys::END_LOST)?.is_some();
         let Membership { commit, delivered, .. } = self.membership;
         if commit > self.log_end || delivered > commit || self.last_applied > self.log_end {
             return Err(self.corrupt(format!(
@@ -161,6 +215,12 @@ impl Store {
     /// What this node is in its cluster, as last committed.
     pub fn membership(&self) -> &Membership {
         &self.membership
+    }
+
+    /// Whether the machine went down under this store with `fsync = "interval"`, and it was not synced since: the end of
+    /// its log may be missing, and something of that may have been acknowledged.
+    pub fn end_lost(&self) -> bool {
+        self.end_lost
     }
 
     /// Digest of the log up to and including `index`; [`Digest::ZERO`] for 0, `None` where the log has no such entry.
@@ -309,6 +369,18 @@ impl Store {
         StoreError::Corrupt {
             directory: self.directory.clone(),
             what: what.into(),
+        }
+    }
+}
+
+/// A clean end: everything goes to the disk, and the mark says so. A store that is not sure of its disk ends without it.
+impl Drop for Store {
+    fn drop(&mut self) {
+        self.fsyncer.stop();
+        let is_sure = self.failed.is_none() && self.fsyncer.error().is_none() && !std::thread::panicking();
+        if is_sure && self.engine.sync().is_ok() {
+            // Without the mark a power loss from now on is taken for worse than it was, which is safe.
+            let _ = boot::mark(&self.directory, &self.boot, true);
         }
     }
 }

@@ -65,6 +65,11 @@ pub fn recover(
             candidate.end, candidate.last_epoch.0
         ));
         let standing = Standing::of(&candidate).map_err(|error| cannot_be_read(id, &nodes, &error))?;
+        if standing.end_lost {
+            tell(format!(
+                "node {id}: the machine went down while it ran with `fsync = \"interval\"`; the end of its log may be missing"
+            ));
+        }
         standings.push(standing);
         let better = match &best {
             None => true,
@@ -98,7 +103,7 @@ pub fn recover(
         .map(|standing| standing.newest)
         .max()
         .unwrap_or_default();
-    let whole = standings.iter().any(|standing| standing.synced_in == Some(last));
+    let whole = standings.iter().any(|standing| standing.member_in == Some(last));
     tell(format!("going on from node {id} with {end} entries"));
     tell(match whole {
         true => format!(
@@ -110,6 +115,12 @@ pub fn recover(
             last.0
         ),
     });
+    if standings.iter().any(|standing| standing.end_lost) {
+        tell(format!(
+            "except for the power loss: what was acknowledged in the last moments before it (`store.fsync_interval_ms`, now {} ms) may be missing",
+            durability.fsync_interval_ms
+        ));
+    }
     if let Some(aside) = move_others_aside(&nodes, id)? {
         tell(format!("the other nodes' stores are in {}", aside.display()));
     }
@@ -123,8 +134,9 @@ struct Standing {
     cluster: Option<ClusterId>,
     /// The newest view that it knows.
     newest: Epoch,
-    /// The view that it was in as a synced member, if it was.
-    synced_in: Option<Epoch>,
+    /// The view that it was in as a synced member, if it was; or may have been before a power loss.
+    member_in: Option<Epoch>,
+    end_lost: bool,
 }
 
 impl Standing {
@@ -135,7 +147,8 @@ impl Standing {
         Ok(Standing {
             cluster: membership.cluster,
             newest: newest.max(membership.epoch),
-            synced_in: membership.synced.then_some(membership.epoch),
+            member_in: (membership.synced || candidate.store.end_lost()).then_some(membership.epoch),
+            end_lost: candidate.store.end_lost(),
         })
     }
 }
