@@ -60,10 +60,15 @@ impl Broker {
 
     /// A broker for one test, which may stop, kill and pause it.
     pub fn private() -> Broker {
+        Broker::with_client_queues_of(CLIENT_QUEUE_BYTES)
+    }
+
+    /// The same, with another limit on what waits in a client's queue.
+    pub fn with_client_queues_of(bytes: u32) -> Broker {
         let directory = keeper::directory();
         let ports = free_ports();
         let password = random_hex();
-        write_files(directory.path(), ports, &password);
+        write_files(directory.path(), ports, &password, bytes);
         let epmd = start_epmd(directory.path(), ports);
         let mut broker = Broker {
             directory,
@@ -225,7 +230,7 @@ fn random_hex() -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn write_files(directory: &Path, ports: Ports, password: &str) {
+fn write_files(directory: &Path, ports: Ports, password: &str, client_queue_bytes: u32) {
     // RabbitMQ refuses a `log.dir` that is not there.
     std::fs::create_dir(directory.join("log")).expect("a directory for logs");
     let configuration = [
@@ -241,7 +246,7 @@ fn write_files(directory: &Path, ports: Ports, password: &str) {
     ];
     let files = [
         ("rabbitmq.conf", configuration.join("\n")),
-        ("definitions.json", definitions(password)),
+        ("definitions.json", definitions(password, client_queue_bytes)),
         ("enabled_plugins", "[].\n".to_string()),
         ("advanced.config", "[].\n".to_string()),
         ("rabbitmq-env.conf", String::new()),
@@ -256,7 +261,7 @@ fn write_files(directory: &Path, ports: Ports, password: &str) {
 }
 
 /// Two accounts and the limit of clients' queues, for rings of any name.
-fn definitions(password: &str) -> String {
+fn definitions(password: &str, client_queue_bytes: u32) -> String {
     let prefix = r"chaley\.[A-Za-z0-9_-]+\.";
     let user = |name: &str| {
         // <https://www.rabbitmq.com/docs/passwords>: the salt, then SHA-256 of salt and password.
@@ -283,7 +288,7 @@ fn definitions(password: &str) -> String {
         ],
         "policies": [{
             "vhost": "/", "name": "clients", "pattern": format!(r"^{prefix}client\."), "apply-to": "queues", "priority": 1,
-            "definition": {"max-length-bytes": CLIENT_QUEUE_BYTES, "overflow": "drop-head"},
+            "definition": {"max-length-bytes": client_queue_bytes, "overflow": "drop-head"},
         }],
     })
     .to_string()

@@ -21,7 +21,7 @@ mod broker;
 mod chat;
 mod cluster;
 mod inside;
-mod keeper;
+pub mod keeper;
 mod raw;
 mod wait;
 

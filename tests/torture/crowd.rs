@@ -1,0 +1,132 @@
+//! The clients of a run by group, and who takes the place of those who are killed.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use crate::clients::{Chaley, Client, Transcript};
+
+pub const GROUPS: [&str; 3] = ["1", "2", "pets"];
+
+/// In each group, besides one witness.
+const WRITERS: usize = 2;
+const READERS: usize = 2;
+
+/// Lines that each writer says in a second.
+const PER_SECOND: u32 = 12;
+
+/// A reader that has not heard the last acknowledged line by then has missed it.
+const HEARD_WITHIN: Duration = Duration::from_secs(60);
+
+pub struct Crowd {
+    chaley: Chaley,
+    transcripts: PathBuf,
+    began: Instant,
+    /// Each reads a group from the first message to the last; never killed.
+    witnesses: Vec<Client>,
+    writers: Vec<Client>,
+    readers: Vec<Client>,
+    /// How many were started.
+    started: u32,
+    /// The places that are empty: a group, and whether a writer is missing.
+    missing: Vec<(String, bool)>,
+    /// The highest number that a client which has ended was told as an acknowledgement, by group.
+    acknowledged: BTreeMap<String, u64>,
+}
+
+impl Crowd {
+    pub fn start(chaley: Chaley, transcripts: &Path, began: Instant) -> Crowd {
+        let places = |group: &str| {
+            let writers = std::iter::repeat_n((group.to_owned(), true), WRITERS);
+            writers.chain(std::iter::repeat_n((group.to_owned(), false), READERS))
+        };
+        let mut crowd = Crowd {
+            chaley,
+            transcripts: transcripts.to_path_buf(),
+            began,
+            witnesses: Vec::new(),
+            writers: Vec::new(),
+            readers: Vec::new(),
+            started: 0,
+            missing: GROUPS.iter().flat_map(|group| places(group)).collect(),
+            acknowledged: BTreeMap::new(),
+        };
+        // First of all, so that they hear all.
+        for group in GROUPS {
+            let witness = crowd.new_reader(group, &format!("witness-{group}"));
+            crowd.witnesses.push(witness);
+        }
+        crowd.replenish();
+        crowd
+    }
+
+    fn new_reader(&self, group: &str, user: &str) -> Client {
+        let transcript = Transcript::begin(&self.transcripts, self.began, "reader", group, user);
+        let command = self.chaley.command(&["listen", "--json", "-g", group, "-u", user]);
+        let mut reader = Client::reader(command, transcript, group, user);
+        reader.wait_joined();
+        reader
+    }
+
+    /// A client that says so many lines a second.
+    pub fn new_writer(&self, group: &str, user: &str, per_second: u32) -> Client {
+        let transcript = Transcript::begin(&self.transcripts, self.began, "writer", group, user);
+        let command = self.chaley.command(&["send", "-g", group, "-u", user, "-"]);
+        let mut writer = Client::writer(command, transcript, group, user, per_second);
+        writer.wait_joined();
+        writer
+    }
+
+    /// Fills the empty places with clients under new names.
+    pub fn replenish(&mut self) {
+        for (group, writes) in std::mem::take(&mut self.missing) {
+            self.started += 1;
+            if writes {
+                let writer = self.new_writer(&group, &format!("writer{}", self.started), PER_SECOND);
+                self.writers.push(writer);
+            } else {
+                let reader = self.new_reader(&group, &format!("reader{}", self.started));
+                self.readers.push(reader);
+            }
+        }
+    }
+
+    /// SIGKILL to one of them, told by a number: even ones are writers.
+    pub fn kill_one(&mut self, which: usize) {
+        let writes = which.is_multiple_of(2);
+        let from = if writes { &mut self.writers } else { &mut self.readers };
+        let mut client = from.swap_remove(which / 2 % from.len());
+        self.missing.push((client.group.clone(), writes));
+        let last = client.kill();
+        if writes {
+            self.note_acknowledged(&client.group, last);
+        }
+    }
+
+    /// The pid of one of the readers.
+    pub fn reader_pid(&self, which: usize) -> u32 {
+        self.readers[which % self.readers.len()].pid()
+    }
+
+    pub fn note_acknowledged(&mut self, group: &str, seq: u64) {
+        let last = self.acknowledged.entry(group.to_owned()).or_default();
+        *last = seq.max(*last);
+    }
+
+    /// All writers finish, then all readers leave, behind the last acknowledged message. What a reader does not hear in
+    /// time is the checker's business.
+    pub fn finish(&mut self) {
+        for mut writer in std::mem::take(&mut self.writers) {
+            let last = writer.leave();
+            self.note_acknowledged(&writer.group, last);
+        }
+        for mut reader in self.witnesses.drain(..).chain(self.readers.drain(..)) {
+            let last = self.acknowledged.get(&reader.group).copied().unwrap_or_default();
+            let started = Instant::now();
+            while reader.seq() < last && started.elapsed() < HEARD_WITHIN {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            reader.leave();
+        }
+    }
+}

@@ -1,0 +1,387 @@
+//! The ring under torture: what the faults act on, the wait until it is whole again, and what each trial cost.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use crate::clients::{Chaley, Client};
+use crate::crowd::{Crowd, GROUPS};
+use crate::disk::Disk;
+use crate::faults::{FAULTS, Fault};
+use crate::proxy::Proxy;
+use crate::report::Trial;
+use crate::rng::Rng;
+use crate::site::{Site, signal};
+use crate::support::{Broker, RawClient, wait_until};
+use crate::visitors::Visitors;
+
+/// Every node of the ring.
+pub const EVERYBODY: [u16; 5] = [1, 2, 3, 4, 5];
+
+/// The nodes that reach the broker directly; the others are behind the proxy, on a host of their own.
+const DIRECT: [u16; 4] = [1, 2, 3, 4];
+const BEHIND_THE_PROXY: [u16; 1] = [5];
+
+/// The node whose disk can be filled.
+pub const ON_A_SMALL_DISK: u16 = 2;
+
+/// The ring is whole again after a fault within this time, also on a machine that is busy with other work.
+const WHOLE_WITHIN: Duration = Duration::from_secs(120);
+
+/// The probe says so many lines a second: outages are measured to twice this.
+const PROBES_PER_SECOND: u32 = 100;
+
+/// Bytes that wait in a client's queue. So few that a client which does not read for some seconds loses deliveries and
+/// has to ask for them.
+const CLIENT_QUEUE_BYTES: u32 = 128 * 1024;
+
+/// How often a trial begins with a node that was killed a moment before: the fault then hits a ring that re-links.
+const OVERLAPS_PERCENT: u64 = 25;
+
+/// The second fault of an overlap comes so many milliseconds after the first at most.
+const OVERLAP_MS: u64 = 250;
+
+/// What a fault leaves behind until somebody mends it.
+pub struct Nemesis {
+    pub rng: Rng,
+    pub broker: Broker,
+    pub proxy: Proxy,
+    /// The hosts: that of the [`DIRECT`] nodes, and that behind the proxy.
+    pub sites: [Site; 2],
+    pub disk: Option<Disk>,
+    pub crowd: Crowd,
+    /// Never reads, until the next one takes its place.
+    pub deaf: Option<RawClient>,
+    pub deaf_ones: u32,
+    /// Writes without a break and is never killed: its acknowledgements are the clock of outages.
+    probe: Client,
+    visitors: Visitors,
+    pub cluster: String,
+    pub transcripts: PathBuf,
+    trials: Vec<Trial>,
+    began: Instant,
+}
+
+/// A snapshot of the ring: members, head first, and the pid of each node that runs.
+pub struct Ring {
+    pub members: Vec<u16>,
+    pub pids: BTreeMap<u16, u32>,
+}
+
+impl Nemesis {
+    /// A whole ring with clients that talk.
+    pub fn start(seed: u64, transcripts: &Path) -> Nemesis {
+        let began = Instant::now();
+        let broker = Broker::with_client_queues_of(CLIENT_QUEUE_BYTES);
+        let proxy = Proxy::start(&broker.nodes_url());
+        let cluster = format!("torture-{}-{seed}", std::process::id());
+        let (nodes_url, clients_url) = (broker.nodes_url(), broker.clients_url());
+        let mut direct = Site::new(&cluster, &DIRECT, &nodes_url, &clients_url);
+        let mut remote = Site::new(&cluster, &BEHIND_THE_PROXY, proxy.url(), &clients_url);
+        let directory = direct.node_directory(ON_A_SMALL_DISK);
+        std::fs::create_dir_all(&directory).expect("made");
+        let disk = Disk::mount(&directory);
+        if let Some(disk) = &disk {
+            direct.set_wrapper(disk.wrapper());
+        }
+        direct.up();
+        direct.wait_for_state(WHOLE_WITHIN, "the first ring", |state| {
+            state["members"].as_array().map(Vec::len) == Some(DIRECT.len())
+        });
+        remote.up();
+        let sites = [direct, remote];
+        wait_whole(&sites);
+        println!("the ring is whole after {:?}", began.elapsed());
+        let chaley = Chaley {
+            cluster: cluster.clone(),
+            url: clients_url,
+        };
+        let crowd = Crowd::start(chaley.clone(), transcripts, began);
+        let probe = crowd.new_writer(GROUPS[0], "probe", PROBES_PER_SECOND);
+        let visitors = Visitors::start(chaley, GROUPS[1], transcripts, began);
+        println!("everybody talks after {:?}", began.elapsed());
+        Nemesis {
+            rng: Rng::new(seed),
+            broker,
+            proxy,
+            sites,
+            disk,
+            crowd,
+            deaf: None,
+            deaf_ones: 0,
+            probe,
+            visitors,
+            cluster,
+            transcripts: transcripts.to_path_buf(),
+            trials: Vec::new(),
+            began,
+        }
+    }
+
+    /// Trials for as long as that: the seed shuffles a deck of faults, deals it, and shuffles anew.
+    pub fn torture(&mut self, duration: Duration) {
+        let started = Instant::now();
+        let mut deck: Vec<&'static Fault> = Vec::new();
+        while started.elapsed() < duration {
+            if deck.is_empty() {
+                deck = self.shuffled();
+            }
+            let fault = deck.pop().expect("a deck has cards");
+            self.trial(fault);
+        }
+    }
+
+    fn shuffled(&mut self) -> Vec<&'static Fault> {
+        let of_a_kind = |fault: &'static Fault| std::iter::repeat_n(fault, fault.in_a_deck);
+        let mut deck: Vec<&'static Fault> = FAULTS.iter().flat_map(of_a_kind).collect();
+        // Fisher and Yates.
+        for last in (1..deck.len()).rev() {
+            deck.swap(last, self.rng.between(0, last as u64) as usize);
+        }
+        deck
+    }
+
+    /// One fault, or two that overlap, and the wait until nothing of it is left.
+    fn trial(&mut self, fault: &'static Fault) {
+        let started = Instant::now();
+        let overlaps = self.rng.chance(OVERLAPS_PERCENT);
+        let (position, after_ms) = (self.rng.between(0, 4), self.rng.between(0, OVERLAP_MS));
+        let mut faults = vec![fault.name];
+        if overlaps && fault.may_overlap {
+            let ring = self.ring();
+            let first = ring.members[position as usize % ring.members.len()];
+            println!(
+                "[{:6.1} s] SIGKILL of node {first}, and {after_ms} ms later:",
+                self.seconds()
+            );
+            ring.kill(first);
+            faults.insert(0, FAULTS[0].name);
+            std::thread::sleep(Duration::from_millis(after_ms));
+        }
+        println!("[{:6.1} s] {}", self.seconds(), fault.name);
+        (fault.strike)(self);
+        self.heal();
+        let trial = Trial {
+            faults,
+            started,
+            ended: Instant::now(),
+        };
+        println!(
+            "           whole again {:?} after it began",
+            trial.ended - trial.started
+        );
+        self.trials.push(trial);
+    }
+
+    fn seconds(&self) -> f64 {
+        self.began.elapsed().as_secs_f64()
+    }
+
+    /// Waits until all nodes are ready members of one view and the ring answers, and brings the crowd back to strength.
+    fn heal(&mut self) {
+        for site in &mut self.sites {
+            site.check_that_it_runs();
+        }
+        wait_whole(&self.sites);
+        self.wait_answers();
+        self.crowd.replenish();
+    }
+
+    /// Waits until a line that the probe says from now on is acknowledged.
+    fn wait_answers(&self) {
+        let before = self.probe.lines();
+        wait_until(WHOLE_WITHIN, "the probe is answered", String::new, || {
+            self.probe.lines() > before
+        });
+    }
+
+    /// The ring as it is now; every node is known to some site.
+    pub fn ring(&self) -> Ring {
+        let state = self
+            .sites
+            .iter()
+            .find_map(Site::state)
+            .expect("a site tells of the ring");
+        Ring {
+            members: members(&state),
+            pids: self.sites.iter().flat_map(Site::pids).collect(),
+        }
+    }
+
+    /// The site of a node.
+    pub fn site(&self, id: u16) -> &Site {
+        let site = self.sites.iter().find(|site| site.ids().contains(&id));
+        site.expect("each node has a site")
+    }
+
+    /// Where a node's store can be seen from here.
+    pub fn store(&self, id: u16) -> PathBuf {
+        match &self.disk {
+            Some(disk) if id == ON_A_SMALL_DISK => disk.seen(),
+            _ => self.site(id).node_directory(id),
+        }
+    }
+
+    /// Ends everything, and checks that nodes and readers agree and that nothing is left behind.
+    pub fn finish(&mut self) -> Outcome {
+        self.heal();
+        let visits = self.visitors.finish();
+        let probed = self.probe.times();
+        let last = self.probe.leave();
+        self.crowd.note_acknowledged(GROUPS[0], last);
+        self.crowd.finish();
+        wait_same_digest(&self.sites);
+        drop(self.deaf.take());
+        for site in &mut self.sites {
+            site.down();
+        }
+        let ends = self.sites.iter().flat_map(|site| ends(&site.said())).collect();
+        let logs: Vec<(String, PathBuf)> = self.sites.iter().flat_map(Site::logs).collect();
+        check_for_panics(&logs);
+        drop(self.disk.take());
+        check_nothing_is_left(&self.cluster);
+        Outcome {
+            trials: std::mem::take(&mut self.trials),
+            probed,
+            visits,
+            ends,
+        }
+    }
+
+    /// For a run that failed: what happened, beside the transcripts.
+    pub fn keep_logs(&self) {
+        for (name, path) in self.sites.iter().flat_map(Site::logs) {
+            // A log that cannot be read is not there to be looked at.
+            let _ = std::fs::copy(path, self.transcripts.join(name));
+        }
+        let _ = std::fs::write(self.transcripts.join("broker.log"), self.broker.log());
+        for (number, site) in self.sites.iter().enumerate() {
+            let state = site.run(&["state"]);
+            let _ = std::fs::write(self.transcripts.join(format!("state-{number}.txt")), state.stdout);
+        }
+    }
+}
+
+/// What a run was.
+pub struct Outcome {
+    pub trials: Vec<Trial>,
+    /// When each line of the probe was acknowledged.
+    pub probed: Vec<Instant>,
+    pub visits: u32,
+    /// Why nodes ended themselves.
+    pub ends: Vec<String>,
+}
+
+impl Ring {
+    /// SIGKILL from outside, past the supervisor.
+    pub fn kill(&self, id: u16) {
+        self.signal(id, Signal::SIGKILL);
+    }
+
+    pub fn signal(&self, id: u16, what: Signal) {
+        // A node that is not running just now cannot be hit.
+        if let Some(pid) = self.pids.get(&id) {
+            signal(*pid, what);
+        }
+    }
+
+    /// The member at a position, counted round the ring.
+    pub fn at(&self, position: u64) -> u16 {
+        self.members[position as usize % self.members.len()]
+    }
+}
+
+fn members(state: &Value) -> Vec<u16> {
+    serde_json::from_value(state["members"].clone()).unwrap_or_default()
+}
+
+fn wait_whole(sites: &[Site]) {
+    let said = || {
+        let states: Vec<String> = sites.iter().map(|site| site.run(&["state"]).stdout).collect();
+        states.join("\n")
+    };
+    wait_until(WHOLE_WITHIN, "the ring is whole", said, || {
+        let states: Option<Vec<Value>> = sites.iter().map(Site::state).collect();
+        states.is_some_and(|states| are_whole(&states))
+    });
+}
+
+/// All nodes are ready, in one view.
+fn are_whole(states: &[Value]) -> bool {
+    let everybody: BTreeSet<u16> = EVERYBODY.into();
+    let nodes = states
+        .iter()
+        .flat_map(|state| state["nodes"].as_array().into_iter().flatten());
+    let ready: BTreeSet<u64> = nodes
+        .filter(|node| node["status"] == "ready")
+        .filter_map(|node| node["id"].as_u64())
+        .collect();
+    let epochs: BTreeSet<u64> = states.iter().filter_map(|state| state["epoch"].as_u64()).collect();
+    epochs.len() == 1
+        && ready == everybody.iter().map(|id| u64::from(*id)).collect()
+        && states
+            .iter()
+            .all(|state| members(state).into_iter().collect::<BTreeSet<u16>>() == everybody)
+}
+
+/// All nodes have applied equally far and show one digest over all that they ever applied.
+fn wait_same_digest(sites: &[Site]) {
+    let shown = || -> BTreeSet<String> {
+        let states = sites.iter().filter_map(Site::state);
+        let nodes = states.flat_map(|state| state["nodes"].as_array().cloned().unwrap_or_default());
+        nodes
+            .map(|node| format!("{} {}", node["applied"], node["digest"]))
+            .collect()
+    };
+    wait_until(
+        WHOLE_WITHIN,
+        "all nodes show one digest",
+        || format!("{:?}", shown()),
+        || shown().len() == 1,
+    );
+}
+
+/// Causes of ends that nodes gave themselves, from what a supervisor printed.
+fn ends(said: &str) -> Vec<String> {
+    let cause = |line: &str| Some(line.split_once("ended itself with ")?.1.to_owned());
+    said.lines().filter_map(cause).collect()
+}
+
+fn check_for_panics(logs: &[(String, PathBuf)]) {
+    for (name, path) in logs {
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        let panic = text.lines().find(|line| line.contains("panicked at"));
+        assert!(panic.is_none(), "{name}: {panic:?}");
+    }
+}
+
+/// No process of this cluster is left: all of them have its name in their environment.
+fn check_nothing_is_left(cluster: &str) {
+    let mark = format!("CHALEY_CLUSTER={cluster}");
+    let left = || -> Vec<String> {
+        let processes = std::fs::read_dir("/proc")
+            .expect("/proc")
+            .filter_map(|entry| Some(entry.ok()?.path()));
+        let ours = |path: &PathBuf| {
+            let environment = std::fs::read(path.join("environ")).unwrap_or_default();
+            environment.split(|byte| *byte == 0).any(|text| text == mark.as_bytes())
+        };
+        processes.filter(ours).map(|path| path.display().to_string()).collect()
+    };
+    wait_until(
+        Duration::from_secs(10),
+        "no process is left",
+        || format!("{:?}", left()),
+        || left().is_empty(),
+    );
+}
+
+/// Where transcripts are kept when a run has failed.
+pub fn transcripts(seed: u64) -> PathBuf {
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("torture-{seed}-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).expect("a directory for transcripts");
+    directory
+}

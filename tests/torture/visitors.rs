@@ -1,0 +1,118 @@
+//! Clients in Python: the README's short program, again and again.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::clients::{Chaley, Transcript};
+use crate::support::keeper;
+
+/// The README's Python client, again and again: it joins, says one thing and leaves.
+pub struct Visitors {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<u32>>,
+}
+
+/// Between two visitors.
+const VISITS_EVERY: Duration = Duration::from_secs(2);
+
+/// A visitor whose connection hangs is killed then.
+const VISIT_DEADLINE: Duration = Duration::from_secs(30);
+
+impl Visitors {
+    pub fn start(ring: Chaley, group: &str, transcripts: &Path, began: Instant) -> Visitors {
+        let program = write_program(transcripts);
+        let stop = Arc::new(AtomicBool::new(false));
+        let (stopped, group, transcripts) = (Arc::clone(&stop), group.to_owned(), transcripts.to_path_buf());
+        let thread = std::thread::spawn(move || {
+            let mut visits = 0;
+            while !stopped.load(Ordering::Relaxed) {
+                visits += 1;
+                let user = format!("visitor{visits}");
+                let mut command = Command::new(python());
+                command
+                    .arg(&program)
+                    .args([&ring.cluster, &group, &user, &format!("{user} 0")]);
+                command
+                    .env("CHALEY_BROKER_URL", &ring.url)
+                    .env("CHALEY_CLUSTER", &ring.cluster);
+                let transcript = Transcript::begin(&transcripts, began, "writer", &group, &user);
+                visit(command, &transcript, &user);
+                std::thread::sleep(VISITS_EVERY);
+            }
+            visits
+        });
+        Visitors {
+            stop,
+            thread: Some(thread),
+        }
+    }
+
+    /// How many there were.
+    pub fn finish(&mut self) -> u32 {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.take().expect("it runs").join().expect("it ends")
+    }
+}
+
+impl Drop for Visitors {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+/// The program as it stands in the README.
+fn write_program(directory: &Path) -> PathBuf {
+    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).expect("the README");
+    let mut programs = readme
+        .split("```python\n")
+        .skip(1)
+        .filter_map(|block| block.split("```").next());
+    let client = programs.find(|program| program.lines().nth(1).is_some_and(|line| line.contains("client.py")));
+    let path = directory.join("client.py");
+    std::fs::write(&path, client.expect("the README has a client")).expect("written");
+    path
+}
+
+/// Python with pika: `scripts/test` and `scripts/torture` say where it is.
+fn python() -> PathBuf {
+    let own = || Path::new(env!("CARGO_MANIFEST_DIR")).join("target/venv/bin/python");
+    std::env::var_os("CHALEY_TEST_PYTHON").map_or_else(own, PathBuf::from)
+}
+
+/// A visitor that lost its connection gave up, as the README's short program does: it may have been heard or not.
+fn visit(mut command: Command, transcript: &Transcript, user: &str) {
+    transcript.write(json!({"said": format!("{user} 0")}));
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null());
+    let mut child = keeper::start(command).expect("Python starts");
+    let started = Instant::now();
+    let done = loop {
+        match child.try_wait().expect("asked") {
+            Some(status) => break status.success(),
+            None if started.elapsed() > VISIT_DEADLINE => break false,
+            None => std::thread::sleep(Duration::from_millis(10)),
+        }
+    };
+    let _ = child.kill();
+    let _ = child.wait();
+    let mut said = String::new();
+    let mut output = child.stdout.take().expect("piped");
+    // It prints what it hears: `[7] visitor1: visitor1 0`.
+    let _ = output.read_to_string(&mut said);
+    let own = said.lines().find(|line| line.ends_with(&format!("] {user}: {user} 0")));
+    let seq = own.and_then(|line| line.trim_start_matches('[').split(']').next()?.parse::<u64>().ok());
+    if let Some(seq) = seq {
+        transcript.write(json!({"acknowledged": seq}));
+    }
+    transcript.write(json!({"end": if done { "left" } else { "killed" }}));
+    transcript.flush();
+}
