@@ -71,6 +71,11 @@ ensure_rabbitmq() {
   say "RabbitMQ is installed; its system-wide service is neither running nor enabled"
 }
 
+# What tests/power records the system calls of a store with.
+ensure_strace() {
+  command -v strace >/dev/null || install_packages strace
+}
+
 # A Python with pika in a virtual environment of its own, in directory $1; prints the path of its interpreter.
 ensure_pika() {
   local venv="$1" version="1.3.2"

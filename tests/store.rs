@@ -340,6 +340,23 @@ fn another_layout_is_refused_with_the_way_out() {
 }
 
 #[test]
+fn a_store_that_does_not_open_keeps_its_mark() {
+    let home = tempfile::tempdir().unwrap();
+    drop(open(home.path()));
+    {
+        let database = fjall::Database::builder(home.path().join("db")).open().unwrap();
+        let meta = database
+            .keyspace("meta", fjall::KeyspaceCreateOptions::default)
+            .unwrap();
+        meta.insert("membership", "no membership").unwrap();
+    }
+    fs::write(home.path().join("boot"), "before open\n").unwrap();
+    let opened = Store::open(home.path(), &Durability::default());
+    assert!(matches!(opened, Err(StoreError::Corrupt { .. })));
+    assert_eq!(fs::read_to_string(home.path().join("boot")).unwrap(), "before open\n");
+}
+
+#[test]
 fn a_store_left_half_made_is_made_anew() {
     let home = tempfile::tempdir().unwrap();
     drop(open(home.path()));

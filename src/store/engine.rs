@@ -156,7 +156,7 @@ impl Engine {
             PersistMode::Buffer
         };
         self.wait_for_disk();
-        self.all_or_nothing(|| {
+        self.guarded_write(|| {
             batch.durability(Some(mode)).commit()?;
             self.seal()
         })
@@ -164,7 +164,7 @@ impl Engine {
 
     /// Brings everything that was committed to the disk.
     pub(super) fn sync(&self) -> Result<(), String> {
-        self.all_or_nothing(|| self.database.persist(PersistMode::SyncAll))
+        self.guarded_write(|| self.database.persist(PersistMode::SyncAll))
     }
 
     /// Lets the engine write full memtables out to tables, and all of them once a journal is full, which can go then.
@@ -189,7 +189,7 @@ impl Engine {
         [&self.log, &self.outputs, &self.groups, &self.aside, &self.meta]
     }
 
-    fn all_or_nothing(&self, write: impl FnOnce() -> fjall::Result<()>) -> Result<(), String> {
+    fn guarded_write(&self, write: impl FnOnce() -> fjall::Result<()>) -> Result<(), String> {
         match catch_unwind(AssertUnwindSafe(write)) {
             Ok(Ok(())) => Ok(()),
             Ok(Err(fjall::Error::Io(error))) => Err(error.to_string()),

@@ -29,7 +29,8 @@
 //! | the mark          | the same boot             | another boot, or one that is not known             |
 //! | ----------------- | ------------------------- | -------------------------------------------------- |
 //! | `whole`           | nothing is lost           | nothing is lost                                    |
-//! | `open`, or none   | nothing is lost           | the end may be lost: [`Store::end_lost`]           |
+//! | `open`            | nothing is lost           | the end may be lost: [`Store::end_lost`]           |
+//! | there is none     | -                         | the same                                           |
 //!
 //! If the end may be lost, the first batch takes `synced` from the membership, before the mark is written anew. A change
 //! of the setting counts once everything written before is on the disk. A machine whose boot cannot be read is safe, too,
@@ -97,6 +98,8 @@ pub struct Store {
     recent: Recent,
     aside: Vec<u32>,
     boot: Boot,
+    /// Whether the mark is this opening's. One that failed must leave it as it was.
+    is_marked: bool,
     end_lost: bool,
     /// Why no further write is accepted.
     failed: Option<String>,
@@ -145,6 +148,7 @@ impl Store {
             recent: Recent::default(),
             aside: Vec::new(),
             boot,
+            is_marked: false,
             end_lost: false,
             failed: None,
             _lock: lock,
@@ -159,6 +163,7 @@ impl Store {
         let synced = store.engine.sync().map_err(io::Error::other);
         let marked = synced.and_then(|()| boot::mark(directory, &store.boot, always));
         marked.map_err(|e| failed("marking it", e))?;
+        store.is_marked = true;
         Ok(store)
     }
 
@@ -377,7 +382,8 @@ impl Store {
 impl Drop for Store {
     fn drop(&mut self) {
         self.fsyncer.stop();
-        let is_sure = self.failed.is_none() && self.fsyncer.error().is_none() && !std::thread::panicking();
+        let is_sure =
+            self.is_marked && self.failed.is_none() && self.fsyncer.error().is_none() && !std::thread::panicking();
         if is_sure && self.engine.sync().is_ok() {
             // Without the mark a power loss from now on is taken for worse than it was, which is safe.
             let _ = boot::mark(&self.directory, &self.boot, true);

@@ -356,6 +356,29 @@ mod tests {
     }
 
     #[test]
+    fn a_power_loss_is_told() {
+        let state = tempfile::tempdir().unwrap();
+        let nodes = state.path().join(NODES);
+        store(&nodes, 1, &entries(0, Digest::ZERO, &[1, 1]));
+        let told = || {
+            let told = std::cell::RefCell::new(Vec::new());
+            recover(state.path(), &[1], &Durability::default(), |text| {
+                told.borrow_mut().push(text)
+            })
+            .unwrap();
+            told.into_inner().join("\n")
+        };
+        assert!(!told().contains("power loss"));
+        fs::write(nodes.join("1/store/boot"), "another open\n").unwrap();
+        let text = told();
+        assert!(
+            text.contains("node 1: the machine went down") && text.contains("200 ms) may be missing"),
+            "{text}"
+        );
+        assert!(!told().contains("power loss"), "what was recovered is whole");
+    }
+
+    #[test]
     fn a_store_that_cannot_be_opened_or_is_not_to_be_started_is_not_passed_over() {
         let state = tempfile::tempdir().unwrap();
         let nodes = state.path().join(NODES);

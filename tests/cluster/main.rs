@@ -17,6 +17,7 @@ mod kills;
 mod members;
 mod outage;
 mod pauses;
+mod power;
 mod readme;
 mod recovery;
 mod silence;

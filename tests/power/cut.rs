@@ -1,4 +1,4 @@
-//! The journal of a live store, cut: at every boundary of a batch, and at every byte of the last ones.
+//! The journal of a live store, cut: at every boundary of a batch, in between, and at every ninth byte of the last ones.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;

@@ -3,7 +3,7 @@
 //! A child process works on a store under strace, which writes down each system call that changes a file ([`trace`]).
 //! From that every disk is made that POSIX allows at an instant: what was synced is there, and of what was not, any part
 //! ([`disk`]). Each is opened and must hold whole batches, all that was acknowledged among them ([`dropped`]). Besides,
-//! the journal of a live store is cut at every boundary of a batch and at every byte of the last ones ([`cut`]).
+//! the journal of a live store is cut at every boundary of a batch, in between, and at many bytes of the last ones ([`cut`]).
 
 mod cut;
 mod disk;

@@ -440,7 +440,7 @@ impl Drop for Cluster {
 }
 
 /// The same command, run by another one.
-fn wrapped(command: Command, wrapper: &[String]) -> Command {
+pub fn wrapped(command: Command, wrapper: &[String]) -> Command {
     let Some((program, arguments)) = wrapper.split_first() else {
         return command;
     };
