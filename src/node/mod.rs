@@ -9,9 +9,9 @@ mod apply;
 mod delivery;
 mod effects;
 mod engine;
-mod head;
+pub(crate) mod head;
 mod home;
-mod pipe;
+pub(crate) mod pipe;
 mod requests;
 mod start;
 

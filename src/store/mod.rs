@@ -28,7 +28,7 @@ mod batch;
 mod engine;
 mod error;
 mod fsync;
-mod keys;
+pub(crate) mod keys;
 mod recent;
 
 use std::fs::File;

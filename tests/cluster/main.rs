@@ -19,6 +19,7 @@ mod outage;
 mod pauses;
 mod readme;
 mod recovery;
+mod seeds;
 mod silence;
 mod talk;
 mod useless_nodes;
