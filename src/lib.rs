@@ -17,3 +17,12 @@ pub mod store;
 pub mod supervisor;
 pub mod terminal;
 pub mod wire;
+
+/// Decoders that nobody outside needs but tests/fuzz, which feeds them hostile bytes.
+#[doc(hidden)]
+pub mod decoders {
+    pub use crate::node::pipe::read_line as read_pipe_line;
+    pub use crate::store::keys::{decode_entry, encode_entry, read_aside, read_view, split_index};
+    pub use crate::supervisor::lines::{Line, Lines};
+    pub use crate::supervisor::socket::parse as parse_control_request;
+}

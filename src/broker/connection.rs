@@ -129,6 +129,15 @@ impl BrokerUrl {
         if !text.starts_with("amqp://") && !text.starts_with("amqps://") {
             return Err(bad("it does not start with amqp:// or amqps://".to_owned()));
         }
+        // Such a URL is read as another host and a virtual host with the end of a password in its name, which would be shown.
+        if text
+            .splitn(4, ['/', '?', '#'])
+            .nth(3)
+            .is_some_and(|behind_host| behind_host.contains('@'))
+        {
+            let why = "there is an @ behind its host; write / ? # @ in a name or password as %2f %3f %23 %40";
+            return Err(bad(why.to_owned()));
+        }
         // The parser's own texts may quote the URL, password and all, so they are not passed on.
         let mut uri = AMQPUri::from_str(text).map_err(|_| bad("it is not a well-formed URL".to_owned()))?;
         if uri.authority.host.is_empty() {
@@ -197,22 +206,22 @@ impl fmt::Debug for BrokerUrl {
     }
 }
 
-/// A URL as it may be shown: what stands between the scheme and the last `@` keeps only the user's name.
+/// A URL as it may be shown: what stands between the scheme and the last `@` keeps only the user's name. A password with
+/// a comma in it comes here in pieces, for commas separate URLs: a piece is shown only as far as it can be no password.
 pub fn redact(url: &str) -> String {
-    let Some((scheme, rest)) = url.split_once("://") else {
+    let hidden = "(hidden)";
+    let is_scheme = |text: &str| text.bytes().all(|byte| byte.is_ascii_alphabetic());
+    let Some((scheme, rest)) = url.split_once("://").filter(|(scheme, _)| is_scheme(scheme)) else {
         // Without a scheme nobody can say where a password would stand.
-        return if url.contains('@') {
-            "(hidden)".to_owned()
-        } else {
-            url.to_owned()
-        };
+        return hidden.to_owned();
     };
-    match rest.rsplit_once('@') {
-        Some((userinfo, host)) => {
-            let user = userinfo.split(':').next().unwrap_or_default();
-            format!("{scheme}://{user}@{host}")
-        }
-        None => url.to_owned(),
+    if let Some((userinfo, host)) = rest.rsplit_once('@') {
+        let user = userinfo.split(':').next().unwrap_or_default();
+        return format!("{scheme}://{user}@{host}");
+    }
+    match rest.split_once(':') {
+        Some((host, port)) if port.parse::<u32>().is_err() => format!("{scheme}://{host}:{hidden}"),
+        Some(_) | None => url.to_owned(),
     }
 }
 
@@ -308,9 +317,16 @@ mod tests {
             "u:s3cret@h",
             "amqp://u:s3@cret@h:x/",
             "amqp://u:s3cret@h:99999",
+            "amqp://u:5672/s3cret@h/%2f",
+            "amqp://u:5672?s3cret@h",
+            "amqp://u:#s3cret@h",
+            // Pieces of one whose password has commas in it.
+            "amqp://u:s3cret",
+            "s3cret",
+            "s3cret@h:5673/%2f",
         ] {
             let error = BrokerUrl::parse(bad).expect_err(bad);
-            assert!(!error.to_string().contains("cret@"), "{error}");
+            assert!(!error.to_string().contains("cret"), "{error}");
             assert!(!error.to_string().contains("s3"), "{error}");
             assert_eq!(error.exit_code(), 78);
         }

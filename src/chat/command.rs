@@ -1,6 +1,9 @@
 //! What the head orders: the commands of one log entry, and their binary form.
 
-use serde::{Deserialize, Serialize};
+use std::fmt;
+
+use serde::de::{Error, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::codec::{self, DecodeError};
 use super::types::{ErrorCode, SessionId};
@@ -40,6 +43,10 @@ pub enum Action {
     },
 }
 
+/// Most commands of one entry, and of one frame of a session's home. A list that says it has more is not ours: a command
+/// may take 3 bytes there and forty times as many in memory.
+pub const MAX_COMMANDS: usize = 1024;
+
 /// The most that [`encode`] adds to the [`Command::max_encoded_bytes`] of its commands.
 pub const ENCODED_HEADER_BYTES: usize = 11;
 
@@ -71,7 +78,36 @@ pub fn encode(commands: &[Command]) -> Vec<u8> {
 
 /// The commands of a log entry's body. Never panics, whatever the bytes.
 pub fn decode(bytes: &[u8]) -> Result<Vec<Command>, DecodeError> {
-    codec::from_bytes(bytes)
+    #[derive(Deserialize)]
+    struct Body(#[serde(deserialize_with = "read_commands")] Vec<Command>);
+
+    codec::from_bytes(bytes).map(|Body(commands)| commands)
+}
+
+/// Reads at most [`MAX_COMMANDS`].
+pub fn read_commands<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Command>, D::Error> {
+    struct Commands;
+
+    impl<'de> Visitor<'de> for Commands {
+        type Value = Vec<Command>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "at most {MAX_COMMANDS} commands")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<Vec<Command>, A::Error> {
+            let mut commands = Vec::with_capacity(sequence.size_hint().unwrap_or(0).min(MAX_COMMANDS));
+            while let Some(command) = sequence.next_element()? {
+                if commands.len() == MAX_COMMANDS {
+                    return Err(Error::invalid_length(MAX_COMMANDS + 1, &self));
+                }
+                commands.push(command);
+            }
+            Ok(commands)
+        }
+    }
+
+    deserializer.deserialize_seq(Commands)
 }
 
 #[cfg(test)]
@@ -109,6 +145,14 @@ mod tests {
         assert_eq!(decode(&bytes), Err(DecodeError::Trailing(1)));
         bytes[0] = 9;
         assert_eq!(decode(&bytes), Err(DecodeError::Format(9)));
+    }
+
+    #[test]
+    fn a_longer_list_than_anybody_writes_is_refused() {
+        let mut commands = vec![say("x"); MAX_COMMANDS];
+        assert_eq!(decode(&encode(&commands)).as_ref(), Ok(&commands));
+        commands.push(say("x"));
+        assert!(matches!(decode(&encode(&commands)), Err(DecodeError::Malformed(_))));
     }
 
     #[test]

@@ -51,7 +51,7 @@ mod types;
 
 pub use admission::{Admission, Admit};
 pub use codec::DecodeError;
-pub use command::{Action, Command, ENCODED_HEADER_BYTES, decode, encode};
+pub use command::{Action, Command, ENCODED_HEADER_BYTES, MAX_COMMANDS, decode, encode, read_commands};
 pub use group::{GroupView, MAX_GROUPS, MAX_MEMBERS_PER_GROUP, MemberView};
 pub use home::home;
 pub use names::{MAX_GROUP_BYTES, MAX_NICK_CHARS, fold_nick, normalise_group, valid_nick};

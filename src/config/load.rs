@@ -90,6 +90,12 @@ pub struct Settings {
 impl Settings {
     /// Reads and checks all layers.
     pub fn load(sources: &Sources) -> Result<Settings, ConfigError> {
+        let text = sources.file.as_deref().map(read_text).transpose()?;
+        Settings::of(sources, text.as_deref())
+    }
+
+    /// As [`Settings::load`], with the file's text at hand.
+    pub fn of(sources: &Sources, text: Option<&str>) -> Result<Settings, ConfigError> {
         let known = leaves(&default_tree());
         let mut tree = default_tree();
         let mut origins: BTreeMap<String, Origin> = known.keys().map(|key| (key.clone(), Origin::Default)).collect();
@@ -97,8 +103,8 @@ impl Settings {
             set_leaf(&mut tree, key, value);
             origins.insert(key.to_owned(), origin);
         };
-        if let Some(path) = &sources.file {
-            for (key, value, line) in read_file(path, &known)? {
+        if let (Some(path), Some(text)) = (&sources.file, text) {
+            for (key, value, line) in read_file(path, text, &known)? {
                 let path = path.clone();
                 set(&key, value, Origin::File { path, line });
             }
@@ -213,11 +219,14 @@ fn set_leaf(tree: &mut Table, key: &str, value: Value) {
 }
 
 /// The file's keys with their values and lines, each known and of the right type.
-fn read_file(path: &Path, known: &BTreeMap<String, Value>) -> Result<Vec<(String, Value, usize)>, ConfigError> {
-    let text = read_text(path)?;
-    let at = |offset: usize| line_of(&text, offset);
+fn read_file(
+    path: &Path,
+    text: &str,
+    known: &BTreeMap<String, Value>,
+) -> Result<Vec<(String, Value, usize)>, ConfigError> {
+    let at = |offset: usize| line_of(text, offset);
     let fail = |line: usize, message: String| ConfigError::setting(format!("{}:{line}: {message}", path.display()));
-    let parsed = toml::de::DeTable::parse(&text)
+    let parsed = toml::de::DeTable::parse(text)
         .map_err(|e| fail(at(e.span().map_or(0, |span| span.start)), e.message().to_owned()))?;
     let mut lines = BTreeMap::new();
     for (section, value) in parsed.get_ref() {
@@ -240,9 +249,9 @@ fn read_file(path: &Path, known: &BTreeMap<String, Value>) -> Result<Vec<(String
         }
     }
     // Reading the text itself, rather than the tree made of it, keeps the position of a wrong type.
-    toml::from_str::<Config>(&text)
+    toml::from_str::<Config>(text)
         .map_err(|e| fail(at(e.span().map_or(0, |span| span.start)), wrong_type(e.message())))?;
-    let tree: Table = toml::from_str(&text).map_err(|e| fail(0, e.message().to_owned()))?;
+    let tree: Table = toml::from_str(text).map_err(|e| fail(0, e.message().to_owned()))?;
     let found = leaves(&tree).into_iter();
     Ok(found
         .map(|(key, value)| (lines.get(&key).copied().unwrap_or(0), key, value))

@@ -7,16 +7,14 @@
 use std::collections::VecDeque;
 
 use crate::broker::link::RequestTag;
-use crate::chat::{Action, Admission, Admit, Command, ENCODED_HEADER_BYTES, SessionId, State, encode};
+use crate::chat::{Action, Admission, Admit, Command, ENCODED_HEADER_BYTES, MAX_COMMANDS, SessionId, State, encode};
 use crate::ring::Entry;
+use crate::wire::client::MAX_QUEUE_NAME_BYTES;
 use crate::wire::frame::Read;
 
 /// An entry is closed when its commands may take so many bytes. It keeps frames near the size that the broker carries
 /// fastest, and leaves room below [`Entry::MAX_BODY_BYTES`] for one command of any size.
 const ENTRY_BYTES: usize = 48 * 1024;
-
-/// Most commands of one entry.
-const ENTRY_COMMANDS: usize = 1024;
 
 /// Most commands of one entry that touch all groups of a session: each may bring forth hundreds of events.
 const ENTRY_PRESENCE_COMMANDS: usize = 32;
@@ -68,11 +66,18 @@ impl Head {
         }
     }
 
-    /// A command of a session's home, or of a resume. Repeating one is harmless, so a full queue may refuse it.
-    pub fn command(&mut self, command: Command) {
-        if self.waiting.len() < WAITING {
+    /// A command of a session's home, or of a resume. Repeating one is harmless, so a full queue may refuse it. Returns
+    /// whether it was one: nobody but a client asks for a request, and a queue's name is short.
+    pub fn command(&mut self, command: Command) -> bool {
+        let is_one = match &command {
+            Command::Attach { queue, .. } | Command::Away { queue, .. } => queue.len() <= MAX_QUEUE_NAME_BYTES,
+            Command::Expire { .. } => true,
+            Command::Request { .. } => false,
+        };
+        if is_one && self.waiting.len() < WAITING {
             self.put(command);
         }
+        is_one
     }
 
     fn put(&mut self, command: Command) {
@@ -105,7 +110,7 @@ impl Head {
         let mut bytes = ENCODED_HEADER_BYTES;
         let mut presence = 0;
         let mut count = 0;
-        for command in self.waiting.iter().take(ENTRY_COMMANDS) {
+        for command in self.waiting.iter().take(MAX_COMMANDS) {
             let length = command.max_encoded_bytes();
             presence += usize::from(!matches!(command, Command::Request { .. }));
             if count > 0 && (bytes + length > ENTRY_BYTES || presence > ENTRY_PRESENCE_COMMANDS) {

@@ -4,7 +4,8 @@
 //! order of the supervisor, a tick), gives it to the ring, and executes the effects in order; then it orders what
 //! waits ([`head`]), delivers what is committed ([`delivery`]), and looks after the sessions whose home this is
 //! ([`home`]). Those three, what clients are answered ([`answers`]) and how applied entries are looked at ([`past`]) know
-//! neither broker nor store, so that a simulated node is made of the same. Its supervisor talks to it over stdin and stdout ([`crate::control`]); its log goes to stderr.
+//! neither broker nor store, so that a simulated node is made of the same. Its supervisor talks to it over stdin and
+//! stdout ([`crate::control`]); its log goes to stderr.
 
 pub mod answers;
 mod apply;
@@ -14,7 +15,7 @@ mod engine;
 pub mod head;
 pub mod home;
 pub mod past;
-mod pipe;
+pub(crate) mod pipe;
 mod requests;
 mod start;
 

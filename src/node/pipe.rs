@@ -94,7 +94,8 @@ pub fn open() -> std::io::Result<(NodeSettings, Pipe)> {
     ))
 }
 
-fn read_line(input: &mut impl BufRead) -> std::io::Result<Option<String>> {
+/// The next line with its end, of at most [`MAX_LINE_BYTES`]; `None` at the end, and for a line without one.
+pub fn read_line(input: &mut impl BufRead) -> std::io::Result<Option<String>> {
     let mut line = String::new();
     let read = input.take(MAX_LINE_BYTES as u64).read_line(&mut line)?;
     Ok((read > 0 && line.ends_with('\n')).then_some(line))

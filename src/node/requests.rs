@@ -258,7 +258,11 @@ impl Engine {
             return;
         }
         match (&mut self.head, self.ring.view().head()) {
-            (Some(head), _) => turn.commands.into_iter().for_each(|command| head.command(command)),
+            (Some(head), _) => {
+                for command in turn.commands {
+                    head.command(command);
+                }
+            }
             (None, Some(head)) => self.send_payload(head, epoch, Payload::Order(turn.commands), NO_TOKEN),
             (None, None) => {}
         }

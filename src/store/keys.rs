@@ -25,7 +25,7 @@ pub(super) fn read_index(bytes: &[u8]) -> Option<Index> {
     Some(Index::from_be_bytes(bytes.try_into().ok()?))
 }
 
-pub(super) fn encode_entry(entry: &Entry) -> Vec<u8> {
+pub fn encode_entry(entry: &Entry) -> Vec<u8> {
     let mut value = Vec::with_capacity(ENTRY_HEAD_BYTES + entry.body.len());
     value.extend_from_slice(&entry.epoch.0.to_be_bytes());
     value.extend_from_slice(&entry.time_ms.to_be_bytes());
@@ -34,7 +34,7 @@ pub(super) fn encode_entry(entry: &Entry) -> Vec<u8> {
     value
 }
 
-pub(super) fn decode_entry(key: &[u8], value: &[u8]) -> Option<Entry> {
+pub fn decode_entry(key: &[u8], value: &[u8]) -> Option<Entry> {
     let (epoch, rest) = value.split_first_chunk::<8>()?;
     let (time_ms, rest) = rest.split_first_chunk::<8>()?;
     let (digest, body) = rest.split_first_chunk::<16>()?;
@@ -55,7 +55,7 @@ pub(super) fn with_index(index: Index, bytes: &[u8]) -> Vec<u8> {
     value
 }
 
-pub(super) fn split_index(value: &[u8]) -> Option<(Index, &[u8])> {
+pub fn split_index(value: &[u8]) -> Option<(Index, &[u8])> {
     let (index, bytes) = value.split_first_chunk::<8>()?;
     Some((Index::from_be_bytes(*index), bytes))
 }
@@ -64,7 +64,7 @@ pub(super) fn view(epoch: Epoch) -> Vec<u8> {
     [VIEW_PREFIX, &epoch.0.to_be_bytes()].concat()
 }
 
-pub(super) fn read_view(key: &[u8]) -> Option<Epoch> {
+pub fn read_view(key: &[u8]) -> Option<Epoch> {
     let epoch = key.strip_prefix(VIEW_PREFIX)?;
     Some(Epoch(u64::from_be_bytes(epoch.try_into().ok()?)))
 }
@@ -83,7 +83,7 @@ pub(super) fn aside(generation: u32, index: Index) -> [u8; 12] {
 }
 
 /// The generation, and the rest of the key: the index as the log has it.
-pub(super) fn read_aside(key: &[u8]) -> Option<(u32, &[u8])> {
+pub fn read_aside(key: &[u8]) -> Option<(u32, &[u8])> {
     let (generation, index) = key.split_first_chunk::<4>()?;
     Some((u32::from_be_bytes(*generation), index))
 }

@@ -50,7 +50,7 @@ mod engine;
 mod error;
 mod fsync;
 mod journal;
-mod keys;
+pub(crate) mod keys;
 mod recent;
 
 use std::fs::File;

@@ -27,7 +27,7 @@ mod helpers;
 mod journal;
 mod kill;
 mod launch;
-mod lines;
+pub(crate) mod lines;
 mod logs;
 mod node;
 mod output;
@@ -35,7 +35,7 @@ mod place;
 mod process;
 mod recovery;
 mod render;
-mod socket;
+pub(crate) mod socket;
 
 use serde::{Deserialize, Serialize};
 

@@ -73,7 +73,7 @@ fn is_allowed(stream: &UnixStream) -> bool {
         .is_ok_and(|peer| peer.uid() == own || peer.uid() == 0)
 }
 
-fn parse(line: Line) -> Result<Request, Failure> {
+pub fn parse(line: Line) -> Result<Request, Failure> {
     match line {
         Line::TooLong => Err(Failure::new(
             exit::USAGE,

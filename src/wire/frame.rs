@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::chat::{Command, SessionId};
+use crate::chat::{Command, SessionId, read_commands};
 use crate::ring::{ClusterId, Epoch, Index, Member, Message, ViewRecord};
 
 /// The version of frames and records that this code writes and reads.
@@ -36,8 +36,8 @@ pub struct Frame {
 pub enum Payload {
     /// The ring's own.
     Ring(Message),
-    /// A session's home asks the head to order these.
-    Order(Vec<Command>),
+    /// A session's home asks the head to order these, at most [`crate::chat::MAX_COMMANDS`].
+    Order(#[serde(deserialize_with = "read_commands")] Vec<Command>),
     /// The head hands a read to the session's home, which answers once it has applied everything up to `at`.
     Read { read: Read, at: Index },
 }

@@ -20,6 +20,7 @@ mod pauses;
 mod power;
 mod readme;
 mod recovery;
+mod seeds;
 mod silence;
 mod talk;
 mod useless_nodes;

@@ -277,27 +277,36 @@ impl Core {
             Some(Purpose::Recent {
                 tag,
                 group,
+                after,
                 until,
                 mut collected,
-                ..
             }) => {
-                let reached = events.iter().filter_map(|event| placed(event).map(|it| it.seq)).max();
-                collected.extend(events);
-                match reached {
-                    Some(after) if after < until.min(kept.1) => {
-                        self.reads.ask(Purpose::Recent {
-                            tag,
-                            group,
-                            after,
-                            until,
-                            collected,
-                        });
+                // Whatever else the answer holds was not asked for; so no more is ever kept than was.
+                let mut reached = after;
+                for event in events {
+                    if let Some(it) = placed(&event)
+                        && it.group == group
+                        && it.seq > reached
+                        && it.seq <= until
+                    {
+                        reached = it.seq;
+                        collected.push(event);
                     }
-                    Some(_) | None => self.tell(SessionEvent::Recent {
+                }
+                if reached > after && reached < until.min(kept.1) {
+                    self.reads.ask(Purpose::Recent {
+                        tag,
+                        group,
+                        after: reached,
+                        until,
+                        collected,
+                    });
+                } else {
+                    self.tell(SessionEvent::Recent {
                         tag,
                         group,
                         events: collected,
-                    }),
+                    });
                 }
             }
             Some(_) | None => {}

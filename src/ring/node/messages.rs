@@ -26,11 +26,18 @@ impl Node {
         } else {
             epoch
         };
+        // Nothing but its own heartbeat comes from itself: what else says so is forged (rule 10).
+        if from == self.me {
+            match message {
+                Message::Loop { sent_at } => self.detector.loop_heard(sent_at.min(now)),
+                _ => self.dropped(DropReason::NotItsPlace, effects),
+            }
+            return;
+        }
         if epoch > self.view.epoch && (self.view.contains(from) || self.view.epoch == Epoch(0)) {
             self.behind_since.get_or_insert(now);
         }
         match message {
-            Message::Loop { sent_at } if from == self.me => self.detector.loop_heard(sent_at.min(now)),
             Message::Probe { number } => self.send(from, Message::ProbeReply { number }, effects),
             Message::ProbeReply { number } => self.on_probe_reply(now, from, epoch, number, effects),
             Message::Sync { log_end, digest } if epoch == self.view.epoch.next() => {

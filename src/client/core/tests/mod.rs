@@ -264,6 +264,39 @@ fn recent_is_collected_over_several_answers() {
     assert_eq!(events.len(), 50);
 }
 
+/// A ring that is not ours could have an answer grow without end, by going on with what was not asked for.
+#[test]
+fn an_answer_that_holds_more_than_was_asked_for_is_cut() {
+    let mut world = World::connected();
+    world.join();
+    world.calm_down();
+    world.ask(Ask::Recent {
+        group: "1".to_owned(),
+        count: 50,
+    });
+    let (_, requests) = world.to_ring.remove(0);
+    let mut event = world.ring.place("1", "somebody", 9, None, Event::Joined);
+    let mut events = Vec::new();
+    for (group, seq) in [("1", 1), ("1", 1), ("2", 1), ("1", 2_000), ("1", u64::MAX)] {
+        if let Event::Joined(it) = &mut event {
+            (it.group, it.seq) = (group.to_owned(), seq);
+        }
+        events.push(event.clone());
+    }
+    let history = Event::History {
+        group: "1".to_owned(),
+        events,
+        first: 1,
+        last: u64::MAX,
+        reference: requests[0].n(),
+    };
+    let parcel = world.ring.parcel(true, history);
+    world.send_to_core(parcel);
+    world.reach_core(0);
+    let told = |event: &SessionEvent| matches!(event, SessionEvent::Recent { events, .. } if events.len() == 1);
+    assert_eq!(world.count(told), 1, "{:?}", world.told);
+}
+
 #[test]
 fn events_before_the_own_join_are_not_delivered() {
     let mut world = World::connected();
