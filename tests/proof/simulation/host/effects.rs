@@ -146,16 +146,13 @@ impl World {
         self.hosts[at].store.commit(self.now, batch);
     }
 
-    /// A frame to another node; without a cluster there is nobody to talk to.
+    /// A frame to another node, or to itself.
     pub fn send(&mut self, at: usize, to: Member, payload: Payload) {
         let Some(process) = &self.hosts[at].process else {
             return;
         };
-        let Some(cluster) = process.node.cluster() else {
-            return;
-        };
         let frame = Frame {
-            cluster,
+            cluster: process.node.frame_cluster(),
             epoch: process.node.view().epoch,
             from: process.node.me(),
             payload,
