@@ -33,7 +33,7 @@ use std::time::Instant;
 use run::Figures;
 
 /// Seeds of one run of the gate: some 20 s on two cores.
-const GATE_SEEDS: u64 = 300;
+const GATE_SEEDS: u64 = 600;
 
 fn from_environment(name: &str) -> Option<u64> {
     std::env::var(name).ok().and_then(|value| value.parse().ok())
