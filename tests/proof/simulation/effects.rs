@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use chaley::ring::sabotage::{self, Bug};
 use chaley::ring::{DropReason, Effect, Entry, Halt, Incarnation, Index, Input, Member, Message, Note, Role};
 
 use crate::simulation::event::{Event, Publication};
@@ -183,7 +184,7 @@ impl World {
         let Some(process) = self.hosts[at].process.as_mut() else {
             return;
         };
-        process.published = process.node.progress().delivered;
+        process.published = process.node.deliver_after();
         let connection = process.connection;
         let mine = self.broker.bound.is_some_and(|(host, _)| host == at);
         if role.is_head() {
@@ -229,6 +230,7 @@ impl World {
         let delay = self.rng.between(0, 10);
         let host = &mut self.hosts[at];
         let (old, run) = (host.store.me, host.run);
+        let incarnation = sabotage::or(incarnation, Bug::LeftOutComesBackAsItWas, old.incarnation);
         host.store.cut(keep);
         host.store.commit = keep;
         host.store.synced = false;

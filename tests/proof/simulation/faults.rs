@@ -1,5 +1,6 @@
 //! What goes wrong, and how often.
 
+use chaley::ring::sabotage::{self, Bug};
 use chaley::ring::{Epoch, Incarnation, Input, Member, ViewRecord};
 
 use crate::simulation::broker::show_record;
@@ -82,7 +83,8 @@ impl World {
         self.crash(host);
         self.log(|| format!("{}: wiped", host + 1));
         let incarnation = Incarnation(self.rng.next());
-        let id = self.hosts[host].id;
+        let Member { id, incarnation: old } = self.hosts[host].store.me;
+        let incarnation = sabotage::or(incarnation, Bug::WipedStoreAsItWas, old);
         self.hosts[host].store = Store::empty(Member { id, incarnation });
         self.start_later(host, delay);
     }

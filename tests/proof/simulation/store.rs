@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use chaley::ring::sabotage::{self, Bug};
 use chaley::ring::{
     ClusterId, Digest, Entry, Epoch, Incarnation, Index, LogRead, Member, Node, Start, Timing, ViewRecord,
 };
@@ -61,6 +62,7 @@ impl Store {
     /// Duty 5: what a process does with its store before it starts the protocol.
     pub fn prepare_start(&mut self, fresh: Incarnation) {
         let never_in_a_view = self.views.is_empty();
+        self.synced |= !never_in_a_view && sabotage::is(Bug::UnsyncedResumes);
         if !self.synced && !never_in_a_view {
             self.me.incarnation = fresh;
             self.cut(self.commit);
