@@ -46,6 +46,25 @@ fn run_range(first: u64, count: u64, stride: u64, stop: &AtomicBool) -> Result<(
     Ok((done, total))
 }
 
+/// What a seed showed.
+#[cfg(feature = "sabotage")]
+pub struct Catch {
+    /// So many seeds it took, this one included.
+    pub after: u64,
+    /// The invariant that broke.
+    pub why: String,
+}
+
+/// Runs the seeds from `first` on, at most so many, until one fails.
+#[cfg(feature = "sabotage")]
+pub fn hunt(first: u64, seeds: u64) -> Option<Catch> {
+    (first..first + seeds).find_map(|seed| {
+        let why = run::verdict(seed).err()?;
+        let after = seed - first + 1;
+        Some(Catch { after, why })
+    })
+}
+
 #[test]
 fn gate() {
     let first = from_environment("CHALEY_FIRST_SEED").unwrap_or(0);
