@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use super::past::Past;
 use super::start::Fatal;
 use crate::chat::{Applied, Command, State, decode};
 use crate::ring::{Entry, Index, NodeId};
@@ -185,6 +186,29 @@ impl Chat {
             message: format!("the store's result of entry {index} is damaged ({error}); move the node's directory away and start it again: it joins as a new node"),
         })?;
         Ok(Arc::new(result))
+    }
+}
+
+/// The chat and the store that has what it brought forth.
+pub struct PastOf<'a> {
+    pub chat: &'a Chat,
+    pub store: &'a Store,
+}
+
+impl Past for PastOf<'_> {
+    type Error = Fatal;
+
+    fn state(&self) -> &State {
+        &self.chat.state
+    }
+
+    fn result(&self, index: Index) -> Result<Arc<Applied>, Fatal> {
+        self.chat.result(self.store, index)
+    }
+
+    fn holders(&self, group: &str, after: u64) -> Result<impl Iterator<Item = Result<Index, Fatal>>, Fatal> {
+        let indexes = self.store.history(group, after)?;
+        Ok(indexes.map(|index| Ok(index?)))
     }
 }
 

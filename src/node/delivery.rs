@@ -7,13 +7,11 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::apply::Chat;
-use super::start::Fatal;
-use crate::broker::link::{Exchange, Lane, LinkHandle, Publication};
+use super::past::Past;
+use crate::broker::link::{Exchange, Lane, LinkHandle, NotSent, Publication};
 use crate::broker::names::Names;
 use crate::chat::{Applied, GroupEvent, Output};
 use crate::ring::{Epoch, Index};
-use crate::store::Store;
 use crate::wire::client::{Event, encode_delivery, encode_group_events};
 
 /// Runs that are published and not confirmed. When as many are, committed entries wait, and through the ring's window
@@ -35,6 +33,24 @@ const FRAME_BYTES: usize = 256 * 1024;
 
 /// Tokens of deliveries start here; lower ones belong to others.
 pub const TOKENS: u64 = 1 << 62;
+
+/// Where deliveries go: the link to the broker, or a simulated one.
+pub trait Outlet {
+    /// Whether it would take a body of `length` bytes on this lane now.
+    fn has_room(&self, lane: Lane, length: usize) -> bool;
+
+    fn publish(&self, publication: Publication) -> Result<(), NotSent>;
+}
+
+impl Outlet for LinkHandle {
+    fn has_room(&self, lane: Lane, length: usize) -> bool {
+        LinkHandle::has_room(self, lane, length)
+    }
+
+    fn publish(&self, publication: Publication) -> Result<(), NotSent> {
+        LinkHandle::publish(self, publication)
+    }
+}
 
 /// What is being delivered. Idle unless this node is the tail of a view and connected.
 #[derive(Debug, Default)]
@@ -81,12 +97,12 @@ impl Delivery {
 
     /// Publishes the next run of what was applied, as far as the window and the outbox allow. Whether there was one, so
     /// that there may be another.
-    pub fn pump(&mut self, epoch: Epoch, chat: &Chat, store: &Store, link: &LinkHandle) -> Result<bool, Fatal> {
+    pub fn pump<P: Past>(&mut self, epoch: Epoch, past: &P, link: &impl Outlet) -> Result<bool, P::Error> {
         let room = self.active && self.flush(link) && self.runs.len() < RUNS_IN_FLIGHT;
-        if !room || self.next > chat.state.applied() {
+        if !room || self.next > past.state().applied() {
             return Ok(false);
         }
-        let results = self.collect(chat, store)?;
+        let results = self.collect(past)?;
         let last = self.next + results.len() as Index - 1;
         self.next = last + 1;
         self.next_run += 1;
@@ -101,7 +117,7 @@ impl Delivery {
     }
 
     /// Publishes what waits; whether all of it found room.
-    fn flush(&mut self, link: &LinkHandle) -> bool {
+    fn flush(&mut self, link: &impl Outlet) -> bool {
         while let Some(publication) = self.unsent.front() {
             if !link.has_room(publication.lane, publication.body.len()) {
                 return false;
@@ -112,11 +128,11 @@ impl Delivery {
         true
     }
 
-    fn collect(&self, chat: &Chat, store: &Store) -> Result<Vec<std::sync::Arc<Applied>>, Fatal> {
+    fn collect<P: Past>(&self, past: &P) -> Result<Vec<std::sync::Arc<Applied>>, P::Error> {
         let mut results = Vec::new();
         let (mut events, mut bytes) = (0, 0);
-        for index in self.next..=chat.state.applied() {
-            let result = chat.result(store, index)?;
+        for index in self.next..=past.state().applied() {
+            let result = past.result(index)?;
             events += result.outputs.len();
             bytes += result.events().map(|event| event.kind.text().len()).sum::<usize>();
             results.push(result);

@@ -279,9 +279,7 @@ impl Engine {
                 .collect();
             self.link.lead(former)?;
         } else if let Some(head) = self.head.take() {
-            if sabotage::is(Bug::AdmissionCached) {
-                self.head = Some(head);
-            }
+            self.head = sabotage::is(Bug::AdmissionCached).then_some(head);
             self.link.unlead()?;
         }
         if role.is_tail() {

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 
-use super::apply::Chat;
+use super::answers;
+use super::apply::{Chat, PastOf};
 use super::delivery::{self, Delivery};
 use super::effects::LOOP_TOKENS;
 use super::head::Head;
@@ -17,7 +18,7 @@ use super::start::{Fatal, wall_clock_ms};
 use crate::broker::link::{LinkEvent, LinkHandle};
 use crate::broker::names::Names;
 use crate::control::{NodeOrder, NodePhase, NodeReport, NodeSettings, NodeStatus, STATUS_INTERVAL_MS};
-use crate::ring::{Digest, DropReason, Effect, Epoch, Index, Input, LogRead, Member, Millis, Node};
+use crate::ring::{Digest, Effect, Epoch, Index, Input, LogRead, Member, Millis, Node};
 use crate::store::{Store, StoreError};
 use crate::wire::frame::{Frame, Payload, decode_view};
 
@@ -236,6 +237,13 @@ impl Engine {
         Ok(())
     }
 
+    pub(super) fn past(&self) -> PastOf<'_> {
+        PastOf {
+            chat: &self.chat,
+            store: &self.store,
+        }
+    }
+
     pub(super) fn turn_is_over(&self) -> bool {
         self.turn_began.elapsed() >= TURN
     }
@@ -284,7 +292,12 @@ impl Engine {
 
     fn deliver(&mut self) -> Result<(), Fatal> {
         let epoch = self.ring.view().epoch;
-        while self.delivery.pump(epoch, &self.chat, &self.store, &self.link)? {
+        // Not `self.past()`: delivery changes meanwhile.
+        let past = PastOf {
+            chat: &self.chat,
+            store: &self.store,
+        };
+        while self.delivery.pump(epoch, &past, &self.link)? {
             if self.turn_is_over() {
                 self.leave_for_next_turn();
                 break;
@@ -397,18 +410,11 @@ impl Engine {
         }
     }
 
-    /// What the ring does with its own messages, done with those that only pass through it: from a former epoch, or
-    /// from nobody in the view, they are dropped (rule 1). A head may be in the next view before its sessions' homes
-    /// are, so a later epoch is none of a stranger; what is dropped is asked for again by who needs it.
+    /// See [`answers::out_of_place`].
     fn is_out_of_place(&mut self, epoch: Epoch, from: Member) -> bool {
-        let view = self.ring.view();
-        let reason = match (epoch < view.epoch, view.contains(from)) {
-            (true, _) => DropReason::StaleEpoch,
-            (false, false) => DropReason::NotItsPlace,
-            (false, true) => return false,
-        };
-        self.dropped(reason.as_str());
-        true
+        let reason = answers::out_of_place(self.ring.view(), epoch, from);
+        reason.into_iter().for_each(|reason| self.dropped(reason.as_str()));
+        reason.is_some()
     }
 
     fn confirmed(&mut self, token: u64) -> Result<(), Fatal> {

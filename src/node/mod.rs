@@ -3,14 +3,17 @@
 //! One task owns everything ([`engine::Engine`]). Its loop takes one input at a time (an event of the broker's link, an
 //! order of the supervisor, a tick), gives it to the ring, and executes the effects in order; then it orders what
 //! waits ([`head`]), delivers what is committed ([`delivery`]), and looks after the sessions whose home this is
-//! ([`home`]). Its supervisor talks to it over stdin and stdout ([`crate::control`]); its log goes to stderr.
+//! ([`home`]). Those three, what clients are answered ([`answers`]) and how applied entries are looked at ([`past`]) know
+//! neither broker nor store, so that a simulated node is made of the same. Its supervisor talks to it over stdin and stdout ([`crate::control`]); its log goes to stderr.
 
+pub mod answers;
 mod apply;
-mod delivery;
+pub mod delivery;
 mod effects;
 mod engine;
-mod head;
-mod home;
+pub mod head;
+pub mod home;
+pub mod past;
 mod pipe;
 mod requests;
 mod start;

@@ -2,24 +2,20 @@
 
 use std::time::{Duration, Instant};
 
-use super::apply::Chat;
+use super::answers;
 use super::effects::NO_TOKEN;
 use super::engine::Engine;
 use super::start::Fatal;
 use crate::broker::link::{Exchange, Lane, OUTBOX_BYTES, Publication, RequestTag};
-use crate::chat::{Admit, Command, ErrorCode, GroupEvent, GroupView, Outcome, Presence, SessionId, home};
+use crate::chat::{Admit, GroupView, SessionId, home};
 use crate::control::{GroupMemberState, GroupState, MAX_LINE_BYTES};
 use crate::ring::Index;
-use crate::store::Store;
 use crate::wire::client::valid_reply_to;
-use crate::wire::client::{Event, GroupMember, Incoming, RequestLimits, ResumedGroup, encode_delivery, parse_requests};
+use crate::wire::client::{Event, Incoming, RequestLimits, encode_delivery, parse_requests};
 use crate::wire::frame::{Payload, Read, ReadWhat};
 
 /// Reads that wait for this node to apply what they must see. When as many do, further ones are dropped; clients ask again.
 const READS: usize = 4096;
-
-/// About the most bytes of text in the reply to one `history`; `last` tells the client that there is more.
-const HISTORY_BYTES: usize = 512 * 1024;
 
 /// Reads are answered while so many bytes have room in the outbox towards clients. When not, they wait.
 const ANSWERS_ROOM: usize = OUTBOX_BYTES / 2;
@@ -131,7 +127,10 @@ impl Engine {
                 };
                 match answer {
                     Some(Admit::Answer(_)) if replies.are_enough() => self.dropped("too many repeated requests"),
-                    Some(answer) => self.answer(n, answer, replies)?,
+                    Some(answer) => {
+                        let event = answers::admitted(&self.past(), n, answer)?;
+                        event.into_iter().for_each(|event| replies.push(event));
+                    }
                     None => {}
                 }
                 return Ok(());
@@ -170,34 +169,10 @@ impl Engine {
         Ok(())
     }
 
-    /// What needs no new place in the order is answered at once.
-    fn answer(&self, n: u64, answer: Admit, replies: &mut Replies) -> Result<(), Fatal> {
-        let event = match answer {
-            Admit::Order(_) | Admit::InFlight => return Ok(()),
-            Admit::Refuse { code, expected } => Event::error(code, Some(n), expected),
-            Admit::Answer(Outcome::Refused { code }) => Event::error(code, Some(n), None),
-            Admit::Answer(Outcome::Forgotten) => Event::error(ErrorCode::OutcomeForgotten, Some(n), None),
-            Admit::Answer(Outcome::Done { group, seq }) => {
-                let found = history(&self.chat, &self.store, &group, seq - 1, 1, usize::MAX)?;
-                match found.first() {
-                    Some(event) => Event::from(event),
-                    None => Event::error(ErrorCode::OutcomeForgotten, Some(n), None),
-                }
-            }
-        };
-        replies.push(event);
-        Ok(())
-    }
-
-    /// A resumed session's queue is ordered, so that every node knows where it is.
     fn attach(&mut self, session: SessionId, queue: String) {
-        let state = &self.chat.state;
-        let needed = match state.session(session) {
-            Some(known) => known.queue() != queue || known.presence() != Presence::Here,
-            None => !state.has_ended(session),
-        };
-        if let (true, Some(head)) = (needed, &mut self.head) {
-            head.command(Command::Attach { session, queue });
+        let attach = answers::attach(&self.chat.state, session, queue);
+        if let (Some(attach), Some(head)) = (attach, &mut self.head) {
+            head.command(attach);
         }
     }
 
@@ -238,11 +213,11 @@ impl Engine {
         while self.link.has_room(Lane::Deliver, ANSWERS_ROOM)
             && let Some((_, read)) = ready.next()
         {
-            if self.lacks_its_attach(&read) {
+            if answers::lacks_its_attach(&self.chat.state, &read) {
                 self.dropped("a resume whose attach was lost");
                 continue;
             }
-            let event = self.read(&read)?;
+            let event = answers::read(&self.past(), &self.cluster_id(), &read)?;
             let prefix = self.names.client_prefix();
             let session_queue = || {
                 self.chat
@@ -261,68 +236,6 @@ impl Engine {
         }
         self.reads.splice(0..0, ready);
         Ok(())
-    }
-
-    /// The head that ordered a resume's attach may have died with it, and others have its place in the log by now. An
-    /// answer would tell the client that it is back while its old queue is watched: no answer, and it asks again.
-    fn lacks_its_attach(&self, read: &Read) -> bool {
-        let session = self.chat.state.session(read.session);
-        matches!(read.what, ReadWhat::Resume { .. })
-            && session.is_some_and(|session| Some(session.queue()) != read.reply_to.as_deref())
-    }
-
-    fn read(&self, read: &Read) -> Result<Event, Fatal> {
-        let state = &self.chat.state;
-        let Some(session) = state.session(read.session) else {
-            let ended = state.has_ended(read.session);
-            let code = if ended {
-                ErrorCode::SessionExpired
-            } else {
-                ErrorCode::NoSession
-            };
-            return Ok(Event::error(code, Some(read.n), None));
-        };
-        Ok(match &read.what {
-            ReadWhat::Who { group } => {
-                let members = state.who(group).into_iter().map(|member| GroupMember {
-                    member: member.member,
-                    user: member.user.to_owned(),
-                    status: presence(member.presence).to_owned(),
-                });
-                Event::Members {
-                    group: group.clone(),
-                    members: members.collect(),
-                    reference: read.n,
-                }
-            }
-            ReadWhat::History { group, after, limit } => {
-                let limit = usize::try_from(*limit).unwrap_or(usize::MAX);
-                let events = history(&self.chat, &self.store, group, *after, limit, HISTORY_BYTES)?;
-                Event::History {
-                    group: group.clone(),
-                    events: events.iter().map(Event::from).collect(),
-                    first: 1,
-                    last: state.group_latest(group).unwrap_or(0),
-                    reference: read.n,
-                }
-            }
-            ReadWhat::Resume { cluster } => {
-                let own = self.cluster_id();
-                if cluster.as_ref().is_some_and(|cluster| *cluster != own) {
-                    return Ok(Event::error(ErrorCode::AnotherCluster, Some(read.n), None));
-                }
-                let groups = session.groups().map(|(group, member, _)| {
-                    let seq = state.group_latest(group).unwrap_or(0);
-                    (group.to_owned(), ResumedGroup { member, seq })
-                });
-                Event::Resumed {
-                    cluster: own,
-                    last: session.last(),
-                    groups: groups.collect(),
-                    reference: read.n,
-                }
-            }
-        })
     }
 
     // ---- sessions whose home this is ------------------------------------------------------------------------------
@@ -396,7 +309,7 @@ impl Engine {
                 .map(|member| GroupMemberState {
                     member: member.member,
                     user: member.user.to_owned(),
-                    status: presence(member.presence).to_owned(),
+                    status: answers::presence(member.presence).to_owned(),
                     home: home(member.session, members).map_or(0, |home| home.id.0),
                 })
                 .collect(),
@@ -405,42 +318,4 @@ impl Engine {
         let omitted = self.chat.state.groups().count() - groups.len();
         (groups, omitted)
     }
-}
-
-fn presence(presence: Presence) -> &'static str {
-    match presence {
-        Presence::Here => "here",
-        Presence::Away { .. } => "away",
-    }
-}
-
-/// Events of a group with a number above `after`, oldest first, at most `limit` and about `max_bytes` of text.
-fn history(
-    chat: &Chat,
-    store: &Store,
-    group: &str,
-    after: u64,
-    limit: usize,
-    max_bytes: usize,
-) -> Result<Vec<GroupEvent>, Fatal> {
-    let mut events = Vec::new();
-    let mut bytes = 0;
-    for index in store.history(group, after)? {
-        let index = index?;
-        if index > chat.state.applied() {
-            break;
-        }
-        let result = chat.result(store, index)?;
-        for event in result
-            .events()
-            .filter(|event| event.group == group && event.seq > after)
-        {
-            if events.len() >= limit || bytes > max_bytes {
-                return Ok(events);
-            }
-            bytes += event.kind.text().len() + 200;
-            events.push(event.clone());
-        }
-    }
-    Ok(events)
 }

@@ -3,7 +3,6 @@
 //! `INSTA_UPDATE=always cargo test --test scenarios` writes the stories anew; read the difference before it is kept.
 
 mod cluster;
-#[path = "../proof/simulation/store.rs"]
 mod store;
 mod story;
 

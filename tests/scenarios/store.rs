@@ -1,8 +1,5 @@
 //! A node's disk, in memory.
 
-use std::collections::BTreeSet;
-
-use chaley::ring::sabotage::{self, Bug};
 use chaley::ring::{
     ClusterId, Digest, Entry, Epoch, Incarnation, Index, LogRead, Member, Node, Start, Timing, ViewRecord,
 };
@@ -15,8 +12,6 @@ pub struct Store {
     pub entered: Epoch,
     pub views: Vec<ViewRecord>,
     pub log: Vec<Entry>,
-    /// The requests in the log, for the head's admission.
-    pub requests: BTreeSet<u64>,
     /// Hints: what was known at some time, never more.
     pub commit: Index,
     pub delivered: Index,
@@ -30,7 +25,6 @@ impl Store {
             entered: Epoch(0),
             views: Vec::new(),
             log: Vec::new(),
-            requests: BTreeSet::new(),
             commit: 0,
             delivered: 0,
         }
@@ -45,16 +39,12 @@ impl Store {
     }
 
     pub fn append(&mut self, entries: Vec<Entry>) {
-        for entry in entries {
-            self.requests.extend(request_of(&entry));
-            self.log.push(entry);
-        }
+        self.log.extend(entries);
     }
 
     /// Sets aside the entries after `keep`.
     pub fn cut(&mut self, keep: Index) {
         self.log.truncate(keep as usize);
-        self.requests = self.log.iter().filter_map(request_of).collect();
         self.commit = self.commit.min(keep);
         self.delivered = self.delivered.min(keep);
     }
@@ -62,7 +52,6 @@ impl Store {
     /// Duty 5: what a process does with its store before it starts the protocol.
     pub fn prepare_start(&mut self, fresh: Incarnation) {
         let never_in_a_view = self.views.is_empty();
-        self.synced |= !never_in_a_view && sabotage::is(Bug::UnsyncedResumes);
         if !self.synced && !never_in_a_view {
             self.me.incarnation = fresh;
             self.cut(self.commit);
@@ -94,9 +83,4 @@ impl LogRead for Store {
             Some(at) => self.log.get(at as usize).map(|entry| entry.digest),
         }
     }
-}
-
-/// The client's request in an entry.
-pub fn request_of(entry: &Entry) -> Option<u64> {
-    entry.body.as_ref().try_into().ok().map(u64::from_le_bytes)
 }

@@ -1,24 +1,29 @@
 //! What must hold after every step: one function for each invariant, named after the rule of `src/ring/mod.rs` that it
 //! keeps watch over. Each returns `Err` with what it saw.
 
+pub mod chat;
+pub mod clients;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use chaley::ring::{Digest, Entry, Epoch, Halt, Index, LogRead, Member, View, ViewRecord};
 
-use crate::simulation::broker::show_record;
+use crate::simulation::broker::register::show_record;
 use crate::simulation::host::Host;
-use crate::simulation::store::request_of;
 use crate::simulation::world::World;
+use chat::Truth;
 
-type Verdict = Result<(), String>;
+pub type Verdict = Result<(), String>;
 
 /// What the checks remember of the whole run.
 #[derive(Debug, Default)]
 pub struct Ledger {
     /// All that was ever committed by anyone, in order.
     pub committed: Vec<Entry>,
-    committed_requests: BTreeSet<u64>,
-    pub delivered_requests: BTreeSet<u64>,
+    /// Sessions whose clients were told that they are over.
+    pub sessions_ended: u64,
+    /// What that means for the chat.
+    pub chat: Truth,
     /// The digest at a place, by the epoch that gave it.
     places: BTreeMap<(Epoch, Index), Digest>,
     /// Who ordered in an epoch.
@@ -56,8 +61,10 @@ pub fn newest_view(world: &World) -> Option<&ViewRecord> {
     stored.chain(won).max_by_key(|record| record.epoch)
 }
 
+/// Whose store speaks for this member. After a power cut nobody's does: it will be somebody new.
 fn incarnate(world: &World, member: Member) -> Option<&Host> {
-    world.hosts.iter().find(|host| host.store.me == member)
+    let fits = |host: &&Host| host.store.me == member && !host.store.is_torn();
+    world.hosts.iter().find(fits)
 }
 
 // ---- after every step -----------------------------------------------------------------------------------------------
@@ -238,36 +245,8 @@ pub fn committed(world: &mut World, at: usize, upto: Index) -> Verdict {
         ));
     }
     for entry in &host.store.log[known as usize..upto as usize] {
-        if let Some(request) = request_of(entry)
-            && !world.ledger.committed_requests.insert(request)
-        {
-            return Err(format!(
-                "exactly once: request {request} is committed again at {}",
-                entry.index
-            ));
-        }
+        chat::committed(&mut world.ledger.chat, entry)?;
         world.ledger.committed.push(entry.clone());
-    }
-    Ok(())
-}
-
-/// Deliveries come in order, without a gap, and only of what is committed.
-pub fn delivered(world: &mut World, at: usize, index: Index) -> Verdict {
-    let Some(entry) = world.ledger.committed.get(index as usize - 1) else {
-        return Err(format!("delivered is committed: node {} delivers {index}", at + 1));
-    };
-    let place = world.broker.delivered.len() as Index + 1;
-    if index > place {
-        return Err(format!(
-            "no delivery leaves a gap: node {} delivers {index}, {place} is next",
-            at + 1
-        ));
-    }
-    if index == place {
-        world.broker.delivered.push(entry.digest);
-        world.ledger.delivered_requests.extend(request_of(entry));
-    } else if world.broker.delivered[index as usize - 1] != entry.digest {
-        return Err(format!("no delivery contradicts another: {index}"));
     }
     Ok(())
 }

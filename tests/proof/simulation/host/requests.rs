@@ -1,0 +1,321 @@
+//! What reaches a process, and what it does once its inputs are in, as `node::engine` and `node::requests` do it.
+
+use std::sync::Arc;
+
+use chaley::broker::link::{Exchange, Lane};
+use chaley::broker::{link, names::Names};
+use chaley::chat::{SessionId, home};
+use chaley::node::answers;
+use chaley::node::delivery;
+use chaley::ring::{Index, Input, Member};
+use chaley::wire::client::{Event, Incoming, RequestLimits, encode_delivery, parse_requests};
+use chaley::wire::frame::{Frame, Payload, Read, ReadWhat};
+
+use super::chat::PastOf;
+use crate::simulation::event::{Arrival, Publication};
+use crate::simulation::world::World;
+
+/// Reads that wait for this node to apply what they must see.
+const READS: usize = 4096;
+
+/// What the names of clients' queues begin with.
+pub const QUEUE_PREFIX: &str = "chaley.simulated.client.";
+
+/// Longest text that the ring carries here. Users say longer ones now and then.
+pub const MAX_TEXT_BYTES: usize = 100;
+
+impl World {
+    /// One arrival and all that follows from it, unless the process is stopped.
+    pub fn arrival(&mut self, at: usize, arrival: Arrival) -> Result<(), String> {
+        if self.hosts[at].process.is_none() {
+            return Ok(());
+        }
+        match arrival {
+            Arrival::Ring(input) => self.ring_input(at, input)?,
+            Arrival::Frame(frame) => self.frame_in(at, frame)?,
+            Arrival::Request { body, reply_to } => self.request_in(at, &body, &reply_to),
+            Arrival::Answered { token } => self.answered(at, token)?,
+            Arrival::ClientGone { queue } => {
+                let now = self.hosts[at].monotonic(self.now);
+                if let Some(process) = &mut self.hosts[at].process {
+                    process.home.returned(queue, now);
+                }
+            }
+            Arrival::Leading => self.announce_view(at),
+        }
+        self.after_inputs(at)
+    }
+
+    fn ring_input(&mut self, at: usize, input: Input) -> Result<(), String> {
+        let now = self.hosts[at].monotonic(self.now);
+        let Some(process) = &mut self.hosts[at].process else {
+            return Ok(());
+        };
+        let register_read = input == Input::RegisterRead;
+        match &input {
+            Input::Connected => process.home.reconnected(now),
+            Input::Disconnected => process.delivery.stop(),
+            _ => {}
+        }
+        self.step(at, input)?;
+        // The link binds the request queue of a node that leads anew on each connection.
+        let process = self.hosts[at].process.as_ref().filter(|process| process.head.is_some());
+        if let Some(connection) = process.and_then(|process| process.connection).filter(|_| register_read) {
+            self.lead_later(at, connection);
+        }
+        Ok(())
+    }
+
+    fn frame_in(&mut self, at: usize, frame: Frame) -> Result<(), String> {
+        let Some(process) = &mut self.hosts[at].process else {
+            return Ok(());
+        };
+        if process.node.cluster() != Some(frame.cluster) {
+            return Ok(());
+        }
+        let Frame {
+            epoch, from, payload, ..
+        } = frame;
+        let passes = answers::out_of_place(process.node.view(), epoch, from).is_none();
+        match payload {
+            Payload::Ring(message) => return self.step(at, Input::Received { from, epoch, message }),
+            Payload::Order(commands) if passes => {
+                if let Some(head) = &mut process.head {
+                    commands.into_iter().for_each(|command| head.command(command));
+                }
+            }
+            Payload::Read { read, at } if passes => put(&mut process.reads, at, read),
+            Payload::Order(_) | Payload::Read { .. } => {}
+        }
+        Ok(())
+    }
+
+    fn answered(&mut self, at: usize, token: u64) -> Result<(), String> {
+        let Some(process) = &mut self.hosts[at].process else {
+            return Ok(());
+        };
+        if token <= delivery::TOKENS {
+            return Ok(());
+        }
+        match process.delivery.answered(token) {
+            Some(upto) => self.count_delivered(at, upto),
+            None => Ok(()),
+        }
+    }
+
+    // ---- clients' requests ----------------------------------------------------------------------------------------
+
+    fn request_in(&mut self, at: usize, body: &[u8], reply_to: &Arc<str>) {
+        let limits = RequestLimits {
+            queue_prefix: QUEUE_PREFIX,
+            max_text_bytes: MAX_TEXT_BYTES,
+        };
+        let mut replies = Vec::new();
+        for request in parse_requests(body, Some(reply_to), &limits) {
+            match request {
+                Ok(incoming) => self.incoming(at, incoming, reply_to, &mut replies),
+                Err(error) => replies.push(Event::from(error)),
+            }
+        }
+        if !replies.is_empty() {
+            self.reply(at, reply_to.to_string(), &replies);
+        }
+    }
+
+    fn incoming(&mut self, at: usize, incoming: Incoming, reply_to: &Arc<str>, replies: &mut Vec<Event>) {
+        let cluster = self.cluster(at);
+        let host = &mut self.hosts[at];
+        let Some(process) = &mut host.process else { return };
+        let Some(head) = &mut process.head else { return };
+        let (session, n, what) = match incoming {
+            Incoming::Ordered { session, n, action } => {
+                if let Some(answer) = head.request(&process.state, session, n, action) {
+                    let past = PastOf {
+                        state: &process.state,
+                        store: &host.store,
+                    };
+                    let Ok(event) = answers::admitted(&past, n, answer);
+                    replies.extend(event);
+                }
+                return;
+            }
+            Incoming::History {
+                session,
+                n,
+                group,
+                after,
+                limit,
+            } => (session, n, ReadWhat::History { group, after, limit }),
+            Incoming::Who { session, n, group } => (session, n, ReadWhat::Who { group }),
+            Incoming::Resume {
+                session,
+                n,
+                queue,
+                groups: _,
+                cluster: meant,
+            } => {
+                if meant.as_ref().is_none_or(|meant| *meant == cluster)
+                    && let Some(attach) = answers::attach(&process.state, session, queue)
+                {
+                    head.command(attach);
+                }
+                (session, n, ReadWhat::Resume { cluster: meant })
+            }
+        };
+        head.read_later(Read {
+            session,
+            n,
+            reply_to: Some(reply_to.to_string()),
+            what,
+        });
+    }
+
+    // ---- once the inputs are in -----------------------------------------------------------------------------------
+
+    pub fn after_inputs(&mut self, at: usize) -> Result<(), String> {
+        self.order_waiting(at)?;
+        self.deliver(at)?;
+        self.answer_reads(at);
+        self.look_after_sessions(at);
+        Ok(())
+    }
+
+    fn order_waiting(&mut self, at: usize) -> Result<(), String> {
+        loop {
+            let host = &mut self.hosts[at];
+            let time_ms = host.wall_clock_ms(self.now);
+            let Some(process) = &mut host.process else {
+                return Ok(());
+            };
+            let Some(head) = &mut process.head else {
+                return Ok(());
+            };
+            let Some(body) = process.node.can_order().then(|| head.next_entry()).flatten() else {
+                break;
+            };
+            let body = body.into();
+            self.step(at, Input::Order { body, time_ms })?;
+        }
+        let head = self.hosts[at]
+            .process
+            .as_mut()
+            .and_then(|process| process.head.as_mut());
+        for read in head.map(|head| head.reads_ready()).unwrap_or_default() {
+            self.hand_to_home(at, read);
+        }
+        Ok(())
+    }
+
+    /// The session's home answers, once it has applied what the head has ordered by now.
+    fn hand_to_home(&mut self, at: usize, read: Read) {
+        let Some(process) = &mut self.hosts[at].process else {
+            return;
+        };
+        let end = process.node.progress().log_end;
+        match home(read.session, &process.node.view().members) {
+            Some(member) if member != process.node.me() => self.send(at, member, Payload::Read { read, at: end }),
+            _ => put(&mut process.reads, end, read),
+        }
+    }
+
+    fn answer_reads(&mut self, at: usize) {
+        let cluster = self.cluster(at);
+        let host = &mut self.hosts[at];
+        let Some(process) = host.process.as_mut().filter(|process| !process.reads.is_empty()) else {
+            return;
+        };
+        let applied = process.state.applied();
+        let (ready, later) = std::mem::take(&mut process.reads)
+            .into_iter()
+            .partition(|(needs, _)| *needs <= applied);
+        process.reads = later;
+        let ready: Vec<(Index, Read)> = ready;
+        let past = PastOf {
+            state: &process.state,
+            store: &host.store,
+        };
+        let mut replies = Vec::new();
+        for (_, read) in &ready {
+            if answers::lacks_its_attach(&process.state, read) {
+                continue;
+            }
+            let Ok(event) = answers::read(&past, &cluster, read);
+            replies.extend(read.reply_to.clone().map(|queue| (queue, event)));
+        }
+        for (queue, event) in replies {
+            self.reply(at, queue, &[event]);
+        }
+    }
+
+    fn look_after_sessions(&mut self, at: usize) {
+        let now = self.hosts[at].monotonic(self.now);
+        let Some(process) = &self.hosts[at].process else { return };
+        if !process.node.is_linked() || !process.home.is_due(now) {
+            return;
+        }
+        let cluster = self.cluster(at);
+        let Some(process) = &mut self.hosts[at].process else {
+            return;
+        };
+        let (me, view) = (process.node.me(), process.node.view());
+        let turn = process.home.turn(now, me, view, &process.state, &cluster);
+        let head: Option<Member> = view.head();
+        if let Some(leading) = &mut process.head {
+            turn.commands.into_iter().for_each(|command| leading.command(command));
+        } else if let Some(head) = head.filter(|_| !turn.commands.is_empty()) {
+            self.send(at, head, Payload::Order(turn.commands));
+        }
+        for (queue, event) in turn.beats {
+            self.tell_client(at, Exchange::Default, queue, &[event], true);
+        }
+    }
+
+    /// Clients send again when they hear of a new view, so it is announced when the new head's queue is bound.
+    fn announce_view(&mut self, at: usize) {
+        let cluster = self.cluster(at);
+        let Some(process) = &self.hosts[at].process else { return };
+        let view = process.node.view();
+        let Some(head) = view.head() else { return };
+        let event = Event::View {
+            members: view.members.iter().map(|member| member.id.0).collect(),
+            head: head.id.0,
+            cluster,
+        };
+        self.tell_client(at, Exchange::Deliver, Names::VIEW_KEY.to_owned(), &[event], false);
+    }
+
+    fn reply(&mut self, at: usize, queue: String, events: &[Event]) {
+        self.tell_client(at, Exchange::Default, queue, events, false);
+    }
+
+    fn tell_client(&mut self, at: usize, exchange: Exchange, routing_key: String, events: &[Event], mandatory: bool) {
+        let Some(process) = &self.hosts[at].process else { return };
+        let publication = link::Publication {
+            lane: Lane::Deliver,
+            exchange,
+            routing_key,
+            body: encode_delivery(process.node.view().epoch, events),
+            mandatory,
+            expiry_ms: None,
+            token: 0,
+        };
+        self.publish(at, Publication::Delivery(publication));
+    }
+
+    fn cluster(&self, at: usize) -> String {
+        let process = self.hosts[at].process.as_ref();
+        let cluster = process.and_then(|process| process.node.cluster());
+        cluster.map(|cluster| cluster.to_string()).unwrap_or_default()
+    }
+}
+
+fn put(reads: &mut Vec<(Index, Read)>, at: Index, read: Read) {
+    if reads.len() < READS {
+        reads.push((at, read));
+    }
+}
+
+/// As traces show a session.
+pub fn short(session: SessionId) -> String {
+    format!("{:04x}", session.0 >> 112)
+}

@@ -1,0 +1,183 @@
+//! The chat as it is: applied from what was committed, by nobody but this. Nodes, deliveries and clients are compared
+//! with it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use chaley::broker::link;
+use chaley::chat::{GroupEvent, State};
+use chaley::ring::{Digest, Entry, Index};
+use chaley::wire::client::{Delivery, Event};
+
+use super::Verdict;
+use crate::simulation::host::chat::apply;
+
+/// A client's number and the number of one of its user's requests.
+pub type TextId = (usize, u64);
+
+/// What was committed means this.
+#[derive(Debug, Default)]
+pub struct Truth {
+    pub state: State,
+    /// The digest of the chat after each entry.
+    digests: Vec<Digest>,
+    /// How far each group was after each entry that changed it.
+    reached: Vec<Vec<(String, u64)>>,
+    /// The history of each group, as clients are told it.
+    pub groups: BTreeMap<String, Group>,
+    /// Where each text is.
+    pub texts: BTreeMap<TextId, (String, u64)>,
+    /// The last text of each client.
+    last_text: BTreeMap<usize, u64>,
+    /// Texts whose users were told that they are in no group.
+    pub refused: BTreeSet<TextId>,
+    /// Entries up to here counted as delivered once.
+    delivered: Index,
+}
+
+#[derive(Debug, Default)]
+pub struct Group {
+    pub history: Vec<Event>,
+    digest: Digest,
+    /// How far the broker was given it.
+    published: u64,
+}
+
+impl Truth {
+    /// The event `seq` of a group.
+    pub fn event(&self, group: &str, seq: u64) -> Option<&Event> {
+        self.groups
+            .get(group)?
+            .history
+            .get(usize::try_from(seq.checked_sub(1)?).ok()?)
+    }
+
+    pub fn latest(&self, group: &str) -> u64 {
+        self.groups.get(group).map_or(0, |group| group.history.len() as u64)
+    }
+
+    /// Whether all that happened was given to the broker.
+    pub fn is_published(&self) -> bool {
+        self.groups
+            .values()
+            .all(|group| group.published == group.history.len() as u64)
+    }
+}
+
+/// Whose text it is.
+pub fn text_id(text: &str) -> Option<TextId> {
+    let (client, tag) = text.split(' ').next()?.split_once('.')?;
+    Some((client.parse().ok()?, tag.parse().ok()?))
+}
+
+/// The next entry is committed: each text once, the texts of one client in its order, numbers without gaps, digests that
+/// chain.
+pub fn committed(truth: &mut Truth, entry: &Entry) -> Verdict {
+    let given = apply(&mut truth.state, entry);
+    truth.digests.push(truth.state.digest());
+    let mut reached = Vec::new();
+    for event in given.events() {
+        happened(truth, event)?;
+        reached.push((event.group.clone(), event.seq));
+    }
+    truth.reached.push(reached);
+    Ok(())
+}
+
+fn happened(truth: &mut Truth, event: &GroupEvent) -> Verdict {
+    let group = truth.groups.entry(event.group.clone()).or_default();
+    if event.seq != group.history.len() as u64 + 1 || !event.follows(group.digest) {
+        return Err(format!(
+            "a group's events are numbered and chained: {event:?} after {}",
+            group.history.len()
+        ));
+    }
+    group.digest = event.digest;
+    group.history.push(Event::from(event));
+    let Some(id) = text_id(event.kind.text()) else {
+        return Ok(());
+    };
+    if truth.refused.contains(&id) {
+        return Err(format!(
+            "what was refused has no effect: text {id:?} is event {}",
+            event.seq
+        ));
+    }
+    let last = truth.last_text.insert(id.0, id.1);
+    if last.is_some_and(|last| last >= id.1) {
+        return Err(format!(
+            "exactly once, in the sender's order: text {id:?} after {last:?}"
+        ));
+    }
+    truth.texts.insert(id, (event.group.clone(), event.seq));
+    Ok(())
+}
+
+/// C13: who applied equally far is equal.
+pub fn applied_alike(truth: &Truth, at: usize, state: &State) -> Verdict {
+    let known = truth.digests.get(state.applied() as usize - 1);
+    if known != Some(&state.digest()) {
+        return Err(format!(
+            "nodes that applied equally far are equal: node {} at {}",
+            at + 1,
+            state.applied()
+        ));
+    }
+    Ok(())
+}
+
+/// What the broker is given for a group is committed, and leaves no gap.
+pub fn published(truth: &mut Truth, publication: &link::Publication, delivery: &Delivery) -> Verdict {
+    let Some(name) = publication.routing_key.strip_prefix("group.") else {
+        return Ok(());
+    };
+    for event in &delivery.events {
+        let Some(seq) = seq_of(event) else { continue };
+        let group = truth.groups.entry(name.to_owned()).or_default();
+        if group.history.get(seq as usize - 1) != Some(event) {
+            return Err(format!("delivered is committed: {event:?}"));
+        }
+        if seq > group.published + 1 {
+            return Err(format!(
+                "no delivery leaves a gap: {name} {seq} after {}",
+                group.published
+            ));
+        }
+        group.published = group.published.max(seq);
+    }
+    Ok(())
+}
+
+/// An entry counts as delivered once the broker was given all that it brought forth.
+pub fn delivered(truth: &mut Truth, at: usize, upto: Index) -> Verdict {
+    for index in truth.delivered..upto {
+        for (group, seq) in &truth.reached[index as usize] {
+            if truth.groups[group].published < *seq {
+                return Err(format!(
+                    "delivered was published: node {} counts entry {}, {group} {seq} was not given to the broker",
+                    at + 1,
+                    index + 1
+                ));
+            }
+        }
+    }
+    truth.delivered = truth.delivered.max(upto);
+    Ok(())
+}
+
+/// The number that an event has in its group.
+pub fn seq_of(event: &Event) -> Option<u64> {
+    match event {
+        Event::Joined(it) | Event::Left(it) | Event::Away(it) | Event::Back(it) => Some(it.seq),
+        Event::Message(it) => Some(it.seq),
+        _ => None,
+    }
+}
+
+/// The group of an event that has a number there.
+pub fn group_of(event: &Event) -> &str {
+    match event {
+        Event::Joined(it) | Event::Left(it) | Event::Away(it) | Event::Back(it) => &it.group,
+        Event::Message(it) => &it.group,
+        _ => "",
+    }
+}
