@@ -200,6 +200,14 @@ fn rule_1_a_head_waits_for_the_tail() {
 }
 
 #[test]
+fn rule_1_who_is_not_the_head_orders_nothing() {
+    let mut tail = Lone::member(2, 0);
+    assert!(!tail.node.can_order());
+    tail.order();
+    assert_eq!(tail.node.progress().log_end, 0);
+}
+
+#[test]
 fn rule_2_entries_off_the_chain_are_not_appended() {
     let mut tail = Lone::member(2, 1);
     let mut forged = Log::of(2).0.pop().expect("there are two");
@@ -231,6 +239,19 @@ fn rule_6_a_longer_log_is_not_streamed_to() {
     let (log_end, digest) = (4, Log::of(4).digest());
     head.receive(2, Message::Sync { log_end, digest });
     assert!(head.says_diverged(), "{:?}", head.effects);
+}
+
+#[test]
+fn rule_6_a_new_tail_commits_its_whole_log_at_once() {
+    let mut head = Lone::member(1, 3);
+    assert_eq!(head.node.progress().commit, 0);
+    let alone = ViewRecord {
+        epoch: Epoch(3),
+        cause: Cause::Failed(vec![member(2)]),
+        ..views(&[member(1)])[0].clone()
+    };
+    head.step(Input::Registered(alone));
+    assert_eq!(head.node.progress().commit, 3);
 }
 
 #[test]
@@ -422,6 +443,14 @@ fn c15_a_session_stays_at_home_with_a_node_that_comes_back() {
 #[cfg(feature = "sabotage")]
 pub const ALL: &[(&str, fn())] = &[
     ("a head waits for the tail", rule_1_a_head_waits_for_the_tail),
+    (
+        "who is not the head orders nothing",
+        rule_1_who_is_not_the_head_orders_nothing,
+    ),
+    (
+        "a new tail commits its whole log at once",
+        rule_6_a_new_tail_commits_its_whole_log_at_once,
+    ),
     (
         "entries off the chain are not appended",
         rule_2_entries_off_the_chain_are_not_appended,

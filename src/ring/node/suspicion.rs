@@ -197,10 +197,10 @@ impl Node {
         if !self.is_settled(now, &out) {
             return self.ask_around(now, effects);
         }
+        debug_assert!(self.may_propose() && members.contains(&me), "rule 5");
         let Standing::Member(member) = &mut self.standing else {
             return;
         };
-        debug_assert!(member.synced && members.contains(&me), "rule 5");
         let record = ViewRecord {
             cluster,
             epoch,

@@ -209,7 +209,8 @@ impl Store {
     /// batches that no fsync had reached cannot vouch for what it acknowledged: it is nobody's in the view any more.
     pub fn prepare_start(&mut self, time: u64, fresh: Incarnation) {
         let never_in_a_view = self.entered == Epoch(0);
-        self.now.synced |= !never_in_a_view && sabotage::is(Bug::UnsyncedResumes);
+        let listed = self.views.last().is_some_and(|view| view.members.contains(&self.me));
+        self.now.synced |= listed && sabotage::is(Bug::UnsyncedResumes);
         if self.torn || !self.synced && !never_in_a_view {
             let keep = self.committed();
             let reborn = Change::Reborn {
