@@ -226,6 +226,23 @@ fn rule_2_entries_off_the_chain_are_not_appended() {
 }
 
 #[test]
+fn rule_4_after_the_own_connection_nobody_proposes_before_all_were_heard() {
+    let both = [member(1), member(2)];
+    let mut tail = Lone::new(member(2), &views(&both), true, 0);
+    tail.connect(&views(&both));
+    let asks = |tail: &mut Lone| {
+        let (log_end, digest) = (0, Digest::ZERO);
+        tail.receive(3, Message::Join { log_end, digest });
+    };
+    let proposes = |effect: &Effect| matches!(effect, Effect::Propose(_));
+    tail.pass(500, true, asks);
+    assert!(!tail.did(proposes), "node 1 may know a later view");
+    tail.hear_from(1, tail.progress(0, true));
+    tail.pass(100, true, asks);
+    assert!(tail.did(proposes));
+}
+
+#[test]
 fn rule_6_a_different_log_is_not_streamed_to() {
     let mut head = Lone::member(1, 3);
     let (log_end, digest) = (2, Digest([7; 16]));
@@ -454,6 +471,10 @@ pub const ALL: &[(&str, fn())] = &[
     (
         "entries off the chain are not appended",
         rule_2_entries_off_the_chain_are_not_appended,
+    ),
+    (
+        "nobody proposes before all were heard",
+        rule_4_after_the_own_connection_nobody_proposes_before_all_were_heard,
     ),
     (
         "a different log is not streamed to",
