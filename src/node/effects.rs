@@ -84,11 +84,8 @@ impl Engine {
     }
 
     pub(super) fn send_payload(&mut self, to: Member, epoch: Epoch, payload: Payload, token: u64) {
-        let Some(cluster) = self.ring.cluster() else {
-            return;
-        };
         let frame = Frame {
-            cluster,
+            cluster: self.ring.frame_cluster(),
             epoch,
             from: self.ring.me(),
             payload,

@@ -386,7 +386,7 @@ impl Engine {
                 return Ok(());
             }
         };
-        if self.ring.cluster() != Some(frame.cluster) {
+        if self.ring.frame_cluster() != frame.cluster {
             self.dropped("another cluster");
             return Ok(());
         }

@@ -139,6 +139,12 @@ impl Node {
         self.register.cluster()
     }
 
+    /// The cluster that its frames are marked with, and the only one whose frames it takes: before it knows a view, the
+    /// one that it may found. So it hears itself from the first moment on (rule 10).
+    pub fn frame_cluster(&self) -> ClusterId {
+        self.register.cluster().unwrap_or(self.cluster_to_found)
+    }
+
     pub fn role(&self) -> Role {
         let Standing::Member(_) = self.standing else {
             return Role::Outside;

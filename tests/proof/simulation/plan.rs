@@ -80,7 +80,7 @@ impl Plan {
             client_queue: rng.pick(&[2, 20, 10_000]).unwrap_or(20),
             request_queue: rng.pick(&[2, 10_000]).unwrap_or(2),
             client_beat_ms: rng.between(100, 1_000),
-            away_grace_ms: rng.pick(&[300, 2_000, 8_000]).unwrap_or(2_000),
+            away_grace_ms: rng.pick(&[200, 1_000, 8_000]).unwrap_or(2_000),
             frames_as_bytes: rng.one_in(10),
         }
     }
@@ -91,7 +91,7 @@ impl Plan {
 fn lengths(rng: &mut Rng) -> (u64, u64) {
     match rng.between(0, 199) {
         0 => (1_200_000, rng.between(10_000, 60_000)),
-        1..=19 => (30_000, rng.between(7_000, 30_000)),
+        1..=39 => (30_000, rng.between(7_000, 30_000)),
         _ => (3_000, rng.between(2_500, 7_000)),
     }
 }

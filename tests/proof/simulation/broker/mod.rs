@@ -235,10 +235,7 @@ impl World {
             return Ok(());
         }
         match publication {
-            Publication::Record(record) => {
-                self.append_to_register(record);
-                Ok(())
-            }
+            Publication::Record(record) => self.append_to_register(record),
             Publication::Delivery(publication) => self.deliver_to_clients(host, connection, publication),
             Publication::Frame { to, frame } => self.arrive_frame(host, connection, to, frame),
         }

@@ -4,6 +4,7 @@ use chaley::ring::{Epoch, Input, ViewRecord};
 
 use super::Broker;
 use crate::simulation::event::{Arrival, Event, Target};
+use crate::simulation::invariants;
 use crate::simulation::world::World;
 
 impl Broker {
@@ -35,7 +36,7 @@ impl Broker {
 }
 
 impl World {
-    pub fn append_to_register(&mut self, record: ViewRecord) {
+    pub fn append_to_register(&mut self, record: ViewRecord) -> Result<(), String> {
         self.log(|| format!("register <- {}", show_record(&record)));
         let at = self.broker.append(record);
         for host in 0..self.hosts.len() {
@@ -44,6 +45,7 @@ impl World {
                 self.read_later(host, connection, at);
             }
         }
+        invariants::newest_view_has_everything(self)
     }
 
     /// On each connection the register is read from its first record.

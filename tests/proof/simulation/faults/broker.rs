@@ -8,6 +8,9 @@ use crate::simulation::host::{Host, Process};
 use crate::simulation::invariants::newest_view;
 use crate::simulation::world::World;
 
+/// After so long a node that is reading the register gives up, and rightly (rule 10): it reads it for 10 s at most.
+const REGISTER_UNREAD_MS: u64 = 9_000;
+
 /// Who hears nothing of the broker for so long gives the connection up (AMQP's heartbeats).
 const HEARTBEATS_MISSED_MS: (u64, u64) = (4_000, 15_000);
 
@@ -59,6 +62,9 @@ impl World {
         self.log(|| format!("broker stopped for {length} ms"));
         self.broker.frozen = true;
         self.after(length, Event::BrokerThaws);
+        if length > REGISTER_UNREAD_MS {
+            self.ledger.blind_warranted.extend(0..self.hosts.len());
+        }
         for host in 0..self.hosts.len() {
             let patience = self.rng.between(HEARTBEATS_MISSED_MS.0, HEARTBEATS_MISSED_MS.1);
             let connection = self.hosts[host].process.as_ref().and_then(|p| p.connection);

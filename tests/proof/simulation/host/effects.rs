@@ -33,7 +33,9 @@ impl World {
         if let Some(shown) = shown {
             self.log(|| format!("{}: {}", at + 1, shorten(&shown)));
         }
+        let mut changed = false;
         for effect in effects.drain(..) {
+            changed |= changes(&effect);
             if self.dies_now(at) {
                 self.crash(at);
                 self.restart_by_supervisor(at);
@@ -50,7 +52,10 @@ impl World {
             self.execute(at, effect, ordered)?;
         }
         self.effects = effects;
-        invariants::check_all(self, at)
+        if changed {
+            invariants::check_all(self, at)?;
+        }
+        invariants::memory_and_store_agree(&self.hosts[at])
     }
 
     fn mark(&mut self, effect: &Effect) {
@@ -147,16 +152,13 @@ impl World {
         self.hosts[at].store.commit(self.now, batch);
     }
 
-    /// A frame to another node; without a cluster there is nobody to talk to.
+    /// A frame to another node, or to itself.
     pub fn send(&mut self, at: usize, to: Member, payload: Payload) {
         let Some(process) = &self.hosts[at].process else {
             return;
         };
-        let Some(cluster) = process.node.cluster() else {
-            return;
-        };
         let frame = Frame {
-            cluster,
+            cluster: process.node.frame_cluster(),
             epoch: process.node.view().epoch,
             from: process.node.me(),
             payload,
@@ -295,13 +297,22 @@ impl World {
         let me = self.hosts[at].store.me;
         // The last member may leave too, but only it can bring the ring back: it is started again.
         let needed = invariants::newest_view(self).is_some_and(|view| view.members.contains(&me));
-        if why == Halt::Left && !needed {
-            self.hosts[at].retired = true;
-        } else {
-            self.restart_by_supervisor(at);
+        match why {
+            Halt::Left if !needed => self.hosts[at].retired = true,
+            // Its supervisor leaves these to an operator, who comes when faults stop.
+            Halt::NobodyThere { .. } | Halt::IdTaken { .. } if !self.healing => {}
+            _ => self.restart_by_supervisor(at),
         }
         Ok(())
     }
+}
+
+/// Whether an effect changes what the invariants of the whole world are about. Most steps only say something.
+fn changes(effect: &Effect) -> bool {
+    !matches!(
+        effect,
+        Effect::Send { .. } | Effect::SendEntries { .. } | Effect::Propose(_) | Effect::Note(_)
+    )
 }
 
 /// What delivery publishes through: it takes everything, or, while the broker does not, nothing.

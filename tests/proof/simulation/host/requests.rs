@@ -70,7 +70,7 @@ impl World {
         let Some(process) = &mut self.hosts[at].process else {
             return Ok(());
         };
-        if process.node.cluster() != Some(frame.cluster) {
+        if process.node.frame_cluster() != frame.cluster {
             return Ok(());
         }
         let Frame {
@@ -219,11 +219,13 @@ impl World {
     }
 
     fn answer_reads(&mut self, at: usize) {
+        let waiting = |process: &super::Process| !process.reads.is_empty();
+        if !self.hosts[at].process.as_ref().is_some_and(waiting) {
+            return;
+        }
         let cluster = self.cluster(at);
         let host = &mut self.hosts[at];
-        let Some(process) = host.process.as_mut().filter(|process| !process.reads.is_empty()) else {
-            return;
-        };
+        let Some(process) = host.process.as_mut() else { return };
         let applied = process.state.applied();
         let (ready, later) = std::mem::take(&mut process.reads)
             .into_iter()

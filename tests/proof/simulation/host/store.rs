@@ -168,10 +168,9 @@ impl Store {
 
     fn fsync_before(&mut self, time: u64) {
         let Some(safe) = &mut self.safe else { return };
-        while let Some((_, batch)) = self.unsafe_batches.pop_front_if(|(at, _)| *at < time) {
-            for change in batch {
-                safe.write(change);
-            }
+        let reached = self.unsafe_batches.partition_point(|(at, _)| *at < time);
+        for change in self.unsafe_batches.drain(..reached).flat_map(|(_, batch)| batch) {
+            safe.write(change);
         }
     }
 
@@ -195,10 +194,8 @@ impl Store {
         // With fsync before every answer there is nothing to lose.
         let Some(mut image) = self.safe.clone() else { return };
         let kept = self.unsafe_batches.len().saturating_sub(lost);
-        for (_, batch) in self.unsafe_batches.drain(..).take(kept) {
-            for change in batch {
-                image.write(change);
-            }
+        for change in self.unsafe_batches.drain(..).take(kept).flat_map(|(_, batch)| batch) {
+            image.write(change);
         }
         self.safe = Some(image.clone());
         self.now = image;
