@@ -51,7 +51,7 @@ impl Check {
     fn budget(self) -> u64 {
         match self {
             Check::Rules => 1,
-            Check::Simulation => 2_000,
+            Check::Simulation => 1_000,
         }
     }
 
