@@ -6,6 +6,7 @@ use super::command::{Action, Command};
 use super::outcome::Outcome;
 use super::state::State;
 use super::types::{ErrorCode, SessionId};
+use crate::ring::sabotage::{self, Bug};
 
 /// The head's table: how far it has admitted each session whose requests are in the log but not applied yet.
 ///
@@ -37,7 +38,8 @@ impl Admission {
         let mut table = Admission {
             in_flight: BTreeMap::new(),
         };
-        for command in unapplied {
+        let unapplied = unapplied.into_iter();
+        for command in unapplied.filter(|_| !sabotage::is(Bug::AdmissionFromApplied)) {
             // What will have no effect when it is applied does not count (C3).
             if let Command::Request { session, n, action } = command
                 && matches!(table.judge(state, session, n, &action), Judgement::Next)
@@ -93,6 +95,9 @@ impl Admission {
         }
         let applied = state.session(session).map(|session| session.last());
         let admitted = self.in_flight.get(&session).copied();
+        if sabotage::is(Bug::DedupForgotten) && admitted.is_none() {
+            return Judgement::Next;
+        }
         let Some(last) = applied.max(admitted) else {
             return match (n, action) {
                 (1, Action::Join { .. }) => Judgement::Next,

@@ -2,6 +2,7 @@
 
 use super::types::SessionId;
 use crate::ring::Member;
+use crate::ring::sabotage::{self, Bug};
 
 /// The member that answers the session's reads and watches over it; `None` only in an empty view.
 ///
@@ -12,13 +13,14 @@ pub fn home(session: SessionId, members: &[Member]) -> Option<Member> {
     members
         .iter()
         .copied()
-        .max_by_key(|member| (weight(session, member.id.0), member.id))
+        .max_by_key(|member| (weight(session, *member), member.id))
 }
 
-fn weight(session: SessionId, id: u16) -> u64 {
+fn weight(session: SessionId, member: Member) -> u64 {
+    let id = sabotage::or(u64::from(member.id.0), Bug::HomeByIncarnation, member.incarnation.0);
     let high = (session.0 >> 64) as u64;
     let low = session.0 as u64;
-    mix(low ^ mix(high ^ mix(u64::from(id))))
+    mix(low ^ mix(high ^ mix(id)))
 }
 
 /// The step of SplitMix64 (Steele, Lea & Flood, 2014): every bit of the input moves about half of the output's.

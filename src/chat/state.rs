@@ -9,6 +9,7 @@ use super::names::{normalise_group, valid_nick};
 use super::outcome::{Applied, Outcome, Output, Reply};
 use super::session::{Kept, MAX_GROUPS_PER_SESSION, Session, SessionView, Sessions};
 use super::types::{ErrorCode, EventKind, GroupEvent, LeftReason, SessionId};
+use crate::ring::sabotage::{self, Bug};
 use crate::ring::{Digest, Index};
 
 /// The chat after the first `applied` entries of the log. Two that applied equally far are equal.
@@ -138,7 +139,9 @@ impl State {
     fn request(&mut self, step: &mut Step, id: SessionId, n: u64, action: &Action) {
         let State { sessions, groups, .. } = self;
         let session = match (sessions.get(id).map(Session::last), action) {
-            (Some(last), _) if n.checked_sub(1) == Some(last) => sessions.get_mut(id),
+            (Some(last), _) if n.checked_sub(1) == Some(last) || sabotage::is(Bug::NumberUnchecked) => {
+                sessions.get_mut(id)
+            }
             (None, Action::Join { queue, .. }) if n == 1 && !sessions.has_ended(id) => {
                 if sessions.is_full() {
                     sessions.end(id);
@@ -173,7 +176,7 @@ impl State {
 
     fn away(&mut self, step: &mut Step, id: SessionId, queue: &str) {
         match self.sessions.get_mut(id) {
-            Some(session) if !session.is_away() && session.queue() == queue => {
+            Some(session) if !session.is_away() && (session.queue() == queue || sabotage::is(Bug::AwayOfAnyQueue)) => {
                 if session.group_count() == 0 {
                     self.sessions.end(id);
                     return step.effects.push(ENDED);
@@ -188,6 +191,7 @@ impl State {
     fn expire(&mut self, step: &mut Step, id: SessionId, away_at: Index) {
         match self.session(id) {
             Some(session) if session.away_at() == Some(away_at) => {}
+            Some(session) if session.away_at().is_some() && sabotage::is(Bug::ExpireOfAnyAway) => {}
             _ => return step.nothing(),
         }
         let State { sessions, groups, .. } = self;

@@ -8,6 +8,7 @@ use crate::broker::names::Names;
 use crate::chat::decode;
 use crate::control::{NodeEvent, NodeReport};
 use crate::random::random;
+use crate::ring::sabotage::{self, Bug};
 use crate::ring::{
     Effect, Entry, Epoch, Evidence, Halt, Incarnation, Index, Input, Member, Message, Note, Progress, Role, View,
     ViewRecord,
@@ -190,7 +191,8 @@ impl Engine {
 
     /// Rule 5: what is not known to be committed is set aside, and the node is somebody new.
     fn left_out(&mut self, epoch: Epoch, keep: Index) -> Result<(), Fatal> {
-        let incarnation = Incarnation(u64::from_le_bytes(random()?));
+        let drawn = Incarnation(u64::from_le_bytes(random()?));
+        let incarnation = sabotage::or(drawn, Bug::LeftOutComesBackAsItWas, self.ring.me().incarnation);
         let mut membership = *self.store.membership();
         membership.incarnation = Some(incarnation);
         membership.synced = false;
@@ -273,12 +275,13 @@ impl Engine {
                 .filter(|member| *member != me)
                 .collect();
             self.link.lead(former)?;
-        } else if self.head.take().is_some() {
+        } else if let Some(head) = self.head.take() {
+            self.head = sabotage::is(Bug::AdmissionCached).then_some(head);
             self.link.unlead()?;
         }
         if role.is_tail() {
             // A tail that stays tail goes on with what is in flight.
-            self.delivery.start_if_idle(self.ring.progress().delivered);
+            self.delivery.start_if_idle(self.ring.deliver_after());
         } else {
             self.delivery.stop();
         }

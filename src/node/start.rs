@@ -14,6 +14,7 @@ use crate::broker::names::Names;
 use crate::config::Fsync;
 use crate::control::NodeSettings;
 use crate::random::{NoRandomness, random};
+use crate::ring::sabotage::{self, Bug};
 use crate::ring::{ClusterId, Epoch, Incarnation, Index, Member, Millis, Node, NodeId, Start, Timing, ViewRecord};
 use crate::store::{Boot, Store, StoreError};
 use crate::wire::frame::decode_view;
@@ -142,12 +143,13 @@ fn ignore_file_size_signal() {
 fn identity(store: &mut Store, id: NodeId) -> Result<Member, Fatal> {
     let mut membership = *store.membership();
     if let Some(incarnation) = membership.incarnation
-        && (membership.synced || membership.epoch == Epoch(0))
+        && (membership.synced || membership.epoch == Epoch(0) || sabotage::is(Bug::UnsyncedResumes))
         && !store.end_lost()
     {
         return Ok(Member { id, incarnation });
     }
-    let incarnation = Incarnation(u64::from_le_bytes(random()?));
+    let drawn = u64::from_le_bytes(random()?);
+    let incarnation = Incarnation(sabotage::or(drawn, Bug::WipedStoreAsItWas, u64::from(id.0)));
     membership.incarnation = Some(incarnation);
     membership.synced = false;
     let keep = committed(store);

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 
+use super::sabotage::{self, Bug};
 use super::types::{Member, Millis};
 
 /// The ring's clock settings, in milliseconds.
@@ -96,7 +97,7 @@ impl Detector {
     /// Returns how long the process slept, if it did: everybody's silence is then counted afresh.
     pub fn tick(&mut self, now: Millis) -> Option<Millis> {
         let since = now.saturating_sub(self.last_tick.replace(now).unwrap_or(now));
-        if since <= self.timing.sleep_ms() {
+        if since <= self.timing.sleep_ms() || sabotage::is(Bug::OwnSleepBlamed) {
             return None;
         }
         self.watched_since = now;
@@ -136,7 +137,8 @@ impl Detector {
 
     /// Whether a returned message to this member is evidence against it.
     pub fn return_counts(&self, from: Member, now: Millis) -> bool {
-        self.timing.failover && self.judging_since.is_some() && (self.has_heard(from) || self.is_past_grace(now))
+        let graced = self.has_heard(from) || self.is_past_grace(now) || sabotage::is(Bug::NoGrace);
+        self.timing.failover && self.judging_since.is_some() && graced
     }
 
     /// Whether this member has been silent for too long, and it is not this node that cannot hear.
@@ -151,7 +153,12 @@ impl Detector {
                 self.timing.suspect_after_ms.max(self.timing.grace_ms),
             ),
         };
-        now.saturating_sub(last) > limit && self.loop_heard >= last + limit / 2
+        now.saturating_sub(last) > limit && self.has_heard_itself(last + limit / 2)
+    }
+
+    /// Whether a heartbeat to itself that was sent at `then` or later has come back (rule 10).
+    fn has_heard_itself(&self, then: Millis) -> bool {
+        self.loop_heard >= then || sabotage::is(Bug::HearsNobodyProposes)
     }
 
     /// Whether standing still since `since` is evidence: as silence, it is counted from the last own trouble.
@@ -161,7 +168,8 @@ impl Detector {
         self.timing.failover
             && self.judging_since.is_some()
             && now.saturating_sub(from) > limit
-            && self.loop_heard >= from + limit / 2
+            && self.has_heard_itself(from + limit / 2)
+            && !sabotage::is(Bug::UselessMemberStays)
     }
 
     /// Whether the broker takes what this node sends to itself and it does not come back (rule 10).

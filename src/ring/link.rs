@@ -1,5 +1,6 @@
 //! The two ends of a link of the ring: what a member knows of the one before it and of the one after it (rule 6).
 
+use super::sabotage::{self, Bug};
 use super::types::{Digest, Entry, Index, Member, Millis};
 
 /// The log of a node, as far as the ring looks into it. The caller's store answers.
@@ -92,7 +93,7 @@ impl Downstream {
     /// The successor says that its log ends at `log_end`.
     pub fn acknowledged(&mut self, log_end: Index, own_end: Index, now: Millis) {
         // No log is longer than its predecessor's (rule 2): what claims to be would hold up the link, or overflow.
-        let log_end = log_end.min(own_end);
+        let log_end = sabotage::or(log_end.min(own_end), Bug::AcknowledgedBeyondOwn, log_end);
         match self {
             Downstream::Tail => {}
             Downstream::Waiting { acked, progress_at, .. } => {
@@ -187,6 +188,9 @@ pub(super) enum Fit {
 
 /// Which of `entries`, said to start at `first`, continue the log.
 pub(super) fn fit(first: Index, entries: Vec<Entry>, end: Index, digest: Digest) -> Fit {
+    if sabotage::is(Bug::GapUnchecked) {
+        return Fit::Continues(entries);
+    }
     if first > end + 1 {
         return Fit::Gap;
     }
@@ -200,7 +204,7 @@ pub(super) fn fit(first: Index, entries: Vec<Entry>, end: Index, digest: Digest)
         if entry.index < next {
             continue;
         }
-        if !entry.follows(last) {
+        if !entry.follows(last) && !sabotage::is(Bug::ChainUnchecked) {
             return Fit::Broken;
         }
         last = entry.digest;

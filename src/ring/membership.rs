@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::join::WaitingRoom;
 use super::link::{Downstream, Upstream};
 use super::message::{Evidence, Progress};
+use super::sabotage::{self, Bug};
 use super::types::{Index, Member, Millis};
 use super::view::{View, ViewRecord};
 
@@ -64,7 +65,8 @@ impl Membership {
 
     /// Takes the target of rule 7 from the predecessor's first report in this view, if the predecessor is synced itself.
     pub fn learn_target(&mut self, progress: Progress) {
-        if progress.synced && !self.synced && self.target.is_none() {
+        let knows = progress.synced || sabotage::is(Bug::TargetFromUnsynced);
+        if knows && !self.synced && self.target.is_none() {
             self.target = Some(progress.log_end);
         }
     }

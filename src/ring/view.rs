@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::sabotage::{self, Bug};
 use super::types::{ClusterId, Digest, Epoch, Member, NodeId};
 
 /// The ring at one time: an ordered list of members, head first, tail last.
@@ -23,6 +24,9 @@ impl View {
     }
 
     pub fn contains(&self, member: Member) -> bool {
+        if sabotage::is(Bug::IncarnationIgnored) {
+            return self.with_id(member.id).is_some();
+        }
         self.members.contains(&member)
     }
 
@@ -180,13 +184,16 @@ impl Register {
     /// The next record of the present reading.
     pub fn offer(&mut self, record: &ViewRecord) -> Offer {
         if record.is_malformed() || record.epoch != self.read.next() {
-            return Offer::Void;
+            let again = sabotage::is(Bug::LastRecordWins) && record.epoch == self.read;
+            return if again { Offer::Won } else { Offer::Void };
         }
         let foreign = self.cluster.is_some_and(|cluster| cluster != record.cluster);
         let known = self.known.get(self.read.0 as usize).copied();
         match known {
-            _ if foreign => Offer::Conflict { epoch: record.epoch },
-            Some(known) if known != record.digest() => Offer::Conflict { epoch: record.epoch },
+            _ if foreign && !sabotage::is(Bug::ForeignRegisterTaken) => Offer::Conflict { epoch: record.epoch },
+            Some(known) if known != record.digest() && !sabotage::is(Bug::ForeignRegisterTaken) => {
+                Offer::Conflict { epoch: record.epoch }
+            }
             Some(_) => {
                 self.read = record.epoch;
                 Offer::Known

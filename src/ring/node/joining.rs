@@ -3,6 +3,7 @@
 use super::{Node, Standing};
 use crate::ring::link::{CATCH_UP_WINDOW, Fit, LINK_WINDOW, LogRead, fit};
 use crate::ring::message::{DropReason, Effect, Halt, Message, Progress};
+use crate::ring::sabotage::{self, Bug};
 use crate::ring::types::{Digest, Entry, Index, Member, Millis};
 use crate::ring::view::{Cause, ViewRecord};
 
@@ -19,7 +20,7 @@ impl Node {
     ) {
         let progress = self.progress();
         let taken = self.view.with_id(from.id).is_some();
-        if !self.role().is_tail() || !self.is_synced() || self.view.contains(from) {
+        if !self.may_take_in() || self.view.contains(from) {
             return self.dropped(DropReason::NotItsPlace, effects);
         }
         if taken {
@@ -63,8 +64,12 @@ impl Node {
         }
     }
 
+    fn may_take_in(&self) -> bool {
+        self.role().is_tail() && (self.is_synced() || sabotage::is(Bug::UnsyncedTakesIn))
+    }
+
     pub(super) fn take_in_a_joiner(&mut self, now: Millis, effects: &mut Vec<Effect>) {
-        if !self.role().is_tail() || !self.is_synced() || self.view.members.len() >= ViewRecord::MAX_MEMBERS {
+        if !self.may_take_in() || self.view.members.len() >= ViewRecord::MAX_MEMBERS {
             return;
         }
         let Standing::Member(member) = &mut self.standing else {
@@ -76,6 +81,9 @@ impl Node {
         if let Some(joiner) = member.waiting_room.next(now, &self.timing) {
             let mut members = self.view.members.clone();
             members.push(joiner);
+            if sabotage::is(Bug::JoinerInTheMiddle) {
+                members.sort();
+            }
             self.propose(now, members, Cause::Joined(joiner), effects);
         }
     }

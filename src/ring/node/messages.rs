@@ -21,11 +21,7 @@ impl Node {
         if !self.is_up() {
             return self.dropped(DropReason::NotReady, effects);
         }
-        let epoch = if sabotage::is(Bug::NoEpochCheck) {
-            self.view.epoch
-        } else {
-            epoch
-        };
+        let epoch = sabotage::or(epoch, Bug::NoEpochCheck, self.view.epoch);
         // Nothing but its own heartbeat comes from itself: what else says so is forged (rule 10).
         if from == self.me {
             match message {
@@ -148,7 +144,11 @@ impl Node {
         if member.downstream.successor() != Some(from) {
             return self.dropped(DropReason::NotItsPlace, effects);
         }
-        if log_end > progress.log_end || log.digest_at(log_end) != Some(digest) {
+        let longer = log_end > progress.log_end && !sabotage::is(Bug::LongerLogStreamedTo);
+        let differs = log_end <= progress.log_end
+            && log.digest_at(log_end) != Some(digest)
+            && !sabotage::is(Bug::DifferentLogStreamedTo);
+        if longer || differs {
             return self.send(
                 from,
                 Message::Diverged {
@@ -160,7 +160,8 @@ impl Node {
         if member.downstream.is_answering(log_end, now) {
             return;
         }
-        member.downstream = member.downstream.synced(from, log_end, now);
+        let start = sabotage::or(log_end, Bug::ResendFromCommit, progress.commit);
+        member.downstream = member.downstream.synced(from, start, now);
         if log_end == progress.log_end {
             self.send(
                 from,
@@ -281,7 +282,9 @@ impl Node {
 
     /// Rule 3: the synced tail commits what it has, and tells the head.
     pub(super) fn commit_as_tail(&mut self, effects: &mut Vec<Effect>) {
-        if !self.role().is_tail() || !self.is_synced() || !self.is_up() || self.commit == self.log_end {
+        let everyone_has_it = self.role().is_tail() || sabotage::is(Bug::CommitBeforeAll);
+        let synced = self.is_synced() || sabotage::is(Bug::UnsyncedCommits);
+        if !everyone_has_it || !synced || !self.is_up() || self.commit == self.log_end {
             return;
         }
         self.commit = self.log_end;
@@ -295,7 +298,8 @@ impl Node {
 
     /// Commit and delivery as others tell of them, as far as this log reaches (rule 3).
     pub(super) fn learn(&mut self, progress: Progress, effects: &mut Vec<Effect>) {
-        let commit = progress.commit.min(self.log_end);
+        let reach = sabotage::or(self.log_end, Bug::CommitBeyondLog, progress.commit);
+        let commit = progress.commit.min(reach);
         if commit > self.commit {
             self.commit = commit;
             effects.push(Effect::Commit { upto: commit });
@@ -342,7 +346,7 @@ impl Node {
         if !self.can_order() || body.len() > Entry::MAX_BODY_BYTES {
             return self.dropped(DropReason::NotReady, effects);
         }
-        let time_ms = time_ms.max(self.last_time_ms);
+        let time_ms = sabotage::or(time_ms.max(self.last_time_ms), Bug::TimesGoBackwards, time_ms);
         let entry = Entry::new(self.log_digest, self.log_end + 1, self.view.epoch, time_ms, body);
         self.append(now, vec![entry], effects);
         self.pump(effects);

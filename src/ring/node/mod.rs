@@ -12,6 +12,7 @@ use super::join::Joiner;
 use super::link::{LINK_WINDOW, LogRead, Upstream};
 use super::membership::Membership;
 use super::message::{DropReason, Effect, Halt, Input, Message, Note, Progress, Role};
+use super::sabotage::{self, Bug};
 use super::types::{ClusterId, Digest, Epoch, Index, Member, Millis};
 use super::view::{Register, View, ViewRecord};
 
@@ -95,11 +96,13 @@ impl Node {
             epoch: record.epoch,
             members: record.members.clone(),
         });
-        let standing = if start.synced && view.contains(start.me) {
+        let resumes = start.synced || sabotage::is(Bug::UnsyncedResumes);
+        let standing = if resumes && view.contains(start.me) {
             Standing::Member(Box::new(Membership::new(&view, start.me, true, 0)))
         } else {
             Standing::Joiner(Joiner::default())
         };
+        let commit = sabotage::or(start.commit, Bug::LogCountsAsCommitted, start.log_end);
         Node {
             me: start.me,
             detector: Detector::new(start.timing.clone()),
@@ -115,7 +118,7 @@ impl Node {
             loop_sent_at: 0,
             log_end: start.log_end,
             log_digest: start.log_digest,
-            commit: start.commit.min(start.log_end),
+            commit: commit.min(start.log_end),
             delivered: start.delivered.min(start.commit),
             last_time_ms: 0,
             behind_since: None,
@@ -182,9 +185,14 @@ impl Node {
         Progress {
             log_end: self.log_end,
             commit: self.commit,
-            delivered: self.delivered,
+            delivered: sabotage::or(self.delivered, Bug::DeliveredUnconfirmed, self.commit),
             synced: self.is_synced(),
         }
+    }
+
+    /// After which entry a node that becomes tail begins to deliver: all that it cannot know to be delivered (rule 6).
+    pub fn deliver_after(&self) -> Index {
+        sabotage::or(self.delivered, Bug::RedeliverySkipped, self.commit)
     }
 
     pub fn log_digest(&self) -> Digest {
@@ -194,12 +202,12 @@ impl Node {
     /// Whether this node may give the next place in the order now: it is the head, and what it ordered and what the
     /// tail has not delivered yet leaves room (rule 1).
     pub fn can_order(&self) -> bool {
-        self.role().is_head()
+        let room = self.log_end - self.commit < LINK_WINDOW && self.log_end - self.delivered < 2 * LINK_WINDOW;
+        (self.role().is_head() || sabotage::is(Bug::AnyoneOrders))
             && self.is_up()
             && self.is_synced()
             && !self.leaving
-            && self.log_end - self.commit < LINK_WINDOW
-            && self.log_end - self.delivered < 2 * LINK_WINDOW
+            && (room || sabotage::is(Bug::WindowIgnored))
     }
 
     /// One step: what `input` means at the time `now`, given the log as it stands. Effects are appended to `effects`, to
@@ -212,7 +220,12 @@ impl Node {
             Input::Tick => self.on_tick(now, effects),
             Input::Received { from, epoch, message } => self.on_received(now, from, epoch, message, log, effects),
             Input::Returned { to } => self.on_returned(now, to, effects),
-            Input::LoopConfirmed { sent_at } => self.detector.loop_taken(sent_at),
+            Input::LoopConfirmed { sent_at } => {
+                self.detector.loop_taken(sent_at);
+                if sabotage::is(Bug::WonByConfirmation) {
+                    self.take_proposal_for_read(now, log, effects);
+                }
+            }
             Input::Connected => {
                 self.connection = Connection::Reading { since: now };
                 // The broker blocks connections, and says so to each anew.

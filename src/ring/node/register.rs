@@ -4,8 +4,9 @@ use super::{Connection, Node, Standing};
 use crate::ring::join::WaitingRoom;
 use crate::ring::link::LogRead;
 use crate::ring::message::{Effect, Halt};
+use crate::ring::sabotage::{self, Bug};
 use crate::ring::types::Millis;
-use crate::ring::view::{Offer, Reading, ViewRecord};
+use crate::ring::view::{Cause, Offer, Reading, ViewRecord};
 
 impl Node {
     pub(super) fn on_disconnected(&mut self) {
@@ -44,6 +45,7 @@ impl Node {
             // A view that the store kept but that was not entered before the process ended is entered now (rule 1).
             Offer::Known if record.epoch == self.view.epoch.next() => self.enter(now, record, log, effects),
             Offer::Known => {}
+            Offer::Won if sabotage::is(Bug::ViewSkipped) && self.is_reading() && is_join(&record) => {}
             Offer::Won => self.enter(now, record, log, effects),
         }
         if self.is_reading() && self.register.reading() == Reading::Whole {
@@ -59,18 +61,20 @@ impl Node {
             return;
         }
         match self.register.reading() {
-            Reading::Lost => self.halt(
+            Reading::Lost if !sabotage::is(Bug::EmptyRegisterTaken) => self.halt(
                 Halt::RegisterLost {
                     known: self.register.newest(),
                 },
                 effects,
             ),
-            Reading::Short { from } => {
+            Reading::Short { from } if !sabotage::is(Bug::ShortRegisterTaken) => {
                 // Rule 4: before anything else. The records come back through the register; only then is it whole.
                 self.restoring = true;
-                effects.push(Effect::Restore { from });
+                if !sabotage::is(Bug::RecordsNotRestored) {
+                    effects.push(Effect::Restore { from });
+                }
             }
-            Reading::Whole => {
+            Reading::Whole | Reading::Short { .. } | Reading::Lost => {
                 self.restoring = false;
                 self.connection = Connection::Up { since: now };
                 if !self.blocked {
@@ -80,4 +84,17 @@ impl Node {
             }
         }
     }
+
+    /// [`Bug::WonByConfirmation`]: the broker has confirmed what was published after the own proposal.
+    pub(super) fn take_proposal_for_read(&mut self, now: Millis, log: &dyn LogRead, effects: &mut Vec<Effect>) {
+        if let Standing::Member(member) = &self.standing
+            && let Some(proposal) = &member.proposal
+        {
+            self.on_registered(now, proposal.record.clone(), log, effects);
+        }
+    }
+}
+
+fn is_join(record: &ViewRecord) -> bool {
+    matches!(record.cause, Cause::Joined(_))
 }

@@ -4,6 +4,7 @@ use super::clock::REGISTER_SILENT_MS;
 use super::{Node, Standing};
 use crate::ring::membership::{Inquiry, Proposal};
 use crate::ring::message::{Effect, Evidence, Halt, Message, Note};
+use crate::ring::sabotage::{self, Bug};
 use crate::ring::types::{Epoch, Member, Millis};
 use crate::ring::view::{Cause, ViewRecord};
 
@@ -24,7 +25,7 @@ impl Node {
             if !self.detector.is_silent(neighbour, now) {
                 continue;
             }
-            if self.is_synced() {
+            if self.may_propose() {
                 self.suspect(now, neighbour, Evidence::Silence, effects);
             } else {
                 // It may not propose, but has to find out whether the others are in a later view (rule 10).
@@ -42,9 +43,18 @@ impl Node {
         }
     }
 
+    /// Rule 5.
+    fn may_propose(&self) -> bool {
+        self.is_synced() || sabotage::is(Bug::UnsyncedProposes)
+    }
+
     /// Starts or widens an inquiry: everyone is probed, so that one proposal leaves out all that are dead.
     pub(super) fn suspect(&mut self, now: Millis, whom: Member, evidence: Evidence, effects: &mut Vec<Effect>) {
         let me = self.me;
+        // Only a synced member proposes (rule 5), so only a synced one asks.
+        if !self.may_propose() || whom == me {
+            return;
+        }
         let others: Vec<Member> = self
             .view
             .members
@@ -55,10 +65,6 @@ impl Node {
         let Standing::Member(member) = &mut self.standing else {
             return;
         };
-        // Only a synced member proposes (rule 5), so only a synced one asks.
-        if !member.synced || whom == me {
-            return;
-        }
         let starts = member.inquiry.is_none();
         let number = member.inquiries;
         let inquiry = member.inquiry.get_or_insert_with(|| Inquiry::new(now, number, &others));
@@ -75,7 +81,7 @@ impl Node {
     /// the grace after the own connection is over, everyone who is to stay must have been heard in this view first.
     pub(super) fn is_settled(&self, now: Millis, without: &[Member]) -> bool {
         let heard = |m: &Member| *m == self.me || without.contains(m) || self.detector.has_heard(*m);
-        self.detector.is_past_grace(now) || self.view.members.iter().all(heard)
+        self.detector.is_past_grace(now) || self.view.members.iter().all(heard) || sabotage::is(Bug::ProposesUnsettled)
     }
 
     /// Asks all members whether they are there, though nobody is suspected.
@@ -163,7 +169,7 @@ impl Node {
         if let Standing::Member(member) = &mut self.standing {
             member.inquiry = None;
         }
-        if out.is_empty() || !self.is_synced() {
+        if out.is_empty() || !self.may_propose() {
             return;
         }
         let members = self
@@ -191,10 +197,10 @@ impl Node {
         if !self.is_settled(now, &out) {
             return self.ask_around(now, effects);
         }
+        debug_assert!(self.may_propose() && members.contains(&me), "rule 5");
         let Standing::Member(member) = &mut self.standing else {
             return;
         };
-        debug_assert!(member.synced && members.contains(&me), "rule 5");
         let record = ViewRecord {
             cluster,
             epoch,

@@ -5,6 +5,7 @@ use crate::ring::join::Joiner;
 use crate::ring::link::LogRead;
 use crate::ring::membership::Membership;
 use crate::ring::message::{Effect, Halt, Note};
+use crate::ring::sabotage::{self, Bug};
 use crate::ring::types::{Epoch, Incarnation, Millis};
 use crate::ring::view::{View, ViewRecord};
 
@@ -22,7 +23,7 @@ impl Node {
             members: record.members.clone(),
         };
         let listed = self.view.contains(self.me);
-        let synced = listed && (was_synced || founded);
+        let synced = listed && (was_synced || founded || sabotage::is(Bug::SyncedAtOnce));
         effects.push(Effect::Enter {
             record,
             view: self.view.clone(),
@@ -61,7 +62,8 @@ impl Node {
         if self.leaving {
             return self.halt(Halt::Left, effects);
         }
-        let Some(digest) = log.digest_at(self.commit) else {
+        let keep = sabotage::or(self.commit, Bug::LeftOutKeepsSuffix, self.log_end);
+        let Some(digest) = log.digest_at(keep) else {
             // The store has forgotten its own log: nothing to go on from.
             return self.halt(
                 Halt::Diverged {
@@ -71,12 +73,12 @@ impl Node {
                 effects,
             );
         };
-        self.log_end = self.commit;
+        self.log_end = keep;
         self.log_digest = digest;
         self.standing = Standing::LeftOut;
         effects.push(Effect::LeftOut {
             epoch: self.view.epoch,
-            keep: self.commit,
+            keep,
         });
     }
 
@@ -102,11 +104,16 @@ impl Node {
             return;
         };
         member.link(&self.view, self.me, now);
+        if sabotage::is(Bug::HeadGoesOnFromCommit) && role.is_head() {
+            self.log_end = self.commit;
+        }
         match member.upstream.predecessor() {
             None => effects.push(Effect::Note(Note::Linked { epoch: self.view.epoch })),
             Some(_) => self.send_sync(now, effects),
         }
-        self.commit_as_tail(effects);
+        if !sabotage::is(Bug::TailForgetsToCommit) {
+            self.commit_as_tail(effects);
+        }
         self.apply_early_sync(now, log, effects);
     }
 

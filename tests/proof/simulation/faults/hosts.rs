@@ -1,5 +1,6 @@
 //! Machines and processes: deaths, power cuts, lost disks, pauses, clocks, senses.
 
+use chaley::ring::sabotage::{self, Bug};
 use chaley::ring::{Epoch, Incarnation, Input, Member};
 
 use crate::simulation::event::{Arrival, Event};
@@ -76,7 +77,8 @@ impl World {
         }
         self.crash(host);
         self.log(|| format!("{}: wiped", host + 1));
-        let incarnation = Incarnation(self.rng.next());
+        let drawn = Incarnation(self.rng.next());
+        let incarnation = sabotage::or(drawn, Bug::WipedStoreAsItWas, self.hosts[host].store.me.incarnation);
         let id = self.hosts[host].id;
         self.hosts[host].store = Store::empty(Member { id, incarnation }, self.plan.fsync);
         self.hosts[host].snapshot_at = 0;

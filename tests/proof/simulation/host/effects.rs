@@ -4,6 +4,7 @@ use chaley::broker::link;
 use chaley::chat::decode;
 use chaley::node::delivery::Outlet;
 use chaley::node::head::Head;
+use chaley::ring::sabotage::{self, Bug};
 use chaley::ring::{DropReason, Effect, Entry, Halt, Incarnation, Index, Input, Member, Message, Note, Role};
 use chaley::wire::frame::{Frame, Payload};
 
@@ -209,12 +210,13 @@ impl World {
         };
         let (me, connection) = (process.node.me(), process.connection);
         if role.is_tail() {
-            process.delivery.start_if_idle(process.node.progress().delivered);
+            process.delivery.start_if_idle(process.node.deliver_after());
         } else {
             process.delivery.stop();
         }
         if !role.is_head() {
-            if process.head.take().is_some() {
+            if let Some(head) = process.head.take() {
+                process.head = sabotage::is(Bug::AdmissionCached).then_some(head);
                 self.broker.unbind(me);
             }
             return;
@@ -275,6 +277,7 @@ impl World {
         let delay = self.rng.between(0, 10);
         let host = &mut self.hosts[at];
         let (old, run) = (host.store.me, host.run);
+        let incarnation = sabotage::or(incarnation, Bug::LeftOutComesBackAsItWas, old.incarnation);
         self.write(at, vec![Change::Reborn { incarnation, keep }]);
         self.after(
             delay,

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use chaley::chat::{Applied, State};
+use chaley::ring::sabotage::{self, Bug};
 use chaley::ring::{
     ClusterId, Digest, Entry, Epoch, Incarnation, Index, LogRead, Member, Node, Start, Timing, ViewRecord,
 };
@@ -205,6 +206,8 @@ impl Store {
     /// batches that no fsync had reached cannot vouch for what it acknowledged: it is nobody's in the view any more.
     pub fn prepare_start(&mut self, time: u64, fresh: Incarnation) {
         let never_in_a_view = self.entered == Epoch(0);
+        let listed = self.views.last().is_some_and(|view| view.members.contains(&self.me));
+        self.now.synced |= listed && sabotage::is(Bug::UnsyncedResumes);
         if self.torn || !self.synced && !never_in_a_view {
             let keep = self.committed();
             let reborn = Change::Reborn {
