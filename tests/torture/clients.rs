@@ -77,6 +77,8 @@ impl Chaley {
 /// How far a client has come, for those who wait for it.
 #[derive(Default)]
 struct Progress {
+    /// Lines that a writer was given.
+    said: AtomicU64,
     /// Lines of its output.
     lines: AtomicU64,
     /// The last number that it printed or heard.
@@ -106,10 +108,24 @@ impl Client {
             let seq: u64 = line.parse().ok()?;
             Some((json!({"acknowledged": seq}), Some(seq)))
         });
-        let input = client.child.stdin.take().expect("piped");
+        let mut input = client.child.stdin.take().expect("piped");
         let (transcript, stop) = (client.transcript.clone(), Arc::clone(&client.stop));
-        let user = user.to_owned();
-        let feed = move || feed(input, &transcript, &stop, &user, per_second);
+        let (user, progress) = (user.to_owned(), Arc::clone(&client.progress));
+        let feed = move || {
+            feed(&stop, per_second, |number| {
+                let padding = if number % LONG_EVERY == LONG_EVERY - 1 {
+                    LONG_BYTES
+                } else {
+                    0
+                };
+                let text = format!("{user} {number}{}", ".".repeat(padding));
+                // The client may read it, and be killed, before this thread goes on: so it is written down first.
+                transcript.write(json!({"said": text}));
+                input.write_all(format!("{text}\n").as_bytes())?;
+                progress.said.fetch_add(1, Ordering::Relaxed);
+                Ok(())
+            });
+        };
         client.writes = true;
         client.threads.push(std::thread::spawn(feed));
         client
@@ -203,6 +219,11 @@ impl Client {
         times.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Lines that a writer was given.
+    pub fn said(&self) -> u64 {
+        self.progress.said.load(Ordering::Relaxed)
+    }
+
     /// Lines that it has printed.
     pub fn lines(&self) -> u64 {
         self.progress.lines.load(Ordering::Relaxed)
@@ -260,21 +281,11 @@ impl Drop for Client {
     }
 }
 
-fn feed(mut input: impl Write, transcript: &Transcript, stop: &AtomicBool, user: &str, per_second: u32) {
+/// Says so many lines a second until it is to stop or nobody takes them any more.
+fn feed(stop: &AtomicBool, per_second: u32, mut say: impl FnMut(u32) -> std::io::Result<()>) {
     let started = Instant::now();
-    for number in 0_u32.. {
-        if stop.load(Ordering::Relaxed) {
-            return;
-        }
-        // The client may read it, and be killed, before this thread goes on: what is said is written down first.
-        let padding = if number % LONG_EVERY == LONG_EVERY - 1 {
-            LONG_BYTES
-        } else {
-            0
-        };
-        let text = format!("{user} {number}{}", ".".repeat(padding));
-        transcript.write(json!({"said": text}));
-        if input.write_all(format!("{text}\n").as_bytes()).is_err() {
+    for number in 0.. {
+        if stop.load(Ordering::Relaxed) || say(number).is_err() {
             return;
         }
         let due = started + Duration::from_secs(1) * (number + 1) / per_second;

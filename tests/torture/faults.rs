@@ -20,7 +20,7 @@ pub struct Fault {
     pub name: &'static str,
     /// How many of its kind are in the deck that the seed shuffles.
     pub in_a_deck: usize,
-    /// Whether a node may have been killed a moment before.
+    /// Whether it may hit a ring that another fault has hit a moment before.
     pub may_overlap: bool,
     pub strike: fn(&mut Nemesis),
 }
@@ -34,9 +34,14 @@ const fn fault(name: &'static str, in_a_deck: usize, may_overlap: bool, strike: 
     }
 }
 
-/// The first one is also what precedes another fault in an overlap.
+/// Those that another fault may overlap with.
+pub const A_NODE_KILLED: &str = "SIGKILL of a node";
+pub const A_NODE_PAUSED: &str = "SIGSTOP of a node, 20 ms to 4 s";
+pub const NETWORK_CUT: &str = "network of a node cut";
+pub const NETWORK_SILENT: &str = "network of a node silent";
+
 pub const FAULTS: [Fault; 25] = [
-    fault("SIGKILL of a node", 10, true, kill_a_node),
+    fault(A_NODE_KILLED, 10, true, kill_a_node),
     fault("SIGKILL of the head", 8, true, kill_the_head),
     fault("SIGKILL of two neighbours", 6, true, kill_neighbours),
     fault(
@@ -46,7 +51,7 @@ pub const FAULTS: [Fault; 25] = [
         kill_heads_during_a_relink,
     ),
     fault("SIGKILL of all nodes", 2, true, kill_all_nodes),
-    fault("SIGSTOP of a node, 20 ms to 4 s", 8, true, pause_a_node),
+    fault(A_NODE_PAUSED, 8, true, pause_a_node),
     fault("SIGKILL of a node whose store is lost", 4, false, lose_a_store),
     fault("node stopped and started", 3, false, stop_a_node),
     fault(
@@ -74,8 +79,8 @@ pub const FAULTS: [Fault; 25] = [
     fault("broker restarted", 1, false, restart_the_broker),
     fault("broker SIGKILLed", 1, true, kill_the_broker),
     fault("broker SIGSTOPped, 0.1 to 3 s", 3, true, pause_the_broker),
-    fault("network of a node cut", 4, true, cut_the_network),
-    fault("network of a node silent", 3, true, silence_the_network),
+    fault(NETWORK_CUT, 4, true, cut_the_network),
+    fault(NETWORK_SILENT, 3, true, silence_the_network),
     fault("network of a node late by 20 to 200 ms", 3, true, delay_the_network),
     fault("network of a node slow", 3, true, slow_the_network),
     fault("disk of a node full", 2, false, fill_the_disk),
@@ -89,33 +94,33 @@ const DEAD_WITHIN: Duration = Duration::from_secs(20);
 fn kill_a_node(nemesis: &mut Nemesis) {
     let position = nemesis.rng.between(0, 4);
     let ring = nemesis.ring();
-    ring.kill(ring.at(position));
+    nemesis.kill(&ring, ring.at(position));
 }
 
 fn kill_the_head(nemesis: &mut Nemesis) {
     let ring = nemesis.ring();
-    ring.kill(ring.at(0));
+    nemesis.kill(&ring, ring.at(0));
 }
 
 fn kill_neighbours(nemesis: &mut Nemesis) {
     let position = nemesis.rng.between(0, 4);
     let ring = nemesis.ring();
-    ring.kill(ring.at(position));
-    ring.kill(ring.at(position + 1));
+    nemesis.kill(&ring, ring.at(position));
+    nemesis.kill(&ring, ring.at(position + 1));
 }
 
 /// Found after some 20 ms, whole after some 40: the second dies before, while or after it takes over.
 fn kill_heads_during_a_relink(nemesis: &mut Nemesis) {
     let gap = Duration::from_millis(nemesis.rng.between(0, 60));
     let ring = nemesis.ring();
-    ring.kill(ring.at(0));
+    nemesis.kill(&ring, ring.at(0));
     std::thread::sleep(gap);
-    ring.kill(ring.at(1));
+    nemesis.kill(&ring, ring.at(1));
 }
 
 fn kill_all_nodes(nemesis: &mut Nemesis) {
     let ring = nemesis.ring();
-    EVERYBODY.into_iter().for_each(|id| ring.kill(id));
+    EVERYBODY.into_iter().for_each(|id| nemesis.kill(&ring, id));
 }
 
 /// As often shorter than a fifth of a second as longer.
@@ -164,7 +169,7 @@ fn kill_behind_a_stopped_supervisor(nemesis: &mut Nemesis) {
     let id = ring.at(position);
     let supervisor = nemesis.site(id).supervisor_pid().expect("it runs");
     signal(supervisor, Signal::SIGSTOP);
-    ring.kill(id);
+    nemesis.kill(&ring, id);
     std::thread::sleep(pause);
     signal(supervisor, Signal::SIGCONT);
 }

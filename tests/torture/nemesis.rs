@@ -10,8 +10,8 @@ use serde_json::Value;
 use crate::clients::{Chaley, Client};
 use crate::crowd::{Crowd, GROUPS};
 use crate::disk::Disk;
-use crate::faults::{FAULTS, Fault};
-use crate::proxy::Proxy;
+use crate::faults::{self, FAULTS, Fault};
+use crate::proxy::{Proxy, Weather};
 use crate::report::Trial;
 use crate::rng::Rng;
 use crate::site::{Site, signal};
@@ -38,13 +38,59 @@ const PROBES_PER_SECOND: u32 = 100;
 /// has to ask for them.
 const CLIENT_QUEUE_BYTES: u32 = 128 * 1024;
 
-/// How often a trial begins with a node that was killed a moment before: the fault then hits a ring that re-links.
+/// How often a fault hits a ring that another one has hit a moment before.
 const OVERLAPS_PERCENT: u64 = 25;
 
 /// The second fault of an overlap comes so many milliseconds after the first at most.
 const OVERLAP_MS: u64 = 250;
 
-/// What a fault leaves behind until somebody mends it.
+/// The first fault of an overlap. What can last does so until the second one is over.
+#[derive(Debug, Clone, Copy)]
+enum Opening {
+    /// Of the member at this position.
+    Kill(u64),
+    Pause(u64),
+    Cut,
+    Silence,
+}
+
+impl Opening {
+    fn choose(rng: &mut Rng) -> Opening {
+        let position = rng.between(0, 4);
+        match rng.between(0, 9) {
+            0..=5 => Opening::Kill(position),
+            6..=7 => Opening::Pause(position),
+            8 => Opening::Cut,
+            _ => Opening::Silence,
+        }
+    }
+
+    /// Returns which of the faults it is.
+    fn begin(self, nemesis: &mut Nemesis, ring: &Ring) -> &'static str {
+        match self {
+            Opening::Kill(position) => nemesis.kill(ring, ring.at(position)),
+            Opening::Pause(position) => ring.signal(ring.at(position), Signal::SIGSTOP),
+            Opening::Cut => nemesis.proxy.set(Weather::Cut),
+            Opening::Silence => nemesis.proxy.set(Weather::Silent),
+        }
+        match self {
+            Opening::Kill(_) => faults::A_NODE_KILLED,
+            Opening::Pause(_) => faults::A_NODE_PAUSED,
+            Opening::Cut => faults::NETWORK_CUT,
+            Opening::Silence => faults::NETWORK_SILENT,
+        }
+    }
+
+    fn end(self, nemesis: &Nemesis, ring: &Ring) {
+        match self {
+            Opening::Kill(_) => {}
+            Opening::Pause(position) => ring.signal(ring.at(position), Signal::SIGCONT),
+            Opening::Cut | Opening::Silence => nemesis.proxy.set(Weather::Fair),
+        }
+    }
+}
+
+/// The ring, its surroundings, its clients, and what was done to them.
 pub struct Nemesis {
     pub rng: Rng,
     pub broker: Broker,
@@ -59,6 +105,8 @@ pub struct Nemesis {
     /// Writes without a break and is never killed: its acknowledgements are the clock of outages.
     probe: Client,
     visitors: Visitors,
+    /// Pids of nodes that were killed from outside in this trial.
+    killed: BTreeSet<u32>,
     pub cluster: String,
     pub transcripts: PathBuf,
     trials: Vec<Trial>,
@@ -93,7 +141,7 @@ impl Nemesis {
         });
         remote.up();
         let sites = [direct, remote];
-        wait_whole(&sites);
+        wait_whole(&sites, &BTreeSet::new());
         println!("the ring is whole after {:?}", began.elapsed());
         let chaley = Chaley {
             cluster: cluster.clone(),
@@ -114,6 +162,7 @@ impl Nemesis {
             deaf_ones: 0,
             probe,
             visitors,
+            killed: BTreeSet::new(),
             cluster,
             transcripts: transcripts.to_path_buf(),
             trials: Vec::new(),
@@ -147,33 +196,36 @@ impl Nemesis {
     /// One fault, or two that overlap, and the wait until nothing of it is left.
     fn trial(&mut self, fault: &'static Fault) {
         let started = Instant::now();
+        let mut faults = Vec::new();
         let overlaps = self.rng.chance(OVERLAPS_PERCENT);
-        let (position, after_ms) = (self.rng.between(0, 4), self.rng.between(0, OVERLAP_MS));
-        let mut faults = vec![fault.name];
+        let opening = Opening::choose(&mut self.rng);
+        let wait = Duration::from_millis(self.rng.between(0, OVERLAP_MS));
         if overlaps && fault.may_overlap {
             let ring = self.ring();
-            let first = ring.members[position as usize % ring.members.len()];
-            println!(
-                "[{:6.1} s] SIGKILL of node {first}, and {after_ms} ms later:",
-                self.seconds()
-            );
-            ring.kill(first);
-            faults.insert(0, FAULTS[0].name);
-            std::thread::sleep(Duration::from_millis(after_ms));
+            println!("[{:6.1} s] {opening:?}, {wait:?} before this:", self.seconds());
+            faults.push(opening.begin(self, &ring));
+            std::thread::sleep(wait);
+            self.strike(fault);
+            opening.end(self, &ring);
+        } else {
+            self.strike(fault);
         }
+        faults.push(fault.name);
+        self.heal();
+        let ended = Instant::now();
+        println!("           whole again {:?} after it began", ended - started);
+        self.trials.push(Trial { faults, started, ended });
+    }
+
+    fn strike(&mut self, fault: &Fault) {
         println!("[{:6.1} s] {}", self.seconds(), fault.name);
         (fault.strike)(self);
-        self.heal();
-        let trial = Trial {
-            faults,
-            started,
-            ended: Instant::now(),
-        };
-        println!(
-            "           whole again {:?} after it began",
-            trial.ended - trial.started
-        );
-        self.trials.push(trial);
+    }
+
+    /// SIGKILL from outside, past the supervisor.
+    pub fn kill(&mut self, ring: &Ring, id: u16) {
+        self.killed.extend(ring.pids.get(&id));
+        ring.signal(id, Signal::SIGKILL);
     }
 
     fn seconds(&self) -> f64 {
@@ -185,16 +237,18 @@ impl Nemesis {
         for site in &mut self.sites {
             site.check_that_it_runs();
         }
-        wait_whole(&self.sites);
+        wait_whole(&self.sites, &self.killed);
+        self.killed.clear();
         self.wait_answers();
         self.crowd.replenish();
     }
 
-    /// Waits until a line that the probe says from now on is acknowledged.
+    /// Waits until everything that the probe has said so far is acknowledged.
     fn wait_answers(&self) {
-        let before = self.probe.lines();
-        wait_until(WHOLE_WITHIN, "the probe is answered", String::new, || {
-            self.probe.lines() > before
+        let said = self.probe.said();
+        let state = || format!("{} of {said}", self.probe.lines());
+        wait_until(WHOLE_WITHIN, "the probe is answered", state, || {
+            self.probe.lines() >= said
         });
     }
 
@@ -276,11 +330,6 @@ pub struct Outcome {
 }
 
 impl Ring {
-    /// SIGKILL from outside, past the supervisor.
-    pub fn kill(&self, id: u16) {
-        self.signal(id, Signal::SIGKILL);
-    }
-
     pub fn signal(&self, id: u16, what: Signal) {
         // A node that is not running just now cannot be hit.
         if let Some(pid) = self.pids.get(&id) {
@@ -298,25 +347,27 @@ fn members(state: &Value) -> Vec<u16> {
     serde_json::from_value(state["members"].clone()).unwrap_or_default()
 }
 
-fn wait_whole(sites: &[Site]) {
+/// Waits until all nodes are ready in one view. A supervisor may show a process for a moment after it has died; `killed`
+/// are the pids of those who must have been replaced.
+fn wait_whole(sites: &[Site], killed: &BTreeSet<u32>) {
     let said = || {
         let states: Vec<String> = sites.iter().map(|site| site.run(&["state"]).stdout).collect();
         states.join("\n")
     };
     wait_until(WHOLE_WITHIN, "the ring is whole", said, || {
         let states: Option<Vec<Value>> = sites.iter().map(Site::state).collect();
-        states.is_some_and(|states| are_whole(&states))
+        states.is_some_and(|states| are_whole(&states, killed))
     });
 }
 
-/// All nodes are ready, in one view.
-fn are_whole(states: &[Value]) -> bool {
+fn are_whole(states: &[Value], killed: &BTreeSet<u32>) -> bool {
     let everybody: BTreeSet<u16> = EVERYBODY.into();
     let nodes = states
         .iter()
         .flat_map(|state| state["nodes"].as_array().into_iter().flatten());
+    let is_dead = |node: &Value| killed.iter().any(|pid| node["pid"] == *pid);
     let ready: BTreeSet<u64> = nodes
-        .filter(|node| node["status"] == "ready")
+        .filter(|node| node["status"] == "ready" && !is_dead(node))
         .filter_map(|node| node["id"].as_u64())
         .collect();
     let epochs: BTreeSet<u64> = states.iter().filter_map(|state| state["epoch"].as_u64()).collect();
