@@ -274,8 +274,16 @@ mod tests {
             ..timing()
         };
         assert_eq!(timing().useless_after_ms(), 2000, "twice the suspicion");
-        assert_eq!((timing().probe_ms(), slow.probe_ms()), (50, 300), "two heartbeats, but 50");
-        assert_eq!((timing().loop_ms(), slow.loop_ms()), (100, 150), "a tenth of the suspicion");
+        assert_eq!(
+            (timing().probe_ms(), slow.probe_ms()),
+            (50, 300),
+            "two heartbeats, but 50"
+        );
+        assert_eq!(
+            (timing().loop_ms(), slow.loop_ms()),
+            (100, 150),
+            "a tenth of the suspicion"
+        );
         assert_eq!((timing().sleep_ms(), slow.sleep_ms()), (250, 450), "a quarter of it");
     }
 
@@ -315,10 +323,19 @@ mod tests {
     #[test]
     fn a_new_connection_forgets_who_was_heard_and_a_lost_one_blames_nobody() {
         let mut detector = Detector::new(timing());
-        assert!(!detector.is_past_grace(9000) && !detector.hears_itself(0), "not connected");
+        assert!(
+            !detector.is_past_grace(9000) && !detector.hears_itself(0),
+            "not connected"
+        );
         detector.resume(0);
         detector.heard(peer(), 0);
-        assert!(!detector.has_heard(Member { id: NodeId(3), ..peer() }), "another one");
+        assert!(
+            !detector.has_heard(Member {
+                id: NodeId(3),
+                ..peer()
+            }),
+            "another one"
+        );
         run(&mut detector, 0, 5000);
         detector.suspend();
         assert!(!detector.is_silent(peer(), 5000) && !detector.is_useless(0, 5000));

@@ -248,7 +248,11 @@ mod tests {
         alone.answered(10_005);
         assert_eq!(alone.give_up(20_004, joiner(2), &view), None);
         alone.retarget(20_004);
-        assert_eq!(alone.give_up(30_003, joiner(2), &view), None, "a new view has been waited for as long");
+        assert_eq!(
+            alone.give_up(30_003, joiner(2), &view),
+            None,
+            "a new view has been waited for as long"
+        );
         assert!(alone.give_up(30_004, joiner(2), &view).is_some());
     }
 
@@ -310,6 +314,10 @@ mod tests {
             ..joiner(2)
         };
         room.heard(again, 0, true);
-        assert_eq!(room.next(50, &timing()), Some(again), "not the lower one that came too late");
+        assert_eq!(
+            room.next(50, &timing()),
+            Some(again),
+            "not the lower one that came too late"
+        );
     }
 }

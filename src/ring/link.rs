@@ -306,12 +306,20 @@ mod tests {
             link.acknowledged(20, 20, 9);
             assert_eq!(link.standing_still_since(20), None, "{link:?}");
             link.acknowledged(20, 20, 10);
-            assert_eq!(link.standing_still_since(21), Some(10), "nothing was owed until then: {link:?}");
+            assert_eq!(
+                link.standing_still_since(21),
+                Some(10),
+                "nothing was owed until then: {link:?}"
+            );
             link.owes_from(12);
             assert_eq!(link.standing_still_since(21), Some(12), "{link:?}");
         }
         let mut silent = waiting(None);
-        assert_eq!(silent.standing_still_since(0), Some(5), "it has not even said where it is");
+        assert_eq!(
+            silent.standing_still_since(0),
+            Some(5),
+            "it has not even said where it is"
+        );
         silent.acknowledged(0, 20, 6);
         assert_eq!(silent.standing_still_since(20), Some(6), "its first word is progress");
         assert_eq!(Downstream::Tail.standing_still_since(20), None);
@@ -348,7 +356,10 @@ mod tests {
         assert_eq!(link.take_range(1000), Some((member(), 12, 10 + LINK_WINDOW)));
         assert_eq!(link.take_range(1000), None, "the window is full");
         link.acknowledged(11, 1000, 1);
-        assert_eq!(link.take_range(1000), Some((member(), 11 + LINK_WINDOW, 11 + LINK_WINDOW)));
+        assert_eq!(
+            link.take_range(1000),
+            Some((member(), 11 + LINK_WINDOW, 11 + LINK_WINDOW))
+        );
     }
 
     /// A log with these bodies.
@@ -368,20 +379,43 @@ mod tests {
         let (end, digest) = (2, log[1].digest);
         let given = |first: usize| fit(first as Index, log[first - 1..].to_vec(), end, digest);
         for overlapping in [1, 2, 3] {
-            assert_eq!(given(overlapping), Fit::Continues(log[2..].to_vec()), "from {overlapping}");
+            assert_eq!(
+                given(overlapping),
+                Fit::Continues(log[2..].to_vec()),
+                "from {overlapping}"
+            );
         }
         assert_eq!(given(4), Fit::Gap);
-        assert_eq!(fit(4, Vec::new(), end, digest), Fit::Gap, "an empty frame shows a gap, too");
+        assert_eq!(
+            fit(4, Vec::new(), end, digest),
+            Fit::Gap,
+            "an empty frame shows a gap, too"
+        );
         assert_eq!(fit(3, Vec::new(), end, digest), Fit::Continues(Vec::new()));
-        assert_eq!(fit(1, log[..2].to_vec(), end, digest), Fit::Continues(Vec::new()), "all known");
+        assert_eq!(
+            fit(1, log[..2].to_vec(), end, digest),
+            Fit::Continues(Vec::new()),
+            "all known"
+        );
     }
 
     #[test]
     fn entries_that_break_the_chain_or_the_numbering_do_not_fit() {
         let log = entries(&[1, 2, 3, 4]);
-        assert_eq!(fit(3, log[2..].to_vec(), 2, log[0].digest), Fit::Broken, "another history");
-        assert_eq!(fit(3, vec![log[2].clone(), log[2].clone()], 2, log[1].digest), Fit::Broken);
-        assert_eq!(fit(2, log[2..].to_vec(), 2, log[1].digest), Fit::Broken, "they are not where they claim");
+        assert_eq!(
+            fit(3, log[2..].to_vec(), 2, log[0].digest),
+            Fit::Broken,
+            "another history"
+        );
+        assert_eq!(
+            fit(3, vec![log[2].clone(), log[2].clone()], 2, log[1].digest),
+            Fit::Broken
+        );
+        assert_eq!(
+            fit(2, log[2..].to_vec(), 2, log[1].digest),
+            Fit::Broken,
+            "they are not where they claim"
+        );
         let mut forged = log[3].clone();
         forged.time_ms = 1;
         assert_eq!(fit(3, vec![log[2].clone(), forged], 2, log[1].digest), Fit::Broken);

@@ -180,7 +180,11 @@ mod tests {
         assert!(inquiry.is_over(150, 50));
         inquiry.answered(member(1));
         inquiry.suspect(member(2), Evidence::Silence);
-        assert_eq!(inquiry.awaited(), [member(2), member(3)], "who is silent may answer still");
+        assert_eq!(
+            inquiry.awaited(),
+            [member(2), member(3)],
+            "who is silent may answer still"
+        );
         inquiry.suspect(member(2), Evidence::Returned);
         inquiry.suspect(member(3), Evidence::Returned);
         assert!(inquiry.awaited().is_empty() && inquiry.is_over(101, 50));
@@ -208,7 +212,10 @@ mod tests {
         let mut inquiry = Inquiry::new(0, 0, &[member(1)]);
         assert!(inquiry.suspect(member(1), Evidence::Silence));
         assert!(!inquiry.suspect(member(1), Evidence::Silence), "told already");
-        assert!(!inquiry.suspect(member(1), Evidence::Returned), "known as suspect already");
+        assert!(
+            !inquiry.suspect(member(1), Evidence::Returned),
+            "known as suspect already"
+        );
         assert!(!inquiry.suspect(member(1), Evidence::Silence));
         assert!(!inquiry.answered(member(1)), "the stronger evidence stands");
         assert_eq!(inquiry.failed(), [member(1)]);

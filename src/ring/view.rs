@@ -314,7 +314,10 @@ mod tests {
         assert_eq!(register.offer(&record(1, &[1])), Offer::Won);
         assert_eq!(register.offer(&record(1, &[2])), Offer::Void);
         assert_eq!(register.offer(&record(2, &[1, 2])), Offer::Won);
-        assert_eq!((register.cluster(), register.newest()), (Some(ClusterId(0xc1)), Epoch(2)));
+        assert_eq!(
+            (register.cluster(), register.newest()),
+            (Some(ClusterId(0xc1)), Epoch(2))
+        );
     }
 
     /// Rules 4 and 9: a register that is read again has to tell the same, as far as both go.
@@ -336,16 +339,28 @@ mod tests {
             },
         ];
         for other in differing {
-            assert_eq!(register.clone().offer(&other), Offer::Conflict { epoch: Epoch(2) }, "{other:?}");
+            assert_eq!(
+                register.clone().offer(&other),
+                Offer::Conflict { epoch: Epoch(2) },
+                "{other:?}"
+            );
         }
         let told_otherwise = ViewRecord {
             cause: Cause::Left(member(9)),
             by: member(2),
             ..record(2, &[1, 2])
         };
-        assert_eq!(register.offer(&told_otherwise), Offer::Known, "cause and author are for people");
+        assert_eq!(
+            register.offer(&told_otherwise),
+            Offer::Known,
+            "cause and author are for people"
+        );
         assert_eq!(register.reading(), Reading::Whole);
-        assert_eq!(register.offer(&record(3, &[1])), Offer::Won, "news after what was known");
+        assert_eq!(
+            register.offer(&record(3, &[1])),
+            Offer::Won,
+            "news after what was known"
+        );
         let mut foreign = record(4, &[1]);
         foreign.cluster = ClusterId(0xc2);
         assert_eq!(register.offer(&foreign), Offer::Conflict { epoch: Epoch(4) });
