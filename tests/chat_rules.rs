@@ -397,6 +397,9 @@ fn c13_the_state_digest_tells_apart_what_was_done_and_where() {
         .map(|c| Chat::with(std::slice::from_ref(c)).state.digest())
         .collect();
     digests.push(Digest::ZERO);
+    let mut nothing = State::new();
+    nothing.apply(1, 0, &[]);
+    digests.push(nothing.digest());
     let mut later = State::new();
     later.apply(1, 0, &[]);
     later.apply(2, 1000, &commands[..1]);

@@ -58,3 +58,24 @@ pub(super) fn from_bytes<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeE
         Some((&found, _)) => Err(DecodeError::Format(found)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// These stand in the log of a node that cannot go on: they say what is wrong and, where there is a way out, which.
+    #[test]
+    fn what_cannot_be_read_is_told_in_a_sentence() {
+        let told = |bytes: &[u8]| from_bytes::<u8>(bytes).unwrap_err().to_string();
+        assert_eq!(told(&[]), "no bytes where the chat's data should be");
+        assert_eq!(
+            told(&[9, 0]),
+            "the chat's data has format 9, this version reads format 1: run the version that wrote it"
+        );
+        assert!(told(&[FORMAT]).starts_with("the chat's data is cut short or damaged: "));
+        assert_eq!(
+            told(&[FORMAT, 7, 7, 7]),
+            "the chat's data is followed by 2 bytes that are not its own"
+        );
+    }
+}

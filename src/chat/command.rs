@@ -177,4 +177,41 @@ mod tests {
             assert!(encoded <= ENCODED_HEADER_BYTES + command.max_encoded_bytes());
         }
     }
+
+    /// A head adds bounds up to know when an entry is full: one that counts a text twice would halve the entries.
+    #[test]
+    fn the_bound_counts_every_string_once() {
+        let (session, n) = (SessionId(7), 2);
+        let (group, user, queue, text) = ("group", "the user", "their queue", "some text");
+        let request = |action| Command::Request { session, n, action };
+        let join = Action::Join {
+            group: group.into(),
+            user: user.into(),
+            queue: queue.into(),
+        };
+        let say = Action::Say {
+            group: group.into(),
+            text: text.into(),
+        };
+        let leave = Action::Leave { group: group.into() };
+        let code = ErrorCode::TextTooLong;
+        let queue_gone = Command::Away {
+            session,
+            queue: queue.into(),
+        };
+        for (command, strings) in [
+            (request(join), group.len() + user.len() + queue.len()),
+            (request(say), group.len() + text.len()),
+            (request(leave), group.len()),
+            (request(Action::Refuse { code }), 0),
+            (queue_gone, queue.len()),
+            (Command::Expire { session, away_at: 1 }, 0),
+        ] {
+            assert_eq!(
+                command.max_encoded_bytes(),
+                COMMAND_FIXED_BYTES + strings,
+                "{command:?}"
+            );
+        }
+    }
 }

@@ -275,6 +275,7 @@ mod tests {
     fn a_code_has_one_name_everywhere_and_a_later_one_is_other() {
         for code in ErrorCode::ALL {
             assert_eq!(serde_json::to_value(code).unwrap(), code.name());
+            assert_eq!(code.to_string(), code.name());
             assert!(
                 code.explain().contains(": "),
                 "{code} says what is wrong, then what to do"

@@ -289,4 +289,137 @@ mod tests {
         assert!(!detector.return_counts(peer(), 10_000));
         assert!(!detector.is_useless(0, 10_000));
     }
+
+    /// What follows from the settings; small heartbeats and long ones, each time the greater counts.
+    #[test]
+    fn other_times_follow_from_heartbeat_and_suspicion() {
+        let slow = Timing {
+            heartbeat_ms: 150,
+            ..timing()
+        };
+        assert_eq!(timing().useless_after_ms(), 2000, "twice the suspicion");
+        assert_eq!(
+            (timing().probe_ms(), slow.probe_ms()),
+            (50, 300),
+            "two heartbeats, but 50"
+        );
+        assert_eq!(
+            (timing().loop_ms(), slow.loop_ms()),
+            (100, 150),
+            "a tenth of the suspicion"
+        );
+        assert_eq!((timing().sleep_ms(), slow.sleep_ms()), (250, 450), "a quarter of it");
+    }
+
+    #[test]
+    fn a_tick_that_comes_later_than_a_quarter_of_the_suspicion_was_a_sleep() {
+        let mut detector = Detector::new(timing());
+        assert_eq!(detector.tick(7000), None, "the first one");
+        assert_eq!(detector.tick(7250), None);
+        assert_eq!(detector.tick(7501), Some(251));
+        assert_eq!(detector.tick(7501), None);
+    }
+
+    #[test]
+    fn who_was_never_heard_has_the_grace_and_at_least_the_time_of_suspicion() {
+        for (grace_ms, limit) in [(2000, 2000), (0, 1000)] {
+            let mut detector = Detector::new(Timing { grace_ms, ..timing() });
+            detector.resume(500);
+            run(&mut detector, 500, 500 + limit);
+            assert!(!detector.is_silent(peer(), 500 + limit));
+            assert!(detector.is_silent(peer(), 501 + limit));
+        }
+    }
+
+    #[test]
+    fn a_new_view_counts_silence_afresh() {
+        let mut detector = Detector::new(timing());
+        detector.resume(0);
+        detector.heard(peer(), 100);
+        run(&mut detector, 0, 900);
+        detector.enter_view(900);
+        run(&mut detector, 920, 1900);
+        assert!(!detector.is_silent(peer(), 1900));
+        assert!(detector.is_silent(peer(), 1901));
+        assert!(detector.has_heard(peer()), "it needs no grace");
+    }
+
+    #[test]
+    fn a_new_connection_forgets_who_was_heard_and_a_lost_one_blames_nobody() {
+        let mut detector = Detector::new(timing());
+        assert!(
+            !detector.is_past_grace(9000) && !detector.hears_itself(0),
+            "not connected"
+        );
+        detector.resume(0);
+        detector.heard(peer(), 0);
+        assert!(
+            !detector.has_heard(Member {
+                id: NodeId(3),
+                ..peer()
+            }),
+            "another one"
+        );
+        run(&mut detector, 0, 5000);
+        detector.suspend();
+        assert!(!detector.is_silent(peer(), 5000) && !detector.is_useless(0, 5000));
+        assert!(!detector.hears_itself(5000));
+        detector.resume(5000);
+        assert!(!detector.has_heard(peer()));
+        assert!(!detector.is_silent(peer(), 5000));
+        assert!(!detector.is_past_grace(7000) && detector.is_past_grace(7001));
+    }
+
+    /// Rule 10: half of the time in which the other was silent must be known to have been heard by this node.
+    #[test]
+    fn silence_counts_once_an_own_heartbeat_of_its_second_half_came_back() {
+        for (loop_heard, silent) in [(599, false), (600, true)] {
+            let mut detector = Detector::new(timing());
+            detector.resume(0);
+            detector.heard(peer(), 100);
+            detector.loop_heard(loop_heard);
+            detector.loop_heard(20);
+            assert_eq!(detector.is_silent(peer(), 1101), silent, "{loop_heard}");
+        }
+    }
+
+    #[test]
+    fn who_stands_still_is_useless_after_twice_the_suspicion_counted_from_the_last_own_trouble() {
+        for (loop_heard, useless) in [(4099, false), (4100, true)] {
+            let mut detector = Detector::new(timing());
+            detector.resume(3000);
+            detector.loop_heard(loop_heard);
+            assert!(!detector.is_useless(3100, 5100));
+            assert_eq!(detector.is_useless(3100, 5101), useless, "{loop_heard}");
+            assert!(!detector.is_useless(0, 5000), "before the connection nobody could move");
+            assert!(detector.is_useless(0, 5001));
+        }
+    }
+
+    #[test]
+    fn an_own_heartbeat_that_is_missed_for_twice_the_suspicion_makes_deaf() {
+        let mut detector = Detector::new(timing());
+        detector.resume(100);
+        detector.loop_taken(2100);
+        detector.loop_taken(300);
+        assert!(!detector.is_deaf());
+        detector.loop_taken(2101);
+        assert!(detector.is_deaf());
+        detector.suspend();
+        assert!(!detector.is_deaf(), "the broker is gone, not the ears");
+        detector.resume(2200);
+        assert!(!detector.is_deaf());
+    }
+
+    #[test]
+    fn a_node_hears_itself_for_as_long_as_others_would_not_suspect_it() {
+        let mut detector = Detector::new(timing());
+        detector.resume(0);
+        detector.loop_heard(500);
+        assert!(detector.hears_itself(500) && detector.hears_itself(1500));
+        assert!(!detector.hears_itself(1501));
+        detector.tick(1501);
+        detector.tick(4000);
+        assert!(detector.hears_itself(5000), "a sleep counts afresh");
+    }
 }

@@ -155,7 +155,7 @@ impl WaitingRoom {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ring::Incarnation;
+    use crate::ring::{Epoch, Incarnation};
 
     #[test]
     fn a_question_is_not_repeated_while_its_answer_is_on_its_way() {
@@ -195,6 +195,129 @@ mod tests {
         let mut room = WaitingRoom::default();
         room.heard(member, 10, true);
         assert_eq!(room.next(20, &timing), None, "others may come");
-        assert_eq!(room.next(1000, &timing), Some(member));
+        assert_eq!(room.clone().next(15_010, &timing), Some(member));
+        assert_eq!(room.next(15_011, &timing), None, "it missed three of its questions");
+    }
+
+    fn timing() -> Timing {
+        Timing {
+            heartbeat_ms: 20,
+            suspect_after_ms: 1000,
+            grace_ms: 2000,
+            failover: true,
+            found_after_ms: 0,
+        }
+    }
+
+    fn joiner(id: u16) -> Member {
+        Member {
+            id: NodeId(id),
+            incarnation: Incarnation(7),
+        }
+    }
+
+    #[test]
+    fn a_new_view_is_asked_at_once() {
+        let mut joiner = Joiner::default();
+        assert!(joiner.ask_now(0, &timing()));
+        joiner.retarget(10);
+        assert!(joiner.ask_now(10, &timing()));
+    }
+
+    #[test]
+    fn the_next_part_is_asked_for_at_once_while_more_than_a_window_is_missing() {
+        let mut joiner = Joiner::default();
+        assert!(!joiner.wants_more(0, 10, 10 + LINK_WINDOW));
+        assert!(joiner.wants_more(0, 10, 11 + LINK_WINDOW));
+    }
+
+    #[test]
+    fn who_is_answered_by_nobody_gives_up_and_names_those_it_asked() {
+        let view = View {
+            epoch: Epoch(3),
+            members: vec![joiner(1), joiner(2)],
+        };
+        let mut alone = Joiner::default();
+        assert_eq!(alone.give_up(5, joiner(2), &view), None, "it has only begun");
+        assert_eq!(alone.give_up(10_004, joiner(2), &view), None);
+        let members = vec![NodeId(1)];
+        assert_eq!(
+            alone.give_up(10_005, joiner(2), &view),
+            Some(Halt::NobodyThere { members })
+        );
+        alone.answered(10_005);
+        assert_eq!(alone.give_up(20_004, joiner(2), &view), None);
+        alone.retarget(20_004);
+        assert_eq!(
+            alone.give_up(30_003, joiner(2), &view),
+            None,
+            "a new view has been waited for as long"
+        );
+        assert!(alone.give_up(30_004, joiner(2), &view).is_some());
+    }
+
+    #[test]
+    fn an_id_that_stays_taken_makes_it_give_up_unless_entries_come_in_between() {
+        let mut joiner = Joiner::default();
+        assert!(!joiner.id_is_taken(100));
+        assert!(!joiner.id_is_taken(8_099));
+        assert!(joiner.id_is_taken(8_100));
+        joiner.wants_more(8_100, 0, 0);
+        assert!(!joiner.id_is_taken(8_100));
+    }
+
+    #[test]
+    fn a_founding_is_tried_again_after_half_a_second() {
+        let mut joiner = Joiner::default();
+        assert!(joiner.found_now(100));
+        assert!(!joiner.found_now(599));
+        assert!(joiner.found_now(600));
+        assert!(!joiner.found_now(1_099));
+    }
+
+    #[test]
+    fn those_that_come_together_are_taken_in_by_their_ids_one_a_time() {
+        let mut room = WaitingRoom::default();
+        room.heard(joiner(3), 100, true);
+        room.heard(joiner(2), 149, true);
+        assert_eq!(room.next(149, &timing()), None, "others may come");
+        assert_eq!(room.next(150, &timing()), Some(joiner(2)));
+        assert_eq!(room.next(300, &timing()), None, "who is still there will ask again");
+        room.heard(joiner(3), 310, true);
+        assert_eq!(room.next(359, &timing()), None);
+        assert_eq!(room.next(360, &timing()), Some(joiner(3)));
+    }
+
+    #[test]
+    fn who_fell_behind_or_has_not_asked_for_half_a_second_is_not_taken_in() {
+        let mut room = WaitingRoom::default();
+        room.heard(joiner(2), 0, true);
+        room.heard(joiner(2), 10, false);
+        assert_eq!(room.next(100, &timing()), None, "it fell behind");
+        room.heard(joiner(2), 100, true);
+        assert_eq!(room.clone().next(600, &timing()), Some(joiner(2)));
+        assert_eq!(room.next(601, &timing()), None, "it went away");
+        room.heard(joiner(3), 700, true);
+        assert_eq!(room.next(749, &timing()), None, "the next one begins another gathering");
+        assert_eq!(room.next(750, &timing()), Some(joiner(3)));
+    }
+
+    #[test]
+    fn a_full_waiting_room_remembers_whom_it_knows() {
+        let mut room = WaitingRoom::default();
+        for id in 2..2 + WAITING_MAX as u16 {
+            room.heard(joiner(id), 0, true);
+        }
+        room.heard(joiner(1), 0, true);
+        let again = Member {
+            incarnation: Incarnation(8),
+            ..joiner(2)
+        };
+        room.heard(again, 0, true);
+        assert_eq!(
+            room.next(50, &timing()),
+            Some(again),
+            "not the lower one that came too late"
+        );
     }
 }

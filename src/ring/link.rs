@@ -217,7 +217,7 @@ pub(super) fn fit(first: Index, entries: Vec<Entry>, end: Index, digest: Digest)
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ring::{Incarnation, NodeId};
+    use crate::ring::{Epoch, Incarnation, NodeId};
 
     fn member() -> Member {
         Member {
@@ -263,5 +263,173 @@ mod tests {
             };
         }
         assert_eq!(waits, [20, 40, 80, 160, 320, 320, 320]);
+    }
+
+    fn streaming(sent: Index, acked: Index) -> Downstream {
+        Downstream::Streaming {
+            to: member(),
+            sent,
+            acked,
+            progress_at: 5,
+            synced_at: 0,
+        }
+    }
+
+    fn waiting(acked: Option<Index>) -> Downstream {
+        Downstream::Waiting {
+            to: member(),
+            acked,
+            progress_at: 5,
+        }
+    }
+
+    #[test]
+    fn only_a_link_with_a_neighbour_names_one() {
+        let linked = Upstream::Linked {
+            from: member(),
+            behind_since: None,
+        };
+        assert_eq!(Upstream::Head.predecessor(), None);
+        assert_eq!(linked.predecessor(), Some(member()));
+        assert_eq!((Upstream::Head.next_sync(), linked.next_sync()), (1, 1));
+        assert_eq!(Downstream::Tail.successor(), None);
+        assert_eq!(waiting(None).successor(), Some(member()));
+        assert_eq!(streaming(0, 0).successor(), Some(member()));
+    }
+
+    /// Rule 10: standing still is to lack entries and not to gain any, with or without a Sync.
+    #[test]
+    fn progress_is_a_log_end_that_grows_or_lacks_nothing() {
+        for mut link in [waiting(Some(10)), streaming(20, 10)] {
+            link.acknowledged(10, 20, 6);
+            assert_eq!(link.standing_still_since(20), Some(5), "the same again: {link:?}");
+            link.acknowledged(9, 20, 7);
+            assert_eq!(link.standing_still_since(20), Some(5), "less than before: {link:?}");
+            link.acknowledged(11, 20, 8);
+            assert_eq!(link.standing_still_since(20), Some(8), "{link:?}");
+            link.acknowledged(20, 20, 9);
+            assert_eq!(link.standing_still_since(20), None, "{link:?}");
+            link.acknowledged(20, 20, 10);
+            assert_eq!(
+                link.standing_still_since(21),
+                Some(10),
+                "nothing was owed until then: {link:?}"
+            );
+            link.owes_from(12);
+            assert_eq!(link.standing_still_since(21), Some(12), "{link:?}");
+        }
+        let mut silent = waiting(None);
+        assert_eq!(
+            silent.standing_still_since(0),
+            Some(5),
+            "it has not even said where it is"
+        );
+        silent.acknowledged(0, 20, 6);
+        assert_eq!(silent.standing_still_since(20), Some(6), "its first word is progress");
+        assert_eq!(Downstream::Tail.standing_still_since(20), None);
+    }
+
+    /// Rule 2: no log is longer than the one before it, whatever it claims.
+    #[test]
+    fn what_claims_to_be_longer_counts_as_equal() {
+        for mut link in [waiting(None), streaming(10, 0)] {
+            link.acknowledged(Index::MAX, 20, 6);
+            assert_eq!(link.standing_still_since(20), None);
+            assert_eq!(link.standing_still_since(21), Some(6), "{link:?}");
+        }
+    }
+
+    #[test]
+    fn a_sync_that_says_no_more_than_was_known_is_no_progress() {
+        for link in [waiting(Some(10)), streaming(20, 10)] {
+            assert_eq!(link.synced(member(), 10, 8).standing_still_since(20), Some(5));
+            assert_eq!(link.synced(member(), 9, 8).standing_still_since(20), Some(5));
+            assert_eq!(link.synced(member(), 11, 8).standing_still_since(20), Some(8));
+        }
+        assert_eq!(waiting(None).synced(member(), 0, 8).standing_still_since(20), Some(8));
+    }
+
+    #[test]
+    fn a_window_is_on_its_way_and_no_more() {
+        assert_eq!(waiting(Some(0)).take_range(10), None, "nothing before a Sync");
+        assert_eq!(Downstream::Tail.take_range(10), None);
+        let mut link = waiting(None).synced(member(), 10, 0);
+        assert_eq!(link.take_range(10), None);
+        assert_eq!(link.take_range(11), Some((member(), 11, 11)));
+        assert_eq!(link.take_range(11), None, "it is on its way");
+        assert_eq!(link.take_range(1000), Some((member(), 12, 10 + LINK_WINDOW)));
+        assert_eq!(link.take_range(1000), None, "the window is full");
+        link.acknowledged(11, 1000, 1);
+        assert_eq!(
+            link.take_range(1000),
+            Some((member(), 11 + LINK_WINDOW, 11 + LINK_WINDOW))
+        );
+    }
+
+    /// A log with these bodies.
+    fn entries(bodies: &[usize]) -> Vec<Entry> {
+        let mut previous = Digest::ZERO;
+        let entry = |(index, size): (Index, &usize)| {
+            let entry = Entry::new(previous, index, Epoch(1), 0, vec![0; *size].into());
+            previous = entry.digest;
+            entry
+        };
+        (1..).zip(bodies).map(entry).collect()
+    }
+
+    #[test]
+    fn entries_fit_where_they_continue_the_log() {
+        let log = entries(&[1, 2, 3, 4]);
+        let (end, digest) = (2, log[1].digest);
+        let given = |first: usize| fit(first as Index, log[first - 1..].to_vec(), end, digest);
+        for overlapping in [1, 2, 3] {
+            assert_eq!(
+                given(overlapping),
+                Fit::Continues(log[2..].to_vec()),
+                "from {overlapping}"
+            );
+        }
+        assert_eq!(given(4), Fit::Gap);
+        assert_eq!(
+            fit(4, Vec::new(), end, digest),
+            Fit::Gap,
+            "an empty frame shows a gap, too"
+        );
+        assert_eq!(fit(3, Vec::new(), end, digest), Fit::Continues(Vec::new()));
+        assert_eq!(
+            fit(1, log[..2].to_vec(), end, digest),
+            Fit::Continues(Vec::new()),
+            "all known"
+        );
+    }
+
+    #[test]
+    fn entries_that_break_the_chain_or_the_numbering_do_not_fit() {
+        let log = entries(&[1, 2, 3, 4]);
+        assert_eq!(
+            fit(3, log[2..].to_vec(), 2, log[0].digest),
+            Fit::Broken,
+            "another history"
+        );
+        assert_eq!(
+            fit(3, vec![log[2].clone(), log[2].clone()], 2, log[1].digest),
+            Fit::Broken
+        );
+        assert_eq!(
+            fit(2, log[2..].to_vec(), 2, log[1].digest),
+            Fit::Broken,
+            "they are not where they claim"
+        );
+        let mut forged = log[3].clone();
+        forged.time_ms = 1;
+        assert_eq!(fit(3, vec![log[2].clone(), forged], 2, log[1].digest), Fit::Broken);
+    }
+
+    #[test]
+    fn an_entry_beyond_the_largest_body_does_not_fit() {
+        for (size, fits) in [(Entry::MAX_BODY_BYTES, true), (Entry::MAX_BODY_BYTES + 1, false)] {
+            let log = entries(&[size]);
+            assert_eq!(fit(1, log.clone(), 0, Digest::ZERO) == Fit::Continues(log), fits);
+        }
     }
 }

@@ -135,3 +135,91 @@ impl Inquiry {
         self.suspects.keys().copied().collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ring::{Epoch, Incarnation, NodeId};
+
+    fn member(id: u16) -> Member {
+        Member {
+            id: NodeId(id),
+            incarnation: Incarnation(7),
+        }
+    }
+
+    fn progress(log_end: Index, synced: bool) -> Progress {
+        Progress {
+            log_end,
+            commit: 0,
+            delivered: 0,
+            synced,
+        }
+    }
+
+    /// Rule 7: the first report of a synced predecessor in this view, and no other, is the target.
+    #[test]
+    fn the_target_is_the_first_report_of_a_synced_predecessor() {
+        let view = View {
+            epoch: Epoch(3),
+            members: vec![member(1), member(2)],
+        };
+        let mut joiner = Membership::new(&view, member(2), false, 0);
+        joiner.learn_target(progress(5, false));
+        assert_eq!(joiner.target, None, "it cannot know where the committed log ends");
+        joiner.learn_target(progress(9, true));
+        joiner.learn_target(progress(10, true));
+        assert_eq!(joiner.target, Some(9));
+        let mut synced = Membership::new(&view, member(2), true, 0);
+        synced.learn_target(progress(9, true));
+        assert_eq!(synced.target, None, "it has arrived");
+    }
+
+    #[test]
+    fn an_inquiry_is_over_when_all_have_answered_or_their_time_is() {
+        let mut inquiry = Inquiry::new(100, 4, &[member(1), member(2), member(3)]);
+        assert!(!inquiry.is_over(149, 50));
+        assert!(inquiry.is_over(150, 50));
+        inquiry.answered(member(1));
+        inquiry.suspect(member(2), Evidence::Silence);
+        assert_eq!(
+            inquiry.awaited(),
+            [member(2), member(3)],
+            "who is silent may answer still"
+        );
+        inquiry.suspect(member(2), Evidence::Returned);
+        inquiry.suspect(member(3), Evidence::Returned);
+        assert!(inquiry.awaited().is_empty() && inquiry.is_over(101, 50));
+        assert_eq!(inquiry.failed(), [member(2), member(3)]);
+    }
+
+    /// Rule 10: an answer shows life, not use.
+    #[test]
+    fn an_answer_clears_of_silence_only() {
+        for (evidence, cleared) in [
+            (Evidence::Silence, true),
+            (Evidence::NoProgress, false),
+            (Evidence::Returned, false),
+        ] {
+            let mut inquiry = Inquiry::new(0, 0, &[member(1), member(2)]);
+            assert!(inquiry.suspect(member(1), evidence));
+            assert_eq!(inquiry.answered(member(1)), cleared, "{evidence:?}");
+            assert_eq!(inquiry.failed().is_empty(), cleared, "{evidence:?}");
+            assert!(!inquiry.answered(member(2)), "it was not suspected");
+        }
+    }
+
+    #[test]
+    fn stronger_evidence_replaces_weaker_and_is_no_news() {
+        let mut inquiry = Inquiry::new(0, 0, &[member(1)]);
+        assert!(inquiry.suspect(member(1), Evidence::Silence));
+        assert!(!inquiry.suspect(member(1), Evidence::Silence), "told already");
+        assert!(
+            !inquiry.suspect(member(1), Evidence::Returned),
+            "known as suspect already"
+        );
+        assert!(!inquiry.suspect(member(1), Evidence::Silence));
+        assert!(!inquiry.answered(member(1)), "the stronger evidence stands");
+        assert_eq!(inquiry.failed(), [member(1)]);
+    }
+}

@@ -200,3 +200,70 @@ mod shared_bytes {
         deserializer.deserialize_bytes(Bytes)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Mailboxes, logs and the console are named after these.
+    #[test]
+    fn ids_read_the_same_everywhere() {
+        let member = Member {
+            id: NodeId(2),
+            incarnation: Incarnation(0xabc),
+        };
+        assert_eq!(member.to_string(), "2.0000000000000abc");
+        assert_eq!(Epoch(7).to_string(), "7");
+        assert_eq!(Epoch(7).next(), Epoch(8));
+        assert_eq!(ClusterId(0xc1).to_string(), "000000000000000000000000000000c1");
+        let digest = Digest([0xab; 16]);
+        assert_eq!(digest.to_string(), "ab".repeat(16));
+        assert_eq!(format!("{digest:?}"), "ab".repeat(16));
+    }
+
+    /// From Python: hashlib.sha256(bytes(16) + b"ab").hexdigest()[:32]
+    #[test]
+    fn a_chain_goes_on_with_the_first_half_of_a_sha_256() {
+        let digest = Digest::ZERO.chain(&[b"a", b"b"]);
+        assert_eq!(digest.to_string(), "22c078ba731c0c77038b77f0998f8057");
+        assert_eq!(Digest::ZERO.chain(&[b"ab"]), digest, "the parts follow each other");
+    }
+
+    #[test]
+    fn an_entry_follows_only_what_it_was_made_after_and_only_unchanged() {
+        let entry = Entry::new(Digest::ZERO, 1, Epoch(1), 5, [1, 2].as_slice().into());
+        assert!(entry.follows(Digest::ZERO));
+        assert!(!entry.follows(entry.digest));
+        let changed = [
+            Entry {
+                index: 2,
+                ..entry.clone()
+            },
+            Entry {
+                epoch: Epoch(2),
+                ..entry.clone()
+            },
+            Entry {
+                time_ms: 6,
+                ..entry.clone()
+            },
+            Entry {
+                body: [1, 3].as_slice().into(),
+                ..entry.clone()
+            },
+        ];
+        assert!(changed.iter().all(|entry| !entry.follows(Digest::ZERO)));
+    }
+
+    /// As bytes in the store and on the wire, as a sequence where a format has no bytes.
+    #[test]
+    fn an_entry_reads_back_from_bytes_and_from_sequences() {
+        let entry = Entry::new(Digest::ZERO, 1, Epoch(1), 5, [1, 2, 3].as_slice().into());
+        let bytes = postcard::to_allocvec(&entry).unwrap();
+        assert_eq!(postcard::from_bytes::<Entry>(&bytes).unwrap(), entry);
+        let text = serde_json::to_string(&entry).unwrap();
+        assert_eq!(serde_json::from_str::<Entry>(&text).unwrap(), entry);
+        let wrong = serde_json::from_str::<Entry>(&text.replace("[1,2,3]", "true")).unwrap_err();
+        assert!(wrong.to_string().contains("expected a byte string"), "{wrong}");
+    }
+}

@@ -218,3 +218,167 @@ impl Register {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ring::Incarnation;
+
+    fn member(id: u16) -> Member {
+        Member {
+            id: NodeId(id),
+            incarnation: Incarnation(7),
+        }
+    }
+
+    fn view(count: u16) -> View {
+        View {
+            epoch: Epoch(5),
+            members: (1..=count).map(member).collect(),
+        }
+    }
+
+    fn record(epoch: u64, ids: &[u16]) -> ViewRecord {
+        ViewRecord {
+            cluster: ClusterId(0xc1),
+            epoch: Epoch(epoch),
+            members: ids.iter().copied().map(member).collect(),
+            by: member(1),
+            cause: Cause::Founded,
+        }
+    }
+
+    #[test]
+    fn frames_go_from_the_head_to_the_tail() {
+        let view = view(3);
+        assert_eq!((view.head(), view.tail()), (Some(member(1)), Some(member(3))));
+        let after: Vec<_> = (1..=4).map(|id| view.successor(member(id))).collect();
+        assert_eq!(after, [Some(member(2)), Some(member(3)), None, None]);
+        let before: Vec<_> = (1..=4).map(|id| view.predecessor(member(id))).collect();
+        assert_eq!(before, [None, Some(member(1)), Some(member(2)), None]);
+        assert_eq!((View::default().head(), View::default().tail()), (None, None));
+    }
+
+    #[test]
+    fn a_member_is_an_id_in_one_incarnation() {
+        let view = view(2);
+        let reborn = Member {
+            incarnation: Incarnation(8),
+            ..member(2)
+        };
+        assert!(view.contains(member(2)) && !view.contains(reborn));
+        assert_eq!(view.with_id(NodeId(2)), Some(member(2)));
+        assert_eq!(view.with_id(NodeId(3)), None);
+        assert_eq!((view.successor(reborn), view.predecessor(reborn)), (None, None));
+    }
+
+    #[test]
+    fn the_ring_is_closed_and_nobody_is_its_own_neighbour() {
+        let neighbours = |count, id| view(count).neighbours(member(id));
+        assert_eq!(neighbours(1, 1), []);
+        assert_eq!(neighbours(2, 1), [member(2)]);
+        assert_eq!(neighbours(2, 2), [member(1)]);
+        assert_eq!(neighbours(3, 1), [member(2), member(3)]);
+        assert_eq!(neighbours(4, 2), [member(3), member(1)]);
+        assert_eq!(neighbours(4, 4), [member(1), member(3)]);
+        assert_eq!(neighbours(4, 5), [], "it is not in the view");
+    }
+
+    #[test]
+    fn a_record_that_no_correct_node_writes_is_malformed() {
+        assert!(!record(1, &[1]).is_malformed());
+        assert!(record(0, &[1]).is_malformed(), "epoch 0 is no view");
+        assert!(record(1, &[]).is_malformed(), "nobody");
+        assert!(record(1, &[1, 2, 1]).is_malformed(), "one id twice");
+        let mut reborn = record(1, &[1, 1]);
+        reborn.members[1].incarnation = Incarnation(8);
+        assert!(reborn.is_malformed(), "one id in two incarnations");
+        let most: Vec<u16> = (1..=ViewRecord::MAX_MEMBERS as u16 + 1).collect();
+        assert!(!record(1, &most[1..]).is_malformed());
+        assert!(record(1, &most).is_malformed(), "one too many");
+    }
+
+    #[test]
+    fn a_cause_reads_as_a_sentence() {
+        let causes = [
+            (Cause::Founded, "founded"),
+            (Cause::Joined(member(2)), "node 2 joined"),
+            (Cause::Left(member(2)), "node 2 left"),
+            (Cause::Failed(vec![member(2), member(3)]), "node 2, 3 failed"),
+        ];
+        for (cause, text) in causes {
+            assert_eq!(cause.to_string(), text);
+        }
+    }
+
+    /// Rule 4: the first record with the next epoch wins, later ones of that epoch are void.
+    #[test]
+    fn the_first_record_of_an_epoch_wins() {
+        let mut register = Register::default();
+        assert_eq!((register.cluster(), register.newest()), (None, Epoch(0)));
+        assert_eq!(register.offer(&record(2, &[1])), Offer::Void, "none is skipped");
+        assert_eq!(register.offer(&record(1, &[1, 1])), Offer::Void, "malformed");
+        assert_eq!(register.offer(&record(1, &[1])), Offer::Won);
+        assert_eq!(register.offer(&record(1, &[2])), Offer::Void);
+        assert_eq!(register.offer(&record(2, &[1, 2])), Offer::Won);
+        assert_eq!(
+            (register.cluster(), register.newest()),
+            (Some(ClusterId(0xc1)), Epoch(2))
+        );
+    }
+
+    /// Rules 4 and 9: a register that is read again has to tell the same, as far as both go.
+    #[test]
+    fn what_is_read_again_is_compared() {
+        let known = Register::restore(&[record(1, &[1]), record(2, &[1, 2])]);
+        assert_eq!(known.newest(), Epoch(2));
+        let mut register = known.clone();
+        register.read_again();
+        assert_eq!(register.reading(), Reading::Lost);
+        assert_eq!(register.offer(&record(1, &[1])), Offer::Known);
+        assert_eq!(register.reading(), Reading::Short { from: Epoch(2) });
+        let differing = [
+            record(2, &[2, 1]),
+            record(2, &[1]),
+            ViewRecord {
+                cluster: ClusterId(0xc2),
+                ..record(2, &[1, 2])
+            },
+        ];
+        for other in differing {
+            assert_eq!(
+                register.clone().offer(&other),
+                Offer::Conflict { epoch: Epoch(2) },
+                "{other:?}"
+            );
+        }
+        let told_otherwise = ViewRecord {
+            cause: Cause::Left(member(9)),
+            by: member(2),
+            ..record(2, &[1, 2])
+        };
+        assert_eq!(
+            register.offer(&told_otherwise),
+            Offer::Known,
+            "cause and author are for people"
+        );
+        assert_eq!(register.reading(), Reading::Whole);
+        assert_eq!(
+            register.offer(&record(3, &[1])),
+            Offer::Won,
+            "news after what was known"
+        );
+        let mut foreign = record(4, &[1]);
+        foreign.cluster = ClusterId(0xc2);
+        assert_eq!(register.offer(&foreign), Offer::Conflict { epoch: Epoch(4) });
+    }
+
+    #[test]
+    fn an_incarnation_makes_another_view() {
+        let mut register = Register::restore(&[record(1, &[1])]);
+        register.read_again();
+        let mut other = record(1, &[1]);
+        other.members[0].incarnation = Incarnation(8);
+        assert_eq!(register.offer(&other), Offer::Conflict { epoch: Epoch(1) });
+    }
+}

@@ -1,0 +1,264 @@
+//! Rules 4, 5 and 10: who is suspected, who is asked, what is proposed.
+
+use chaley::ring::{DropReason, Evidence, Halt, Input, Message, Note};
+
+use crate::alone::{Alone, Done, GRACE_MS, HEARTBEAT_MS, SUSPECT_MS, at, beat, member, record};
+
+fn probes(done: &Done, id: u16) -> Vec<u64> {
+    let number = |message: &Message| match message {
+        Message::Probe { number } => Some(*number),
+        _ => None,
+    };
+    done.to(id).iter().filter_map(number).collect()
+}
+
+fn returned(alone: &mut Alone, id: u16) -> Done {
+    alone.step(Input::Returned { to: member(id) })
+}
+
+fn reply(number: u64) -> Message {
+    Message::ProbeReply { number }
+}
+
+#[test]
+fn a_probe_is_answered_whatever_its_epoch_and_sender() {
+    let mut alone = Alone::settled(2, &[1, 2, 3], 0);
+    for (epoch, from) in [(0, 1), (1, 3), (2, 1), (1, 9)] {
+        assert_eq!(
+            alone.hear_of(epoch, from, Message::Probe { number: 5 }).to(from),
+            [reply(5)]
+        );
+    }
+}
+
+/// Rule 5: everyone is asked, so that one proposal leaves out all that are dead.
+#[test]
+fn one_returned_message_asks_all_and_one_proposal_leaves_out_all_that_are_gone() {
+    let mut head = Alone::settled(1, &[1, 2, 3, 4], 0);
+    let done = returned(&mut head, 3);
+    let (whom, evidence) = (member(3), Evidence::Returned);
+    assert_eq!(done.notes(), [Note::Suspected { whom, evidence }]);
+    assert_eq!(
+        [probes(&done, 2).len(), probes(&done, 3).len(), probes(&done, 4).len()],
+        [1, 0, 1]
+    );
+    assert_eq!(done.proposed(), None, "they may answer");
+    let number = probes(&done, 2)[0];
+    assert_eq!(head.hear(2, reply(number)).proposed(), None);
+    assert_eq!(returned(&mut head, 4).proposed(), Some(vec![1, 2]));
+}
+
+#[test]
+fn who_does_not_answer_is_waited_for_no_longer_than_a_probe_takes() {
+    let mut head = Alone::settled(1, &[1, 2, 3], 0);
+    returned(&mut head, 3);
+    let start = head.now;
+    head.jump(start + 49);
+    assert_eq!(head.tick().proposed(), None);
+    head.jump(start + 50);
+    assert_eq!(
+        head.tick().proposed(),
+        Some(vec![1, 2]),
+        "silence for so short a time is no evidence"
+    );
+}
+
+#[test]
+fn returned_messages_count_while_connected_and_for_members_only() {
+    let mut head = Alone::settled(1, &[1, 2, 3], 0);
+    assert!(returned(&mut head, 9).0.is_empty(), "not a member");
+    assert!(returned(&mut head, 1).0.is_empty(), "itself");
+    head.step(Input::Disconnected);
+    assert!(returned(&mut head, 3).0.is_empty());
+    let mut head = Alone::member(1, &[1, 2, 3], 0);
+    assert!(
+        returned(&mut head, 3).0.is_empty(),
+        "within the grace, and not heard so far"
+    );
+    head.hear(3, beat(at(0)));
+    assert!(!returned(&mut head, 3).0.is_empty());
+}
+
+#[test]
+fn silence_is_suspected_and_an_answer_to_this_inquiry_clears() {
+    let mut head = Alone::settled(1, &[1, 2, 3], 0);
+    head.pass(SUSPECT_MS, &[2]);
+    let done = head.pass(HEARTBEAT_MS, &[2]);
+    let (whom, evidence) = (member(3), Evidence::Silence);
+    assert!(done.notes().contains(&Note::Suspected { whom, evidence }));
+    let number = probes(&done, 3)[0];
+    assert_eq!(head.hear(3, reply(number + 1)).notes(), [], "of another inquiry");
+    assert_eq!(head.hear_of(0, 3, reply(number)).notes(), [], "of another view");
+    assert_eq!(head.hear(3, reply(number)).notes(), [Note::Cleared { whom }]);
+    assert_eq!(head.pass(60, &[2]).proposed(), None);
+}
+
+#[test]
+fn each_inquiry_has_another_number() {
+    let mut head = Alone::settled(1, &[1, 2, 3], 0);
+    let mut numbers = Vec::new();
+    for _ in 0..3 {
+        let done = head.pass(SUSPECT_MS + HEARTBEAT_MS, &[2]);
+        let number = probes(&done, 3)[0];
+        numbers.push(number);
+        head.hear(3, reply(number));
+        head.hear(2, reply(number));
+    }
+    assert_eq!(numbers, [0, 1, 2]);
+}
+
+/// Rule 4: a probe that is answered with a higher epoch stops a proposal.
+#[test]
+fn an_answer_of_a_later_view_stops_the_proposal() {
+    let mut head = Alone::settled(1, &[1, 2, 3], 0);
+    returned(&mut head, 3);
+    head.hear_of(2, 2, reply(0));
+    assert_eq!(head.pass(100, &[2]).proposed(), None);
+}
+
+/// Rule 10: an answer shows life, and whoever is owed entries must take them.
+#[test]
+fn a_successor_that_takes_nothing_is_useless_whatever_it_says() {
+    let mut head = Alone::settled(1, &[1, 2, 3], 0);
+    head.order();
+    let lives = |head: &mut Alone, for_ms: u64| {
+        let mut proposed = None;
+        for _ in 0..for_ms / HEARTBEAT_MS {
+            head.now += HEARTBEAT_MS;
+            head.hear(2, beat(at(0)));
+            head.hear(3, beat(at(0)));
+            let done = head.tick();
+            for message in done.to(1) {
+                head.hear(1, message);
+            }
+            for number in probes(&done, 2) {
+                head.hear(2, reply(number));
+                proposed = proposed.or(head.hear(3, reply(number)).proposed());
+            }
+            proposed = proposed.or(done.proposed());
+        }
+        proposed
+    };
+    assert_eq!(lives(&mut head, 2 * SUSPECT_MS), None);
+    assert_eq!(lives(&mut head, HEARTBEAT_MS), Some(vec![1, 3]));
+}
+
+/// Rule 4: after its own connection nobody proposes before all who are to stay were heard, or the grace is over.
+#[test]
+fn within_the_grace_whoever_is_to_stay_has_to_be_heard_first() {
+    let mut head = Alone::member(1, &[1, 2, 3], 0);
+    head.hear(3, beat(at(0)));
+    returned(&mut head, 3);
+    head.jump(60);
+    let waiting = head.tick();
+    assert_eq!(waiting.proposed(), None, "2 may know a later view");
+    assert_eq!(probes(&waiting, 2), [0], "it is asked at every heartbeat");
+    head.jump(79);
+    assert!(probes(&head.tick(), 2).is_empty());
+    head.jump(80);
+    assert_eq!(probes(&head.tick(), 2), [0]);
+    assert_eq!(head.hear(2, reply(0)).proposed(), Some(vec![1, 2]));
+}
+
+#[test]
+fn after_the_grace_nobody_is_waited_for() {
+    let mut head = Alone::member(1, &[1, 2, 3], 0);
+    head.jump(GRACE_MS - 100);
+    head.hear(3, beat(at(0)));
+    returned(&mut head, 3);
+    head.jump(GRACE_MS);
+    assert_eq!(head.tick().proposed(), None, "2 was never heard");
+    head.jump(GRACE_MS + 1);
+    assert_eq!(head.tick().proposed(), Some(vec![1, 2]));
+}
+
+#[test]
+fn within_the_grace_a_leaver_waits_until_the_others_were_heard() {
+    let mut head = Alone::member(1, &[1, 2, 3], 0);
+    let done = head.hear(3, Message::Leave);
+    assert_eq!(done.proposed(), None);
+    assert_eq!(probes(&done, 2), [0], "all are asked");
+    assert!(probes(&head.hear(3, Message::Leave), 2).is_empty(), "once");
+    head.hear(2, beat(at(0)));
+    assert_eq!(head.hear(3, Message::Leave).proposed(), Some(vec![1, 2]));
+}
+
+/// Rule 10: the register must tell of a proposal, to a node that hears itself.
+#[test]
+fn a_proposal_is_made_again_and_at_last_the_register_is_silent() {
+    let mut head = Alone::settled(1, &[1, 2, 3], 0);
+    assert!(head.hear(3, Message::Leave).proposed().is_some());
+    assert_eq!(head.pass(480, &[2, 3]).proposed(), None);
+    assert_eq!(head.pass(HEARTBEAT_MS, &[2, 3]).proposed(), Some(vec![1, 2]));
+    assert_eq!(head.pass(480, &[2, 3]).proposed(), None);
+    assert_eq!(head.pass(1_500, &[2, 3]).halted(), None);
+    assert_eq!(head.pass(HEARTBEAT_MS, &[2, 3]).halted(), Some(Halt::RegisterSilent));
+}
+
+#[test]
+fn who_cannot_hear_itself_does_not_blame_the_register() {
+    let mut head = Alone::settled(1, &[1, 2, 3], 0);
+    head.hear(3, Message::Leave);
+    for _ in 0..200 {
+        head.now += HEARTBEAT_MS;
+        assert_eq!(head.tick().halted(), None);
+    }
+}
+
+#[test]
+fn a_proposal_that_lost_is_told_and_one_that_won_is_not() {
+    let lost = |winner: &[u16]| {
+        let mut head = Alone::settled(1, &[1, 2, 3], 0);
+        head.hear(3, Message::Leave);
+        let done = head.step(Input::Registered(record(2, winner)));
+        done.notes()
+            .iter()
+            .any(|note| matches!(note, Note::ProposalLost { .. }))
+    };
+    assert!(lost(&[1, 3]));
+    assert!(!lost(&[1, 2]));
+    let mut idle = Alone::settled(1, &[1, 2, 3], 0);
+    let notes = idle.step(Input::Registered(record(2, &[1, 3]))).notes();
+    assert!(
+        !notes.iter().any(|note| matches!(note, Note::ProposalLost { .. })),
+        "it proposed nothing"
+    );
+}
+
+/// Rules 5 and 10: an unsynced member proposes nothing, but asks whether the others have gone on.
+#[test]
+fn an_unsynced_member_asks_around_and_proposes_nothing() {
+    let mut joiner = Alone::joiner(3, &[1, 2]);
+    joiner.step(Input::Registered(record(2, &[1, 2, 3])));
+    let done = joiner.pass(GRACE_MS + 2 * HEARTBEAT_MS, &[]);
+    assert!(!probes(&done, 1).is_empty() && !probes(&done, 2).is_empty());
+    assert_eq!(done.proposed(), None);
+    assert_eq!(joiner.pass(1_000, &[]).proposed(), None);
+    assert_eq!(returned(&mut joiner, 2).proposed(), None);
+}
+
+#[test]
+fn names_of_evidence_and_of_what_is_dropped_are_what_people_read() {
+    let evidence = [Evidence::Returned, Evidence::Silence, Evidence::NoProgress];
+    assert_eq!(
+        evidence.map(Evidence::as_str),
+        ["returned heartbeat", "silence", "no progress"]
+    );
+    let dropped = [
+        DropReason::StaleEpoch,
+        DropReason::FutureEpoch,
+        DropReason::NotItsPlace,
+        DropReason::Gap,
+        DropReason::BrokenChain,
+        DropReason::NotReady,
+    ];
+    let names = [
+        "stale epoch",
+        "future epoch",
+        "not its place",
+        "gap",
+        "broken chain",
+        "not ready",
+    ];
+    assert_eq!(dropped.map(DropReason::as_str), names);
+}
