@@ -81,7 +81,9 @@ impl World {
             Payload::Ring(message) => return self.step(at, Input::Received { from, epoch, message }),
             Payload::Order(commands) if passes => {
                 if let Some(head) = &mut process.head {
-                    commands.into_iter().for_each(|command| head.command(command));
+                    for command in commands {
+                        head.command(command);
+                    }
                 }
             }
             Payload::Read { read, at } if passes => put(&mut process.reads, at, read),
@@ -263,7 +265,9 @@ impl World {
         let turn = process.home.turn(now, me, view, &process.state, &cluster);
         let head: Option<Member> = view.head();
         if let Some(leading) = &mut process.head {
-            turn.commands.into_iter().for_each(|command| leading.command(command));
+            for command in turn.commands {
+                leading.command(command);
+            }
         } else if let Some(head) = head.filter(|_| !turn.commands.is_empty()) {
             self.send(at, head, Payload::Order(turn.commands));
         }
