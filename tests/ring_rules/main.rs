@@ -7,5 +7,5 @@ mod joining;
 mod log;
 mod suspicion;
 
-#[path = "../proof/simulation/store.rs"]
+#[path = "../scenarios/store.rs"]
 mod store;
