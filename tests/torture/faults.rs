@@ -123,7 +123,7 @@ fn kill_all_nodes(nemesis: &mut Nemesis) {
     EVERYBODY.into_iter().for_each(|id| nemesis.kill(&ring, id));
 }
 
-/// As often shorter than a fifth of a second as longer.
+/// As often for 20 to 40 ms as for 2.5 to 4 s, and so on for each doubling between: suspicion comes after one second.
 fn pause_a_node(nemesis: &mut Nemesis) {
     let position = nemesis.rng.between(0, 4);
     let octave = nemesis.rng.between(0, 7);

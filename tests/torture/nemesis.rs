@@ -44,6 +44,9 @@ const OVERLAPS_PERCENT: u64 = 25;
 /// The second fault of an overlap comes so many milliseconds after the first at most.
 const OVERLAP_MS: u64 = 250;
 
+/// What a node says that ends itself because it cannot write; nothing else that is done here may make one do so.
+const FULL_DISK: &str = "writing to the store";
+
 /// The first fault of an overlap. What can last does so until the second one is over.
 #[derive(Debug, Clone, Copy)]
 enum Opening {
@@ -234,9 +237,6 @@ impl Nemesis {
 
     /// Waits until all nodes are ready members of one view and the ring answers, and brings the crowd back to strength.
     fn heal(&mut self) {
-        for site in &mut self.sites {
-            site.check_that_it_runs();
-        }
         wait_whole(&self.sites, &self.killed);
         self.killed.clear();
         self.wait_answers();
@@ -292,7 +292,9 @@ impl Nemesis {
         for site in &mut self.sites {
             site.down();
         }
-        let ends = self.sites.iter().flat_map(|site| ends(&site.said())).collect();
+        let ends: Vec<String> = self.sites.iter().flat_map(|site| ends(&site.said())).collect();
+        let unasked = ends.iter().find(|cause| !cause.contains(FULL_DISK));
+        assert!(unasked.is_none(), "a node ended itself: {unasked:?}");
         let logs: Vec<(String, PathBuf)> = self.sites.iter().flat_map(Site::logs).collect();
         check_for_panics(&logs);
         drop(self.disk.take());
@@ -355,6 +357,7 @@ fn wait_whole(sites: &[Site], killed: &BTreeSet<u32>) {
         states.join("\n")
     };
     wait_until(WHOLE_WITHIN, "the ring is whole", said, || {
+        sites.iter().for_each(Site::check_that_it_runs);
         let states: Option<Vec<Value>> = sites.iter().map(Site::state).collect();
         states.is_some_and(|states| are_whole(&states, killed))
     });

@@ -10,7 +10,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::support::{Ran, keeper, run, wait_until};
+use crate::support::{Ran, keeper, process_exists, run, wait_until};
 
 /// A command that an operator gives has ended by then; `kill` and `start` wait for the ring.
 const COMMAND_DEADLINE: Duration = Duration::from_secs(90);
@@ -103,14 +103,9 @@ impl Site {
     }
 
     /// Fails the test if the supervisor has ended although nobody ended it.
-    pub fn check_that_it_runs(&mut self) {
-        let ended = self
-            .supervisor
-            .as_mut()
-            .and_then(|child| child.try_wait().expect("asked"));
-        if let Some(status) = ended {
-            panic!("the supervisor of {:?} ended: {status}\n{}", self.ids, self.said());
-        }
+    pub fn check_that_it_runs(&self) {
+        let runs = self.supervisor_pid().is_some_and(process_exists);
+        assert!(runs, "the supervisor of {:?} has ended\n{}", self.ids, self.said());
     }
 
     /// SIGKILL; its nodes end with it.
