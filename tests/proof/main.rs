@@ -2,4 +2,5 @@
 //!
 //! [`simulation`] runs it for whole lives under seeded faults.
 
+mod model;
 mod simulation;

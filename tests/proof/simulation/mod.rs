@@ -13,7 +13,7 @@ mod host;
 mod invariants;
 mod rng;
 mod run;
-mod store;
+pub mod store;
 mod world;
 
 use std::sync::atomic::{AtomicBool, Ordering};
