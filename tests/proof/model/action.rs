@@ -99,7 +99,9 @@ fn of_host(world: &World, state: &State, at: usize, actions: &mut Vec<Action>) {
         push_torn(world, state, actions, |writes| Action::Read(at, writes));
     }
     if process.node.is_up() {
-        actions.push(Action::Tick(at));
+        if left.ticks > 0 {
+            actions.push(Action::Tick(at));
+        }
         let others = process.node.view().members.iter().copied();
         for of in others.filter(|member| *member != process.node.me()) {
             if left.suspicions > 0 || state.mailbox(of).is_none() {
@@ -173,7 +175,7 @@ pub fn next(world: &World, state: &State, action: Action) -> Option<State> {
 /// `Ok(false)`: it cannot happen.
 fn happen(world: &World, state: &mut State, action: Action) -> Result<bool, Broken> {
     match action {
-        Action::Tick(at) => step(world, state, at, Input::Tick, None),
+        Action::Tick(at) => tick(world, state, at),
         Action::Arrive(route, writes) => arrive(world, state, route, writes),
         Action::Read(at, writes) => read(world, state, at, writes),
         Action::Submit { to, session, n, writes } => {
@@ -248,6 +250,14 @@ fn torn(state: &mut State, writes: Writes) {
     if writes.is_some() {
         state.left.crashes -= 1;
     }
+}
+
+fn tick(world: &World, state: &mut State, at: usize) -> Result<bool, Broken> {
+    let before = state.clone();
+    step(world, state, at, Input::Tick, None)?;
+    let counts = *state != before;
+    state.left.ticks -= 1;
+    Ok(counts)
 }
 
 pub fn arrive(world: &World, state: &mut State, route: Route, writes: Writes) -> Result<bool, Broken> {

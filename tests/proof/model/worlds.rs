@@ -25,6 +25,8 @@ pub struct Faults {
     pub broker_deaths: u8,
     /// A request is ordered again although the log has it.
     pub repeats: u8,
+    /// A heartbeat of a process that changes something.
+    pub ticks: u8,
     /// `advance_ms` pass.
     pub advances: u8,
 }
@@ -40,6 +42,7 @@ pub const NONE: Faults = Faults {
     leaves: 0,
     broker_deaths: 0,
     repeats: 0,
+    ticks: 0,
     advances: 0,
 };
 
@@ -102,9 +105,16 @@ impl World {
     }
 }
 
+const FAILS_OVER: &[Milestone] = &[Milestone::AllCommitted, Milestone::CommitAfterFailOver];
+
+/// Each kind of fault alone, then in pairs. The first [`GATE`] of them are small enough for every run of the gate.
 pub const ALL: &[World] = &[
     World {
         name: "calm",
+        clients: &[2, 1],
+        deliveries: true,
+        faults: Faults { ticks: 2, ..NONE },
+        reaches: &[Milestone::AllCommitted, Milestone::AllDelivered],
         ..RING
     },
     World {
@@ -116,7 +126,201 @@ pub const ALL: &[World] = &[
     World {
         name: "crash",
         faults: Faults { crashes: 1, ..NONE },
-        reaches: &[Milestone::AllCommitted, Milestone::CommitAfterFailOver],
+        reaches: FAILS_OVER,
+        ..RING
+    },
+    World {
+        name: "torn crash",
+        clients: &[1],
+        torn: true,
+        faults: Faults { crashes: 1, restarts: 1, ..NONE },
+        reaches: FAILS_OVER,
+        ..RING
+    },
+    World {
+        name: "joiner",
+        members: 2,
+        joiners: 1,
+        clients: &[1],
+        faults: Faults { ticks: 3, advances: 1, ..NONE },
+        reaches: &[Milestone::AllCommitted, Milestone::JoinerSynced],
+        ..RING
+    },
+    World {
+        name: "repeats",
+        members: 2,
+        faults: Faults { repeats: 2, ..NONE },
+        ..RING
+    },
+    World {
+        name: "loss",
+        members: 2,
+        faults: Faults { losses: 1, ticks: 2, advances: 1, ..NONE },
+        ..RING
+    },
+    World {
+        name: "restart",
+        clients: &[1],
+        faults: Faults { crashes: 1, restarts: 1, ..NONE },
+        reaches: &[Milestone::AllCommitted, Milestone::CommitAfterFailOver, Milestone::Resumed],
+        ..RING
+    },
+    // ---- larger ones ----
+    World {
+        name: "three messages",
+        clients: &[2, 1],
+        deliveries: true,
+        faults: Faults { suspicions: 1, ticks: 1, ..NONE },
+        reaches: &[Milestone::AllDelivered, Milestone::CommitAfterFailOver, Milestone::TwoHeads],
+        ..RING
+    },
+    World {
+        name: "suspicions",
+        clients: &[1, 1],
+        faults: Faults { suspicions: 3, advances: 1, ticks: 2, ..NONE },
+        reaches: &[Milestone::CommitAfterFailOver, Milestone::TwoHeads, Milestone::Alone],
+        ..RING
+    },
+    World {
+        name: "crashes",
+        faults: Faults { crashes: 2, ticks: 1, ..NONE },
+        reaches: &[Milestone::AllCommitted, Milestone::CommitAfterFailOver, Milestone::Alone],
+        ..RING
+    },
+    World {
+        name: "disconnect",
+        clients: &[1],
+        faults: Faults { disconnects: 1, ticks: 1, ..NONE },
+        reaches: &[Milestone::AllCommitted, Milestone::CommitAfterFailOver, Milestone::Resumed],
+        ..RING
+    },
+    World {
+        name: "copies",
+        faults: Faults { copies: 1, ticks: 1, ..NONE },
+        ..RING
+    },
+    World {
+        name: "leave",
+        clients: &[1],
+        faults: Faults { leaves: 1, ticks: 1, ..NONE },
+        reaches: &[Milestone::AllCommitted, Milestone::CommitAfterFailOver, Milestone::Left],
+        ..RING
+    },
+    World {
+        name: "broker dies",
+        clients: &[1],
+        grace_ms: 5_000,
+        faults: Faults { broker_deaths: 1, ticks: 1, ..NONE },
+        reaches: &[Milestone::AllCommitted, Milestone::Resumed, Milestone::Restored],
+        ..RING
+    },
+    World {
+        name: "wiped",
+        clients: &[1],
+        faults: Faults { crashes: 1, wipes: 1, restarts: 1, ticks: 4, advances: 1, ..NONE },
+        reaches: &[Milestone::CommitAfterFailOver, Milestone::Rejoined],
+        ..RING
+    },
+    World {
+        name: "two joiners",
+        members: 1,
+        joiners: 2,
+        clients: &[1],
+        faults: Faults { ticks: 6, advances: 2, ..NONE },
+        reaches: &[Milestone::AllCommitted, Milestone::JoinerSynced, Milestone::TwoJoinersSynced],
+        ..RING
+    },
+    // ---- pairs ----
+    World {
+        name: "suspicion and crash",
+        clients: &[1, 1],
+        faults: Faults { suspicions: 1, crashes: 1, ..NONE },
+        reaches: FAILS_OVER,
+        ..RING
+    },
+    World {
+        name: "suspicion and restart",
+        clients: &[1],
+        torn: true,
+        faults: Faults { suspicions: 1, crashes: 1, restarts: 1, ticks: 1, ..NONE },
+        reaches: FAILS_OVER,
+        ..RING
+    },
+    World {
+        name: "suspicion and loss",
+        faults: Faults { suspicions: 1, losses: 1, ticks: 1, advances: 1, ..NONE },
+        reaches: FAILS_OVER,
+        ..RING
+    },
+    World {
+        name: "suspicion and copies",
+        faults: Faults { suspicions: 1, copies: 1, ..NONE },
+        reaches: FAILS_OVER,
+        ..RING
+    },
+    World {
+        name: "suspicion and disconnect",
+        clients: &[1],
+        faults: Faults { suspicions: 1, disconnects: 1, ..NONE },
+        reaches: FAILS_OVER,
+        ..RING
+    },
+    World {
+        name: "suspicion and joiner",
+        members: 2,
+        joiners: 1,
+        clients: &[1],
+        faults: Faults { suspicions: 1, ticks: 3, advances: 1, ..NONE },
+        reaches: &[Milestone::CommitAfterFailOver, Milestone::JoinerSynced],
+        ..RING
+    },
+    World {
+        name: "crash and joiner",
+        members: 2,
+        joiners: 1,
+        clients: &[1],
+        faults: Faults { crashes: 1, ticks: 3, advances: 1, ..NONE },
+        reaches: &[Milestone::CommitAfterFailOver, Milestone::JoinerSynced],
+        ..RING
+    },
+    World {
+        name: "crash and disconnect",
+        clients: &[1],
+        faults: Faults { crashes: 1, disconnects: 1, ..NONE },
+        reaches: FAILS_OVER,
+        ..RING
+    },
+    World {
+        name: "crash and loss",
+        clients: &[1, 1],
+        faults: Faults { crashes: 1, losses: 1, ticks: 1, advances: 1, ..NONE },
+        reaches: FAILS_OVER,
+        ..RING
+    },
+    World {
+        name: "crash and broker",
+        clients: &[1],
+        grace_ms: 5_000,
+        faults: Faults { crashes: 1, restarts: 1, broker_deaths: 1, ticks: 1, ..NONE },
+        reaches: &[Milestone::AllCommitted, Milestone::Restored],
+        ..RING
+    },
+    World {
+        name: "suspicion and broker",
+        clients: &[1],
+        grace_ms: 5_000,
+        faults: Faults { suspicions: 1, broker_deaths: 1, ticks: 1, ..NONE },
+        reaches: &[Milestone::AllCommitted, Milestone::Restored],
+        ..RING
+    },
+    World {
+        name: "suspicion and leave",
+        clients: &[1],
+        faults: Faults { suspicions: 1, leaves: 1, ticks: 1, ..NONE },
+        reaches: &[Milestone::CommitAfterFailOver, Milestone::Left],
         ..RING
     },
 ];
+
+/// How many of [`ALL`] the gate checks.
+pub const GATE: usize = 8;
