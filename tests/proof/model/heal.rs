@@ -36,7 +36,9 @@ pub fn first(world: &World) -> State {
         for at in 0..usize::from(world.members) {
             start(world, state, at);
             let joined = |state: &State| state.process(at).is_some_and(|process| process.node.is_linked());
-            until(world, state, |_, state| joined(state).then_some(()).ok_or_else(String::new))?;
+            until(world, state, |_, state| {
+                joined(state).then_some(()).ok_or_else(String::new)
+            })?;
         }
         for at in usize::from(world.members)..state.hosts.len() {
             start(world, state, at);
@@ -79,7 +81,9 @@ pub fn can_heal(state: &State) -> bool {
 
 /// It left on purpose. (The last member may leave too, but only it can bring the ring back: it is started again.)
 fn stays_away(state: &State, host: &Host) -> bool {
-    let listed = state.newest_view().is_some_and(|view| view.members.contains(&host.store.me));
+    let listed = state
+        .newest_view()
+        .is_some_and(|view| view.members.contains(&host.store.me));
     host.asked_to_leave && host.process.is_none() && !listed
 }
 
@@ -184,20 +188,30 @@ fn ailment(world: &World, state: &State) -> Option<String> {
                 node.view().epoch
             ));
         }
-        let delivered = if world.deliveries { committed } else { progress.delivered };
+        let delivered = if world.deliveries {
+            committed
+        } else {
+            progress.delivered
+        };
         if (progress.log_end, progress.commit, progress.delivered) != (committed, committed, delivered) {
             return Some(format!("node {id} has {progress:?} of {committed}"));
         }
         let chat = &process.chat.0;
         let done = |(client, requests): (u128, u64)| {
-            chat.session(chaley::chat::SessionId(client)).map_or(0, |session| session.last()) == requests
+            chat.session(chaley::chat::SessionId(client))
+                .map_or(0, |session| session.last())
+                == requests
         };
         if !(1..).zip(world.clients.iter().copied()).all(done) {
             return Some(format!("node {id} lacks requests"));
         }
     }
     if view.members.len() != running {
-        return Some(format!("view {} has {} members, {running} nodes run", view.epoch, view.members.len()));
+        return Some(format!(
+            "view {} has {} members, {running} nodes run",
+            view.epoch,
+            view.members.len()
+        ));
     }
     if world.deliveries && state.ledger.delivered != committed {
         return Some(format!("{} of {committed} are delivered", state.ledger.delivered));
