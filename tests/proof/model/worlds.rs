@@ -115,9 +115,8 @@ const FAILS_OVER: &[Milestone] = &[Milestone::AllCommitted, Milestone::CommitAft
 pub const ALL: &[World] = &[
     World {
         name: "calm",
-        clients: &[2, 1],
         deliveries: true,
-        faults: Faults { ticks: 2, ..NONE },
+        faults: Faults { ticks: 1, ..NONE },
         reaches: &[Milestone::AllCommitted, Milestone::AllDelivered],
         ..RING
     },
