@@ -193,7 +193,12 @@ const HEALS: &str = "it comes right when faults stop";
 /// Checks one world, breadth first: whatever fails first fails by a trace of few steps.
 pub fn check(world: World, plan: Plan) -> Report {
     let began = Instant::now();
-    let mut builder = Small::new(world, plan)
+    // A bug may keep even the first ring from standing.
+    let small = match guarded(|| Small::new(world, plan)) {
+        Ok(small) => small,
+        Err(trace) => return stillborn(world, trace),
+    };
+    let mut builder = small
         .checker()
         .threads(plan.threads)
         .finish_when(HasDiscoveries::AnyFailures);
@@ -220,6 +225,23 @@ pub fn check(world: World, plan: Plan) -> Report {
         seconds: began.elapsed().as_secs_f64(),
         missed: model.missed(),
         failure,
+    }
+}
+
+/// The report of a world that cannot begin.
+fn stillborn(world: World, trace: String) -> Report {
+    Report {
+        world,
+        states: 0,
+        depth: 0,
+        exhausted: false,
+        healed: 0,
+        seconds: 0.0,
+        missed: Vec::new(),
+        failure: Some(Failure {
+            property: "a ring without faults comes to stand",
+            trace: format!("{trace}\n"),
+        }),
     }
 }
 
