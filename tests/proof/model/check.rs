@@ -207,6 +207,8 @@ pub fn check(world: World, plan: Plan) -> Report {
     }
     let checker = builder.spawn_bfs().join();
     let model = checker.model();
+    // The trace is found by taking its steps once more, which the limit must not cut short.
+    let expanded = model.expanded.swap(0, Relaxed);
     let shortest = checker
         .discoveries()
         .into_iter()
@@ -215,7 +217,7 @@ pub fn check(world: World, plan: Plan) -> Report {
         property,
         trace: trace(model, property, path),
     });
-    let exhausted = failure.is_none() && model.expanded.load(Relaxed) == checker.unique_state_count();
+    let exhausted = failure.is_none() && expanded == checker.unique_state_count();
     Report {
         world,
         states: checker.unique_state_count(),
