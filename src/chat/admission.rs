@@ -13,7 +13,7 @@ use crate::ring::sabotage::{self, Bug};
 /// It is no larger than the number of commands between `State::applied` and the end of the head's log, which the head
 /// bounds. A node makes it with [`Admission::rebuild`] on becoming head, tells it of every entry it applies with
 /// [`Admission::applied`], and drops it when it is head no longer.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Admission {
     in_flight: BTreeMap<SessionId, u64>,
 }

@@ -11,7 +11,7 @@ use super::sabotage::{self, Bug};
 use super::types::{Member, Millis};
 
 /// The ring's clock settings, in milliseconds.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Timing {
     /// Between two heartbeats to each neighbour; also the caller's tick.
     pub heartbeat_ms: Millis,
@@ -47,7 +47,7 @@ impl Timing {
     }
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Detector {
     timing: Timing,
     /// Since when the connection stands and is not blocked; `None` while nobody can be judged.

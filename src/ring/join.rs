@@ -34,7 +34,7 @@ const WAITING_MAX: usize = 64;
 const ASK_AGAIN_HEARTBEATS: Millis = 5;
 
 /// Outside the view, on the way in.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub(super) struct Joiner {
     asked_at: Option<Millis>,
     /// The last question has not been answered.
@@ -112,13 +112,13 @@ impl Joiner {
 }
 
 /// The joiners that are close enough to be taken in, as the tail knows them.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub(super) struct WaitingRoom {
     waiting: BTreeMap<NodeId, Waiting>,
     gathering_since: Option<Millis>,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Waiting {
     member: Member,
     heard_at: Millis,

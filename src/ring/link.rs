@@ -20,7 +20,7 @@ pub const ACK_EVERY: Index = LINK_WINDOW / 4;
 pub const CATCH_UP_WINDOW: Index = 4096;
 
 /// The link to the predecessor: frames come in here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Upstream {
     /// This member is the head: nobody streams to it.
     Head,
@@ -60,7 +60,7 @@ pub(super) fn repeat_after(syncs: u32, heartbeat_ms: Millis) -> Millis {
 const ANSWER_MS: Millis = 250;
 
 /// The link to the successor: frames go out here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Downstream {
     /// This member is the tail.
     Tail,

@@ -10,7 +10,7 @@ use super::types::{Index, Member, Millis};
 use super::view::{View, ViewRecord};
 
 /// The state of one membership in one view. A new view starts a new one; only `synced` goes over.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Membership {
     pub synced: bool,
     pub upstream: Upstream,
@@ -73,7 +73,7 @@ impl Membership {
 }
 
 /// A proposal that has not come back from the register yet.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Proposal {
     pub record: ViewRecord,
     pub made_at: Millis,
@@ -81,7 +81,7 @@ pub(super) struct Proposal {
 }
 
 /// Before a proposal: everyone is asked whether it lives.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Inquiry {
     pub number: u64,
     started: Millis,

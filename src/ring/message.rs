@@ -199,7 +199,7 @@ pub enum Note {
 }
 
 /// Why a member is suspected.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Evidence {
     /// A message to it came back: its queue died with its connection.
     Returned,
@@ -250,7 +250,7 @@ impl DropReason {
 }
 
 /// Why a node ends itself.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Halt {
     /// It asked to leave and is out of the view (or was the last one).
     Left,

@@ -148,7 +148,7 @@ pub enum Reading {
 }
 
 /// One node's knowledge of the view register: which record won each epoch, and how far the present reading has come.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Register {
     /// The digest of the winning record of epoch `i + 1`.
     known: Vec<Digest>,

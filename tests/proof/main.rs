@@ -1,8 +1,9 @@
 //! The proof of the ring: the production core under every fault that can be thought of, without a process or a broker.
 //!
-//! [`simulation`] runs it for whole lives under seeded faults; [`rules`] tells one node what no correct peer would say;
+//! [`simulation`] runs it for whole lives under seeded faults; [`model`] tries every order of events in small worlds; [`rules`] tells one node what no correct peer would say;
 //! [`teeth`] shows deliberate bugs to all of them.
 
+mod model;
 mod rules;
 mod simulation;
 #[cfg(feature = "sabotage")]

@@ -15,12 +15,12 @@ use std::time::{Duration, Instant};
 
 use chaley::ring::sabotage::{self, Bug};
 
-use crate::{rules, simulation};
+use crate::{model, rules, simulation};
 
 /// Names the bug of a child process, by its variant; empty for none.
 const BUG: &str = "CHALEY_BUG";
 const CHECK: &str = "CHALEY_CHECK";
-/// How much the check of a child process may try: seeds.
+/// How much the check of a child process may try: seeds, or states of each world.
 const BUDGET: &str = "CHALEY_BUDGET";
 
 /// Before what a child process has caught.
@@ -40,18 +40,21 @@ const POLL: Duration = Duration::from_millis(5);
 enum Check {
     /// One node is told what no correct peer would say (`rules.rs`).
     Rules,
-    /// The production ring under seeded faults.
+    /// Whole lives under seeded faults.
     Simulation,
+    /// Small worlds, every order of events.
+    Model,
 }
 
 impl Check {
-    const ALL: [Check; 2] = [Check::Rules, Check::Simulation];
+    const ALL: [Check; 3] = [Check::Rules, Check::Simulation, Check::Model];
 
-    /// For the table, where the checks before have caught nothing: seeds.
+    /// For the table, where the checks before have caught nothing: seeds, or states of each world.
     fn budget(self) -> u64 {
         match self {
             Check::Rules => 1,
             Check::Simulation => 1_000,
+            Check::Model => 20_000,
         }
     }
 
@@ -60,6 +63,7 @@ impl Check {
         match self {
             Check::Rules => 1,
             Check::Simulation => 100,
+            Check::Model => 2_000,
         }
     }
 
@@ -68,6 +72,7 @@ impl Check {
         match self {
             Check::Rules => broken_rule().map(|name| (1, name.to_owned())),
             Check::Simulation => simulation::hunt(0, budget).map(|catch| (catch.after, catch.why)),
+            Check::Model => model::hunt(budget as usize).map(|(states, why)| (states as u64, why)),
         }
     }
 }
@@ -225,7 +230,8 @@ fn show_to_all(bug: Option<Bug>) -> Vec<Verdict> {
 fn table() {
     let shown = bugs();
     let rows = side_by_side(&shown, |bug| show_to_all(*bug));
-    let mut text = String::from("| bug | what it breaks | one node | simulation |\n| --- | --- | --- | --- |\n");
+    let mut text =
+        String::from("| bug | what it breaks | one node | simulation | model |\n| --- | --- | --- | --- | --- |\n");
     let mut failures = Vec::new();
     for ((bug, breaks), row) in Bug::ALL.iter().zip(&rows[1..]) {
         let cells: Vec<String> = row.iter().map(cell).collect();

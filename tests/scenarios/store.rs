@@ -5,7 +5,7 @@ use chaley::ring::{
 };
 
 /// What one node has on its disk: exactly what effects told it to put there.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Store {
     pub me: Member,
     pub synced: bool,

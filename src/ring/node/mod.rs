@@ -36,7 +36,7 @@ pub struct Start {
 }
 
 /// The connection to the broker, as the protocol sees it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Connection {
     Down,
     /// The register is being read. Views are entered, nothing is said.
@@ -49,7 +49,7 @@ enum Connection {
 }
 
 /// What this node is with respect to the view it has entered.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Standing {
     /// Outside, catching up, asking to be taken in.
     Joiner(Joiner),
@@ -61,7 +61,7 @@ enum Standing {
 }
 
 /// The protocol state of one node. All I/O is the caller's: [`Node::step`] takes one input and says what to do.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Node {
     me: Member,
     timing: Timing,
