@@ -43,8 +43,8 @@ fn from_environment(name: &str) -> Option<u64> {
 #[derive(Default)]
 struct Outcome {
     figures: Figures,
-    /// The seeds that failed, with their reports.
-    failures: Vec<(u64, String)>,
+    /// The reports of the seeds that failed.
+    failures: Vec<String>,
     /// Time of cores.
     cpu_ms: u64,
 }
@@ -76,7 +76,9 @@ fn run_range(first: u64, count: u64, failures_max: u64) -> Outcome {
                 Ok(figures) => outcome.figures.add(&figures),
                 Err(report) => {
                     failed.fetch_add(1, Ordering::Relaxed);
-                    outcome.failures.push((seed, report));
+                    // Told at once: what is left may take long.
+                    println!("{}", failure_line(seed, &report));
+                    outcome.failures.push(report);
                 }
             }
         }
@@ -91,6 +93,14 @@ fn run_range(first: u64, count: u64, failures_max: u64) -> Outcome {
         }
         total
     })
+}
+
+/// A failure in one line.
+fn failure_line(seed: u64, report: &str) -> String {
+    let why = report.lines().next().unwrap_or_default();
+    format!(
+        "failure {why}; replay: CHALEY_SEED={seed} cargo test --profile prove --test proof simulation::replay -- --nocapture"
+    )
 }
 
 /// How long this thread has worked.
@@ -125,7 +135,7 @@ fn gate() {
     let count = from_environment("CHALEY_SEEDS").unwrap_or(GATE_SEEDS);
     let began = Instant::now();
     let outcome = run_range(first, count, 1);
-    if let Some((_, report)) = outcome.failures.first() {
+    if let Some(report) = outcome.failures.first() {
         panic!("{report}");
     }
     let (seconds, speed) = (began.elapsed().as_secs_f64(), outcome.speed());
@@ -143,12 +153,6 @@ fn shard() {
     let first = from_environment("CHALEY_FIRST_SEED").unwrap_or(0);
     let count = from_environment("CHALEY_SEEDS").unwrap_or(GATE_SEEDS);
     let outcome = run_range(first, count, SHARD_FAILURES);
-    for (seed, report) in &outcome.failures {
-        let why = report.lines().next().unwrap_or_default();
-        println!(
-            "failure {why}; replay: CHALEY_SEED={seed} cargo test --profile prove --test proof simulation::replay -- --nocapture"
-        );
-    }
     let Figures {
         seeds,
         views,
@@ -191,7 +195,8 @@ fn who_founds_and_cannot_read_the_register_ends_itself() {
     world.healing = true;
     while world.broker.register.is_empty() {
         for host in 0..world.hosts.len() {
-            if let Some(process) = &mut world.hosts[host].process {
+            let up = |process: &&mut host::Process| process.node.is_up();
+            if let Some(process) = world.hosts[host].process.as_mut().filter(up) {
                 process.blind = true;
                 world.ledger.blind_warranted.insert(host);
             }

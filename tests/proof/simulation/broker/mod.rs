@@ -77,7 +77,8 @@ impl Broker {
         let drained_at = if self.frozen { u64::MAX } else { drained_at };
         self.closed_at[connection as usize - 1].get_or_insert(drained_at);
         self.bound.retain(|(_, _, owner)| *owner != connection);
-        self.last_arrival.retain(|(owner, _), _| *owner != connection);
+        let both_ways = [connection, u64::MAX - connection];
+        self.last_arrival.retain(|(owner, _), _| !both_ways.contains(owner));
     }
 
     fn takes(&self, connection: u64, now: u64) -> bool {
