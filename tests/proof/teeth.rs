@@ -20,7 +20,7 @@ use crate::{model, rules, simulation};
 /// Names the bug of a child process, by its variant; empty for none.
 const BUG: &str = "CHALEY_BUG";
 const CHECK: &str = "CHALEY_CHECK";
-/// How much the check of a child process may try: seeds, or states of each world.
+/// How much the check of a child process may try: seeds, or states.
 const BUDGET: &str = "CHALEY_BUDGET";
 
 /// Before what a child process has caught.
@@ -49,12 +49,12 @@ enum Check {
 impl Check {
     const ALL: [Check; 3] = [Check::Rules, Check::Simulation, Check::Model];
 
-    /// For the table, where the checks before have caught nothing: seeds, or states of each world.
+    /// For the table, where the checks before have caught nothing: seeds, or states.
     fn budget(self) -> u64 {
         match self {
             Check::Rules => 1,
             Check::Simulation => 1_000,
-            Check::Model => 20_000,
+            Check::Model => 60_000,
         }
     }
 
@@ -63,7 +63,7 @@ impl Check {
         match self {
             Check::Rules => 1,
             Check::Simulation => 100,
-            Check::Model => 2_000,
+            Check::Model => 6_000,
         }
     }
 
@@ -72,9 +72,13 @@ impl Check {
         match self {
             Check::Rules => broken_rule().map(|name| (1, name.to_owned())),
             Check::Simulation => simulation::hunt(0, budget).map(|catch| (catch.after, catch.why)),
-            Check::Model => model::hunt(budget as usize).map(|(states, why)| (states as u64, why)),
+            Check::Model => model::hunt(budget).map(|catch| (catch.after, first_line(&catch.why))),
         }
     }
+}
+
+fn first_line(text: &str) -> String {
+    text.lines().next().unwrap_or_default().to_owned()
 }
 
 fn broken_rule() -> Option<&'static str> {

@@ -25,8 +25,11 @@ pub enum Action {
         n: u64,
         writes: Writes,
     },
-    /// A message to a mailbox that is not there comes back; within the budget also from one that is.
-    Return { to: usize, of: Member },
+    /// A message to a mailbox that is not there comes back; within another budget, from one that is.
+    Return {
+        to: usize,
+        of: Member,
+    },
     /// A process connects to the broker.
     Connect(usize),
     /// A process starts, with what is in its store.
@@ -48,11 +51,17 @@ pub enum Action {
     /// A copy arrives.
     Stray(usize),
     /// The broker dies and comes back: all connections are gone, and the register's last record may be.
-    BrokerDies { loses_record: bool },
+    BrokerDies {
+        loses_record: bool,
+    },
     /// Somebody wants this node to leave.
     Leave(usize),
     /// A head orders a request without asking the chat's admission.
-    Repeat { to: usize, session: u8, n: u64 },
+    Repeat {
+        to: usize,
+        session: u8,
+        n: u64,
+    },
 }
 
 /// All that may happen. What turns out to change nothing is no step.
@@ -99,10 +108,16 @@ fn of_host(world: &World, state: &State, at: usize, actions: &mut Vec<Action>) {
         push_torn(world, state, actions, |writes| Action::Read(at, writes));
     }
     if process.node.is_up() {
-        actions.push(Action::Tick(at));
+        if left.ticks > 0 {
+            actions.push(Action::Tick(at));
+        }
         let others = process.node.view().members.iter().copied();
         for of in others.filter(|member| *member != process.node.me()) {
-            if left.suspicions > 0 || state.mailbox(of).is_none() {
+            let budget = match state.mailbox(of) {
+                Some(_) => left.suspicions,
+                None => left.returns,
+            };
+            if budget > 0 {
                 actions.push(Action::Return { to: at, of });
             }
         }
@@ -173,7 +188,7 @@ pub fn next(world: &World, state: &State, action: Action) -> Option<State> {
 /// `Ok(false)`: it cannot happen.
 fn happen(world: &World, state: &mut State, action: Action) -> Result<bool, Broken> {
     match action {
-        Action::Tick(at) => step(world, state, at, Input::Tick, None),
+        Action::Tick(at) => tick(world, state, at),
         Action::Arrive(route, writes) => arrive(world, state, route, writes),
         Action::Read(at, writes) => read(world, state, at, writes),
         Action::Submit { to, session, n, writes } => {
@@ -250,6 +265,14 @@ fn torn(state: &mut State, writes: Writes) {
     }
 }
 
+fn tick(world: &World, state: &mut State, at: usize) -> Result<bool, Broken> {
+    let before = state.clone();
+    step(world, state, at, Input::Tick, None)?;
+    let counts = *state != before;
+    state.left.ticks -= 1;
+    Ok(counts)
+}
+
 pub fn arrive(world: &World, state: &mut State, route: Route, writes: Writes) -> Result<bool, Broken> {
     torn(state, writes);
     let from = usize::from(route.from);
@@ -311,18 +334,18 @@ fn change(state: &mut State, at: usize, change: impl FnOnce(&mut super::state::P
 }
 
 pub fn returned(world: &World, state: &mut State, to: usize, of: Member) -> Result<bool, Broken> {
-    if state.mailbox(of).is_some() {
-        let Some(left) = state.left.suspicions.checked_sub(1) else {
-            return Ok(false);
-        };
-        let before = state.hosts[to].process.clone();
-        step(world, state, to, Input::Returned { to: of }, None)?;
-        // What is suspected already, or counts for nothing, is not a fault.
-        let counts = state.hosts[to].process != before;
-        state.left.suspicions = left;
-        return Ok(counts);
-    }
-    step(world, state, to, Input::Returned { to: of }, None)
+    let before = state.hosts[to].process.clone();
+    let lives = state.mailbox(of).is_some();
+    step(world, state, to, Input::Returned { to: of }, None)?;
+    // What is suspected already, or counts for nothing, is no step.
+    let counts = state.hosts[to].process != before;
+    let left = if lives {
+        &mut state.left.suspicions
+    } else {
+        &mut state.left.returns
+    };
+    *left = left.saturating_sub(1);
+    Ok(counts)
 }
 
 pub fn connect(world: &World, state: &mut State, at: usize) -> Result<bool, Broken> {
@@ -402,7 +425,12 @@ impl fmt::Display for Action {
             Action::Arrive(route, writes) => write!(f, "{route} arrives{}", dies(writes)),
             Action::Read(at, writes) => write!(f, "node {} reads the register{}", at + 1, dies(writes)),
             Action::Submit { to, session, n, writes } => {
-                write!(f, "request {n} of client {session} reaches node {}{}", to + 1, dies(writes))
+                write!(
+                    f,
+                    "request {n} of client {session} reaches node {}{}",
+                    to + 1,
+                    dies(writes)
+                )
             }
             Action::Return { to, of } => write!(f, "a message of node {} to {of} comes back", to + 1),
             Action::Connect(at) => write!(f, "node {} connects", at + 1),
@@ -416,7 +444,9 @@ impl fmt::Display for Action {
             Action::Copy(route) => write!(f, "{route} is copied"),
             Action::Stray(_) => f.write_str("a copy arrives"),
             Action::BrokerDies { loses_record: false } => f.write_str("the broker dies and comes back"),
-            Action::BrokerDies { loses_record: true } => f.write_str("the broker dies, and forgets its last view record"),
+            Action::BrokerDies { loses_record: true } => {
+                f.write_str("the broker dies, and forgets its last view record")
+            }
             Action::Leave(at) => write!(f, "node {} is asked to leave", at + 1),
             Action::Repeat { to, session, n } => {
                 write!(f, "node {} orders request {n} of client {session} unasked", to + 1)

@@ -94,9 +94,7 @@ impl Small {
         }
         self.healed.fetch_add(1, Relaxed);
         let result = guarded(|| heal::heal(&self.world, state)).unwrap_or_else(Err);
-        result
-            .map_err(|why| *lock(&self.ailment) = Some(why))
-            .is_ok()
+        result.map_err(|why| *lock(&self.ailment) = Some(why)).is_ok()
     }
 
     /// Always the same ones, spread over all.
@@ -163,15 +161,23 @@ impl Model for Small {
                 holds(s, Rule::OneViewAnEpoch) && properties::one_view_an_epoch(s)
             }),
             P::always("5 who proposes", |_, s| holds(s, Rule::WhoProposes)),
-            P::always("5 no incarnation comes back", |_, s| holds(s, Rule::NoIncarnationComesBack)),
+            P::always("5 no incarnation comes back", |_, s| {
+                holds(s, Rule::NoIncarnationComesBack)
+            }),
             P::always("6, 9, 10 halts are warranted", |_, s| holds(s, Rule::HaltsAreWarranted)),
             P::always("7 at most the tail is unsynced", |_, s| {
                 properties::at_most_the_tail_is_unsynced(s)
             }),
-            P::always("8 nothing committed is lost", |_, s| properties::nothing_committed_is_lost(s)),
-            P::always("8 a process is what its store says", |_, s| properties::memory_and_store_agree(s)),
+            P::always("8 nothing committed is lost", |_, s| {
+                properties::nothing_committed_is_lost(s)
+            }),
+            P::always("8 a process is what its store says", |_, s| {
+                properties::memory_and_store_agree(s)
+            }),
             P::always("no doubles", |_, s| holds(s, Rule::NoDoubles)),
-            P::always("what is answered is committed", |_, s| holds(s, Rule::AnsweredIsCommitted)),
+            P::always("what is answered is committed", |_, s| {
+                holds(s, Rule::AnsweredIsCommitted)
+            }),
             P::always("deliveries in order", |_, s| holds(s, Rule::DeliveredInOrder)),
             P::always("nothing panics", |_, s| holds(s, Rule::NothingPanics)),
             P::always(HEALS, |model, s| {
@@ -243,7 +249,11 @@ fn trace(model: &Small, property: &str, path: Path<State, Action>) -> String {
 
 fn show(host: &super::state::Host) -> String {
     let store = &host.store;
-    let log: Vec<String> = store.log.iter().map(|entry| format!("{}@{}", entry.digest, entry.epoch)).collect();
+    let log: Vec<String> = store
+        .log
+        .iter()
+        .map(|entry| format!("{}@{}", entry.digest, entry.epoch))
+        .collect();
     let short: Vec<&str> = log.iter().map(|entry| &entry[26..]).collect();
     let runs = match host.process.as_deref() {
         None => "does not run".to_owned(),

@@ -36,7 +36,9 @@ pub fn first(world: &World) -> State {
         for at in 0..usize::from(world.members) {
             start(world, state, at);
             let joined = |state: &State| state.process(at).is_some_and(|process| process.node.is_linked());
-            until(world, state, |_, state| joined(state).then_some(()).ok_or_else(String::new))?;
+            until(world, state, &[], |_, state| {
+                joined(state).then_some(()).ok_or_else(String::new)
+            })?;
         }
         for at in usize::from(world.members)..state.hosts.len() {
             start(world, state, at);
@@ -62,9 +64,12 @@ pub fn heal(world: &World, state: &State) -> Result<(), String> {
     for at in 0..state.hosts.len() {
         start_again(world, &mut state, at);
     }
-    until(world, &mut state, |world, state| match ailment(world, state) {
-        None => Ok(()),
-        Some(what) => Err(what),
+    let requests: Vec<_> = world.requests().collect();
+    until(world, &mut state, &requests, |world, state| {
+        match ailment(world, state) {
+            None => Ok(()),
+            Some(what) => Err(what),
+        }
     })
 }
 
@@ -79,14 +84,21 @@ pub fn can_heal(state: &State) -> bool {
 
 /// It left on purpose. (The last member may leave too, but only it can bring the ring back: it is started again.)
 fn stays_away(state: &State, host: &Host) -> bool {
-    let listed = state.newest_view().is_some_and(|view| view.members.contains(&host.store.me));
+    let listed = state
+        .newest_view()
+        .is_some_and(|view| view.members.contains(&host.store.me));
     host.asked_to_leave && host.process.is_none() && !listed
 }
 
-fn until(world: &World, state: &mut State, well: impl Fn(&World, &State) -> Result<(), String>) -> Result<(), String> {
+fn until(
+    world: &World,
+    state: &mut State,
+    requests: &[(u8, u64)],
+    well: impl Fn(&World, &State) -> Result<(), String>,
+) -> Result<(), String> {
     let mut ailing = String::new();
     for _ in 0..ROUNDS {
-        round(world, state).map_err(|broken| format!("{:?}: {}", broken.rule, broken.what))?;
+        round(world, state, requests).map_err(|broken| format!("{:?}: {}", broken.rule, broken.what))?;
         match well(world, state) {
             Ok(()) => return Ok(()),
             Err(what) => ailing = what,
@@ -96,7 +108,7 @@ fn until(world: &World, state: &mut State, well: impl Fn(&World, &State) -> Resu
 }
 
 /// Everyone runs, ticks and hears what is said to it; clients send what they have no outcome of.
-fn round(world: &World, state: &mut State) -> Result<(), Broken> {
+fn round(world: &World, state: &mut State, requests: &[(u8, u64)]) -> Result<(), Broken> {
     state.now += ROUND_MS;
     for at in 0..state.hosts.len() {
         if state.hosts[at].lines > 0 {
@@ -109,7 +121,7 @@ fn round(world: &World, state: &mut State) -> Result<(), Broken> {
         for of in missing_neighbours(state, at) {
             returned(world, state, at, of)?;
         }
-        for (session, n) in world.requests() {
+        for (session, n) in requests.iter().copied() {
             submit(world, state, at, request(session, n), None)?;
         }
         drain(world, state)?;
@@ -184,20 +196,30 @@ fn ailment(world: &World, state: &State) -> Option<String> {
                 node.view().epoch
             ));
         }
-        let delivered = if world.deliveries { committed } else { progress.delivered };
+        let delivered = if world.deliveries {
+            committed
+        } else {
+            progress.delivered
+        };
         if (progress.log_end, progress.commit, progress.delivered) != (committed, committed, delivered) {
             return Some(format!("node {id} has {progress:?} of {committed}"));
         }
         let chat = &process.chat.0;
         let done = |(client, requests): (u128, u64)| {
-            chat.session(chaley::chat::SessionId(client)).map_or(0, |session| session.last()) == requests
+            chat.session(chaley::chat::SessionId(client))
+                .map_or(0, |session| session.last())
+                == requests
         };
         if !(1..).zip(world.clients.iter().copied()).all(done) {
             return Some(format!("node {id} lacks requests"));
         }
     }
     if view.members.len() != running {
-        return Some(format!("view {} has {} members, {running} nodes run", view.epoch, view.members.len()));
+        return Some(format!(
+            "view {} has {} members, {running} nodes run",
+            view.epoch,
+            view.members.len()
+        ));
     }
     if world.deliveries && state.ledger.delivered != committed {
         return Some(format!("{} of {committed} are delivered", state.ledger.delivered));

@@ -160,7 +160,9 @@ pub fn is_reached(milestone: Milestone, first: First, state: &State) -> bool {
         }
         Milestone::JoinerSynced => joiners_synced(first, state) > 0,
         Milestone::TwoJoinersSynced => joiners_synced(first, state) > 1,
-        Milestone::Rejoined => state.hosts[..first.members].iter().any(|host| host.births > 1 && is_well(state, host)),
+        Milestone::Rejoined => state.hosts[..first.members]
+            .iter()
+            .any(|host| host.births > 1 && is_well(state, host)),
         Milestone::Resumed => {
             let again = |host: &Host| host.births == 1 && host.lines > 1 && is_well(state, host);
             state.hosts[..first.members].iter().any(again)
@@ -171,7 +173,10 @@ pub fn is_reached(milestone: Milestone, first: First, state: &State) -> bool {
             let seen = |record: &ViewRecord| state.register.iter().filter(|other| ***other == *record).count() > 1;
             state.register.iter().any(|record| seen(record))
         }
-        Milestone::Left => state.hosts.iter().any(|host| host.asked_to_leave && host.process.is_none()),
+        Milestone::Left => state
+            .hosts
+            .iter()
+            .any(|host| host.asked_to_leave && host.process.is_none()),
     }
 }
 
@@ -212,7 +217,10 @@ pub mod steps {
         let view = state.ledger.view(store.entered);
         let head = view.and_then(|view| view.members.first());
         if ordered && (head != Some(&store.me) || entries.iter().any(|entry| entry.epoch != store.entered)) {
-            return Rule::OneOrderer.broken(format!("{} orders in view {}, head is {head:?}", store.me, store.entered));
+            return Rule::OneOrderer.broken(format!(
+                "{} orders in view {}, head is {head:?}",
+                store.me, store.entered
+            ));
         }
         Ok(())
     }
@@ -224,7 +232,10 @@ pub mod steps {
         let known = state.ledger.committed_end();
         let place = upto.min(known);
         if store.digest_at(place) != state.ledger.committed_digest(place) || upto > store.log_end() {
-            return Rule::Agreement.broken(format!("node {} commits {upto}, of which another was committed", at + 1));
+            return Rule::Agreement.broken(format!(
+                "node {} commits {upto}, of which another was committed",
+                at + 1
+            ));
         }
         if upto <= known {
             return Ok(());
@@ -244,9 +255,7 @@ pub mod steps {
     }
 
     fn numbers(entries: &[Entry]) -> Vec<(u128, u64)> {
-        let commands = entries
-            .iter()
-            .flat_map(|entry| decode(&entry.body).unwrap_or_default());
+        let commands = entries.iter().flat_map(|entry| decode(&entry.body).unwrap_or_default());
         commands
             .filter_map(|command| match command {
                 Command::Request { session, n, .. } => Some((session.0, n)),
@@ -314,7 +323,8 @@ pub mod steps {
         let founds = record.epoch == Epoch(1) && store.entered == Epoch(0);
         let view = state.ledger.view(store.entered);
         let may = founds || store.synced && view.is_some_and(|view| view.members.contains(&store.me));
-        if !may || !record.members.contains(&store.me) || record.epoch != store.entered.next() || record.is_malformed() {
+        if !may || !record.members.contains(&store.me) || record.epoch != store.entered.next() || record.is_malformed()
+        {
             return Rule::WhoProposes.broken(format!("{} (synced: {}) proposes {record:?}", store.me, store.synced));
         }
         Ok(())

@@ -108,9 +108,7 @@ impl Running<'_> {
     fn take(&mut self, input: Input, ordered: bool) -> Verdict {
         let mut effects = Vec::new();
         let store = &self.state.hosts[self.at].store;
-        self.process
-            .node
-            .step(self.state.now, input, &**store, &mut effects);
+        self.process.node.step(self.state.now, input, &**store, &mut effects);
         for effect in effects {
             self.execute(effect, ordered)?;
             if self.torn || self.halted {
@@ -148,7 +146,8 @@ impl Running<'_> {
             } => {
                 let log = &self.state.hosts[self.at].store.log;
                 let Some(entries) = log.get(first as usize - 1..last as usize) else {
-                    return Rule::NothingPanics.broken(format!("{first}..={last} of {} entries are to be sent", log.len()));
+                    return Rule::NothingPanics
+                        .broken(format!("{first}..={last} of {} entries are to be sent", log.len()));
                 };
                 let entries = entries.to_vec();
                 let message = if catch_up {

@@ -9,6 +9,8 @@ use super::properties::Milestone;
 pub struct Faults {
     /// A message comes back although its receiver lives.
     pub suspicions: u8,
+    /// A message comes back because its receiver is gone, and that changes something.
+    pub returns: u8,
     pub crashes: u8,
     /// A host starts a process again, with its store.
     pub restarts: u8,
@@ -25,12 +27,16 @@ pub struct Faults {
     pub broker_deaths: u8,
     /// A request is ordered again although the log has it.
     pub repeats: u8,
+    /// A heartbeat of a process that changes something.
+    pub ticks: u8,
     /// `advance_ms` pass.
     pub advances: u8,
 }
 
+/// No fault: what comes back because of faults does so twice.
 pub const NONE: Faults = Faults {
     suspicions: 0,
+    returns: 2,
     crashes: 0,
     restarts: 0,
     wipes: 0,
@@ -40,6 +46,7 @@ pub const NONE: Faults = Faults {
     leaves: 0,
     broker_deaths: 0,
     repeats: 0,
+    ticks: 0,
     advances: 0,
 };
 
@@ -102,21 +109,384 @@ impl World {
     }
 }
 
+const FAILS_OVER: &[Milestone] = &[Milestone::AllCommitted, Milestone::CommitAfterFailOver];
+
+/// Each kind of fault alone, then in pairs. The first [`GATE`] of them are small enough for every run of the gate.
 pub const ALL: &[World] = &[
     World {
         name: "calm",
+        deliveries: true,
+        faults: Faults { ticks: 1, ..NONE },
+        reaches: &[Milestone::AllCommitted, Milestone::AllDelivered],
         ..RING
     },
     World {
         name: "suspicion",
         faults: Faults { suspicions: 1, ..NONE },
-        reaches: &[Milestone::AllCommitted, Milestone::CommitAfterFailOver, Milestone::TwoHeads],
+        reaches: &[
+            Milestone::AllCommitted,
+            Milestone::CommitAfterFailOver,
+            Milestone::TwoHeads,
+        ],
         ..RING
     },
     World {
         name: "crash",
         faults: Faults { crashes: 1, ..NONE },
-        reaches: &[Milestone::AllCommitted, Milestone::CommitAfterFailOver],
+        reaches: FAILS_OVER,
+        ..RING
+    },
+    World {
+        name: "torn crash",
+        clients: &[1],
+        torn: true,
+        faults: Faults {
+            crashes: 1,
+            restarts: 1,
+            ..NONE
+        },
+        reaches: FAILS_OVER,
+        ..RING
+    },
+    World {
+        name: "joiner",
+        members: 2,
+        joiners: 1,
+        clients: &[1],
+        faults: Faults {
+            ticks: 3,
+            advances: 1,
+            ..NONE
+        },
+        reaches: &[Milestone::AllCommitted, Milestone::JoinerSynced],
+        ..RING
+    },
+    World {
+        name: "repeats",
+        members: 2,
+        faults: Faults { repeats: 2, ..NONE },
+        ..RING
+    },
+    World {
+        name: "loss",
+        members: 2,
+        faults: Faults {
+            losses: 1,
+            ticks: 2,
+            advances: 1,
+            ..NONE
+        },
+        ..RING
+    },
+    World {
+        name: "restart",
+        clients: &[1],
+        faults: Faults {
+            crashes: 1,
+            restarts: 1,
+            ..NONE
+        },
+        reaches: &[
+            Milestone::AllCommitted,
+            Milestone::CommitAfterFailOver,
+            Milestone::Resumed,
+        ],
+        ..RING
+    },
+    // ---- larger ones ----
+    World {
+        name: "three messages",
+        clients: &[2, 1],
+        deliveries: true,
+        faults: Faults {
+            suspicions: 1,
+            ticks: 1,
+            ..NONE
+        },
+        reaches: &[
+            Milestone::AllDelivered,
+            Milestone::CommitAfterFailOver,
+            Milestone::TwoHeads,
+        ],
+        ..RING
+    },
+    World {
+        name: "suspicions",
+        clients: &[1, 1],
+        faults: Faults {
+            suspicions: 3,
+            advances: 1,
+            ticks: 2,
+            ..NONE
+        },
+        reaches: &[Milestone::CommitAfterFailOver, Milestone::TwoHeads, Milestone::Alone],
+        ..RING
+    },
+    World {
+        name: "crashes",
+        faults: Faults {
+            crashes: 2,
+            ticks: 1,
+            ..NONE
+        },
+        reaches: &[
+            Milestone::AllCommitted,
+            Milestone::CommitAfterFailOver,
+            Milestone::Alone,
+        ],
+        ..RING
+    },
+    World {
+        name: "disconnect",
+        clients: &[1],
+        faults: Faults {
+            disconnects: 1,
+            ticks: 1,
+            ..NONE
+        },
+        reaches: &[
+            Milestone::AllCommitted,
+            Milestone::CommitAfterFailOver,
+            Milestone::Resumed,
+        ],
+        ..RING
+    },
+    World {
+        name: "copies",
+        faults: Faults {
+            copies: 1,
+            ticks: 1,
+            ..NONE
+        },
+        ..RING
+    },
+    World {
+        name: "leave",
+        clients: &[1],
+        faults: Faults {
+            leaves: 1,
+            ticks: 1,
+            ..NONE
+        },
+        reaches: &[Milestone::AllCommitted, Milestone::CommitAfterFailOver, Milestone::Left],
+        ..RING
+    },
+    World {
+        name: "broker dies",
+        clients: &[1],
+        grace_ms: 5_000,
+        faults: Faults {
+            broker_deaths: 1,
+            ticks: 1,
+            ..NONE
+        },
+        reaches: &[Milestone::AllCommitted, Milestone::Resumed, Milestone::Restored],
+        ..RING
+    },
+    World {
+        name: "wiped",
+        clients: &[1],
+        faults: Faults {
+            crashes: 1,
+            wipes: 1,
+            restarts: 1,
+            ticks: 4,
+            advances: 1,
+            ..NONE
+        },
+        reaches: &[Milestone::CommitAfterFailOver, Milestone::Rejoined],
+        ..RING
+    },
+    World {
+        name: "two joiners",
+        members: 1,
+        joiners: 2,
+        clients: &[1],
+        faults: Faults {
+            ticks: 6,
+            advances: 2,
+            ..NONE
+        },
+        reaches: &[
+            Milestone::AllCommitted,
+            Milestone::JoinerSynced,
+            Milestone::TwoJoinersSynced,
+        ],
+        ..RING
+    },
+    // ---- pairs ----
+    World {
+        name: "suspicion and crash",
+        clients: &[1, 1],
+        faults: Faults {
+            suspicions: 1,
+            crashes: 1,
+            ..NONE
+        },
+        reaches: FAILS_OVER,
+        ..RING
+    },
+    World {
+        name: "suspicion and restart",
+        clients: &[1],
+        torn: true,
+        faults: Faults {
+            suspicions: 1,
+            crashes: 1,
+            restarts: 1,
+            ticks: 1,
+            ..NONE
+        },
+        reaches: FAILS_OVER,
+        ..RING
+    },
+    World {
+        name: "suspicion and loss",
+        faults: Faults {
+            suspicions: 1,
+            losses: 1,
+            ticks: 1,
+            advances: 1,
+            ..NONE
+        },
+        reaches: FAILS_OVER,
+        ..RING
+    },
+    World {
+        name: "suspicion and copies",
+        faults: Faults {
+            suspicions: 1,
+            copies: 1,
+            ..NONE
+        },
+        reaches: FAILS_OVER,
+        ..RING
+    },
+    World {
+        name: "suspicion and disconnect",
+        clients: &[1],
+        faults: Faults {
+            suspicions: 1,
+            disconnects: 1,
+            ..NONE
+        },
+        reaches: FAILS_OVER,
+        ..RING
+    },
+    World {
+        name: "suspicion and joiner",
+        members: 2,
+        joiners: 1,
+        clients: &[1],
+        faults: Faults {
+            suspicions: 1,
+            ticks: 3,
+            advances: 1,
+            ..NONE
+        },
+        reaches: &[Milestone::CommitAfterFailOver, Milestone::JoinerSynced],
+        ..RING
+    },
+    World {
+        name: "crash and joiner",
+        members: 2,
+        joiners: 1,
+        clients: &[1],
+        faults: Faults {
+            crashes: 1,
+            ticks: 3,
+            advances: 1,
+            ..NONE
+        },
+        reaches: &[Milestone::CommitAfterFailOver, Milestone::JoinerSynced],
+        ..RING
+    },
+    World {
+        name: "crash and disconnect",
+        clients: &[1],
+        faults: Faults {
+            crashes: 1,
+            disconnects: 1,
+            ..NONE
+        },
+        reaches: FAILS_OVER,
+        ..RING
+    },
+    World {
+        name: "crash and loss",
+        clients: &[1, 1],
+        faults: Faults {
+            crashes: 1,
+            losses: 1,
+            ticks: 1,
+            advances: 1,
+            ..NONE
+        },
+        reaches: FAILS_OVER,
+        ..RING
+    },
+    World {
+        name: "crash and broker",
+        clients: &[1],
+        grace_ms: 5_000,
+        faults: Faults {
+            crashes: 1,
+            restarts: 1,
+            broker_deaths: 1,
+            ticks: 1,
+            ..NONE
+        },
+        reaches: &[Milestone::AllCommitted, Milestone::Restored],
+        ..RING
+    },
+    World {
+        name: "suspicion and broker",
+        clients: &[1],
+        grace_ms: 5_000,
+        faults: Faults {
+            suspicions: 1,
+            broker_deaths: 1,
+            ticks: 1,
+            ..NONE
+        },
+        reaches: &[Milestone::AllCommitted, Milestone::Restored],
+        ..RING
+    },
+    World {
+        name: "suspicion and leave",
+        clients: &[1],
+        faults: Faults {
+            suspicions: 1,
+            leaves: 1,
+            ticks: 1,
+            ..NONE
+        },
+        reaches: &[Milestone::CommitAfterFailOver, Milestone::Left],
         ..RING
     },
 ];
+
+/// How many of [`ALL`] the gate checks.
+pub const GATE: usize = 8;
+
+impl std::fmt::Display for Faults {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let kinds = [
+            (self.suspicions, "false suspicion"),
+            (self.crashes, "crash"),
+            (self.restarts, "restart"),
+            (self.wipes, "lost store"),
+            (self.disconnects, "lost connection"),
+            (self.losses, "lost message"),
+            (self.copies, "message twice"),
+            (self.leaves, "leave"),
+            (self.broker_deaths, "broker death"),
+            (self.repeats, "repeated request"),
+            (self.ticks, "heartbeat"),
+            (self.advances, "time step"),
+        ];
+        let some = kinds.iter().filter(|(count, _)| *count > 0);
+        let texts: Vec<String> = some.map(|(count, kind)| format!("{count} {kind}")).collect();
+        f.write_str(&texts.join(", "))
+    }
+}
