@@ -95,8 +95,10 @@ enum Verdict {
         why: String,
     },
     Clean,
-    /// The child process did not come to an end of its own.
-    Hung,
+    /// The child process said neither: it hung, or did not end well. Nothing is proved by that.
+    Silent {
+        why: String,
+    },
 }
 
 fn name(bug: Option<Bug>) -> String {
@@ -128,7 +130,8 @@ fn show(bug: Option<Bug>, check: Check, budget: u64) -> Verdict {
             None if began.elapsed() > CHILD_MAX => {
                 child.kill().expect("it can be ended");
                 child.wait().expect("it has ended");
-                return Verdict::Hung;
+                let why = "no end".to_owned();
+                return Verdict::Silent { why };
             }
             None => std::thread::sleep(POLL),
         }
@@ -146,8 +149,8 @@ fn show(bug: Option<Bug>, check: Check, budget: u64) -> Verdict {
     if status.success() && output.contains(CLEAN) {
         return Verdict::Clean;
     }
-    let why = format!("the process of the check ended with {status}");
-    Verdict::Caught { after: 0, why }
+    let why = status.to_string();
+    Verdict::Silent { why }
 }
 
 /// Not a test of its own: what a child process does.
@@ -208,7 +211,8 @@ fn gate() {
         let mut checks = Check::ALL.into_iter();
         checks.find_map(|check| match show(*bug, check, check.gate_budget()) {
             Verdict::Caught { after, why } => Some(format!("{check:?} {after}: {why}")),
-            Verdict::Clean | Verdict::Hung => None,
+            Verdict::Silent { why } if bug.is_none() => Some(why),
+            Verdict::Clean | Verdict::Silent { .. } => None,
         })
     });
     assert_eq!(caught[0], None, "there is no bug");
@@ -263,6 +267,6 @@ fn cell(verdict: &Verdict) -> String {
             format!("{after}: {}", short.replace('|', "/"))
         }
         Verdict::Clean => "-".to_owned(),
-        Verdict::Hung => "no end".to_owned(),
+        Verdict::Silent { why } => format!("({why})"),
     }
 }
