@@ -1,8 +1,7 @@
 //! The proof of the ring: the production core under every fault that can be thought of, without a process or a broker.
 //!
-//! [`model`] runs it in small worlds through every order of events, [`simulation`] for whole lives under seeded faults;
-//! [`rules`] tells one node what no correct peer would say;
-//! [`teeth`] shows deliberate bugs to all of them.
+//! [`simulation`] runs it for whole lives under seeded faults; [`model`] tries every order of events in small worlds;
+//! [`rules`] tells one node what no correct peer would say; [`teeth`] shows deliberate bugs to all of them.
 
 mod model;
 mod rules;
