@@ -169,13 +169,18 @@ fn a_broker_that_blocks_from_the_first_moment_on_lets_nobody_be_judged() {
 #[test]
 fn a_short_register_is_restored_before_the_node_is_up() {
     let mut alone = Alone::back(1, &[1, 2], 0);
-    alone.store.views.push(record(2, &[1, 2, 3]));
-    alone.store.entered = Epoch(2);
+    alone
+        .store
+        .views
+        .extend([record(2, &[1, 2, 3]), record(3, &[1, 2, 3, 4])]);
+    alone.store.entered = Epoch(3);
     let mut alone = Alone::start(alone.store);
     let done = alone.connect(&[record(1, &[1, 2])]);
     assert_eq!(done.0, [Effect::Restore { from: Epoch(2) }]);
-    assert!(!alone.node.is_up());
     let done = alone.step(Input::Registered(record(2, &[1, 2, 3])));
+    assert_eq!(done.0, [], "one is missing still, and on its way");
+    assert!(!alone.node.is_up());
+    let done = alone.step(Input::Registered(record(3, &[1, 2, 3, 4])));
     assert!(alone.node.is_up());
     assert!(done.0.iter().any(|effect| matches!(effect, Effect::Relink { .. })));
 }

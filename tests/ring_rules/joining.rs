@@ -196,6 +196,11 @@ fn who_is_left_out_sets_aside_what_was_not_committed_and_is_born_again() {
     let done = middle.step(Input::Registered(record(2, &[1, 3])));
     let (epoch, keep) = (Epoch(2), 2);
     assert!(done.0.contains(&Effect::LeftOut { epoch, keep }));
+    assert!(
+        done.0
+            .iter()
+            .any(|effect| matches!(effect, Effect::Enter { synced: false, .. }))
+    );
     assert_eq!(middle.node.progress().log_end, 2);
     assert_eq!(middle.node.log_digest(), middle.store.digest());
     assert!(!middle.node.is_synced());

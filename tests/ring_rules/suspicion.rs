@@ -93,6 +93,21 @@ fn silence_is_suspected_and_an_answer_to_this_inquiry_clears() {
     assert_eq!(head.pass(60, &[2]).proposed(), None);
 }
 
+/// Rule 10: only messages of the current epoch count as life.
+#[test]
+fn who_answers_from_an_earlier_view_is_silent_all_the_same() {
+    let mut head = Alone::settled(1, &[1, 2, 3], 0);
+    let mut suspected = false;
+    for _ in 0..SUSPECT_MS / HEARTBEAT_MS + 1 {
+        head.hear_of(0, 3, reply(7));
+        let notes = head.pass(HEARTBEAT_MS, &[2]).notes();
+        suspected |= notes
+            .iter()
+            .any(|note| matches!(note, Note::Suspected { whom, .. } if *whom == member(3)));
+    }
+    assert!(suspected);
+}
+
 #[test]
 fn each_inquiry_has_another_number() {
     let mut head = Alone::settled(1, &[1, 2, 3], 0);
@@ -179,6 +194,15 @@ fn within_the_grace_a_leaver_waits_until_the_others_were_heard() {
     assert_eq!(done.proposed(), None);
     assert_eq!(probes(&done, 2), [0], "all are asked");
     assert!(probes(&head.hear(3, Message::Leave), 2).is_empty(), "once");
+    head.hear(2, reply(0));
+    head.jump(50);
+    head.tick();
+    assert_eq!(
+        probes(&returned(&mut head, 3), 2),
+        [1],
+        "the next inquiry has another number"
+    );
+    let mut head = Alone::member(1, &[1, 2, 3], 0);
     head.hear(2, beat(at(0)));
     assert_eq!(head.hear(3, Message::Leave).proposed(), Some(vec![1, 2]));
 }

@@ -68,8 +68,9 @@ impl Node {
         self.role().is_tail() && (self.is_synced() || sabotage::is(Bug::UnsyncedTakesIn))
     }
 
+    /// Only a synced tail has let anybody into its waiting room.
     pub(super) fn take_in_a_joiner(&mut self, now: Millis, effects: &mut Vec<Effect>) {
-        if !self.may_take_in() || self.view.members.len() >= ViewRecord::MAX_MEMBERS {
+        if self.view.members.len() >= ViewRecord::MAX_MEMBERS {
             return;
         }
         let Standing::Member(member) = &mut self.standing else {

@@ -48,11 +48,9 @@ impl Node {
             Offer::Won if sabotage::is(Bug::ViewSkipped) && self.is_reading() && is_join(&record) => {}
             Offer::Won => self.enter(now, record, log, effects),
         }
-        if self.is_reading() && self.register.reading() == Reading::Whole {
-            // A register that was short may be whole only now, after its mark was read.
-            if self.restoring {
-                self.on_register_read(now, log, effects);
-            }
+        // A register that was short may be whole only now, after its mark was read.
+        if self.restoring && self.register.reading() == Reading::Whole {
+            self.on_register_read(now, log, effects);
         }
     }
 
