@@ -7,8 +7,8 @@ use chaley::chat::{Admission, State as Chat};
 use chaley::ring::{Digest, Entry, Epoch, Incarnation, Index, Member, Message, Millis, Node, NodeId, ViewRecord};
 
 use super::kept::Kept;
-use super::worlds::Faults;
 use super::store::Store;
+use super::worlds::Faults;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct State {
