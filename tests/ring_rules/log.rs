@@ -50,6 +50,21 @@ fn the_head_orders_up_to_a_window_beyond_the_commit_and_two_beyond_the_delivered
     assert!(!head.node.can_order());
 }
 
+/// Rule 6: the window of a link is moved by its other end, not by who is further round the ring.
+#[test]
+fn only_the_successor_makes_room_on_its_link() {
+    let mut head = Alone::member(1, &[1, 2, 3], 0);
+    head.hear(2, sync(0));
+    for place in 1..=LINK_WINDOW {
+        assert_eq!(head.order().sends(), Some((place, place)));
+    }
+    let commit = LINK_WINDOW;
+    head.hear(3, beat(Progress { commit, ..at(commit) }));
+    assert_eq!(head.order().sends(), None, "ordered, but the link is full");
+    let (first, last) = (LINK_WINDOW + 1, LINK_WINDOW + 1);
+    assert_eq!(head.hear(2, beat(at(LINK_WINDOW))).sends(), Some((first, last)));
+}
+
 #[test]
 fn only_a_head_that_stands_connected_and_stays_orders() {
     assert!(Alone::member(1, &[1, 2], 0).node.can_order());
