@@ -15,6 +15,9 @@ use tokio::sync::mpsc;
 /// What does not come within this time fails its test.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(20);
 
+/// A request that led to nothing is asked again after so long.
+const RETRY: Duration = Duration::from_secs(2);
+
 /// Deliveries that wait for their test. When it is full, the client reads no more.
 const TOLD_WAITING: usize = 1 << 20;
 
@@ -150,17 +153,24 @@ impl RawClient {
 
     /// The next event that is `wanted`; beats and views and what else comes before it are passed over.
     pub fn wait_for(&mut self, what: &str, wanted: impl Fn(&Told) -> bool) -> Told {
+        self.wait(ANSWER_DEADLINE, wanted).unwrap_or_else(|passed| {
+            let passed = format!("{passed:#?}");
+            panic!("waited for {what:.200}, but was told {passed:.4000}")
+        })
+    }
+
+    /// As [`RawClient::wait_for`], so long; else what it was told meanwhile.
+    fn wait(&mut self, time: Duration, wanted: impl Fn(&Told) -> bool) -> Result<Told, Vec<Told>> {
         let started = Instant::now();
         let mut passed = Vec::new();
-        loop {
-            let left = ANSWER_DEADLINE.saturating_sub(started.elapsed());
-            match self.told.recv_timeout(left) {
-                Ok(told) if told.event["type"] == "beat" || told.event["type"] == "view" => {}
-                Ok(told) if wanted(&told) => return told,
-                Ok(told) => passed.push(told),
-                Err(why) => panic!("waited for {what} ({why}), but was told {passed:#?}"),
+        while let Ok(told) = self.told.recv_timeout(time.saturating_sub(started.elapsed())) {
+            match told {
+                told if told.event["type"] == "beat" || told.event["type"] == "view" => {}
+                told if wanted(&told) => return Ok(told),
+                told => passed.push(told),
             }
         }
+        Err(passed)
     }
 
     /// The reply with this `ref`.
@@ -175,12 +185,19 @@ impl RawClient {
         self.reply_to(request["n"].as_u64().expect("a number"))
     }
 
-    /// Asks and returns the event of the group that it led to.
+    /// Asks, as often as it takes, and returns the event of the group that it led to: on a busy machine a view may change
+    /// at any time, and a request be lost with its head.
     pub fn answer_of_group(&mut self, request: &Value) -> Value {
-        self.ask(request);
+        let started = Instant::now();
         let is_it = |told: &Told| !told.reply && told.event["ref"] == request["n"];
-        self.wait_for(&format!("an event of the group for {request:.200}"), is_it)
-            .event
+        while started.elapsed() < ANSWER_DEADLINE {
+            self.ask(request);
+            if let Ok(told) = self.wait(RETRY, is_it) {
+                return told.event;
+            }
+        }
+        let request = request.to_string();
+        panic!("no event of the group for {:.200}", request);
     }
 
     /// The next beat, however long that takes within reason.
