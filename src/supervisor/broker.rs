@@ -3,11 +3,12 @@
 use std::fmt;
 use std::future::Future;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::recovery::recover;
 use super::{History, Plan};
 use crate::broker::connection::{Backoff, BrokerUrl, ConnectError, connect_any, redact};
+use crate::broker::link::REQUESTS_EXPIRE;
 use crate::broker::names::Names;
 use crate::broker::private::{PrivateBroker, PrivateBrokerError, find_rabbitmq};
 use crate::broker::register;
@@ -18,6 +19,9 @@ use crate::control::{Failure, exit};
 const GIVEN_DEADLINE: Duration = Duration::from_secs(10);
 /// How long the private broker may take to start. On a loaded machine it has been seen to take half a minute.
 const PRIVATE_DEADLINE: Duration = Duration::from_secs(90);
+/// A request queue that is only left from before is gone so much later than its expiry at the latest.
+const LIVES_MARGIN: Duration = Duration::from_secs(5);
+const LIVES_INTERVAL: Duration = Duration::from_secs(1);
 /// How long epmd may take, which does nothing but listen.
 const EPMD_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -93,7 +97,7 @@ impl Broker {
     /// recovery, what `begin` says of the history. `tell` is told what the operator should know.
     pub fn ready<T>(&self, begin: Option<Plan>, tell: T) -> impl Future<Output = Result<(), Failure>> + use<T>
     where
-        T: Fn(String) + Send + 'static,
+        T: Fn(String) + Send + Sync + 'static,
     {
         let attempt = match self {
             Broker::Given { urls, .. } => Attempt::Given(urls.clone()),
@@ -115,7 +119,11 @@ impl Broker {
     }
 }
 
-async fn begin_history(plan: &Plan, urls: &[String], tell: impl Fn(String) + Send + 'static) -> Result<(), Failure> {
+async fn begin_history(
+    plan: &Plan,
+    urls: &[String],
+    tell: impl Fn(String) + Send + Sync + 'static,
+) -> Result<(), Failure> {
     if plan.history == History::Kept {
         return Ok(());
     }
@@ -123,9 +131,9 @@ async fn begin_history(plan: &Plan, urls: &[String], tell: impl Fn(String) + Sen
     let failed = |error: ConnectError| Failure::new(error.exit_code(), error.to_string());
     let names = Names::new(&config.cluster.name).map_err(|e| Failure::new(exit::CONFIG, e.to_string()))?;
     let urls = BrokerUrl::parse_all(urls).map_err(failed)?;
-    if register::is_led(&urls, &names).await.map_err(failed)? {
+    if lives(&urls, &names, &tell).await.map_err(failed)? {
         let message = format!(
-            "the cluster {names} lives: a head takes clients' requests, on another machine perhaps; end its nodes with `chaleyd down` there, and if they have crashed, try again in half a minute"
+            "the cluster {names} lives: a head takes clients' requests, on another machine perhaps; end its nodes with `chaleyd down` there, then run this again"
         );
         return Err(Failure::new(exit::CONFIG, message));
     }
@@ -140,6 +148,24 @@ async fn begin_history(plan: &Plan, urls: &[String], tell: impl Fn(String) + Sen
     register::replace(&urls, &names, record.as_deref())
         .await
         .map_err(failed)
+}
+
+/// Whether a head takes clients' requests. The queue of one that died together with its broker stays until it expires.
+async fn lives(urls: &[BrokerUrl], names: &Names, tell: &(impl Fn(String) + Sync)) -> Result<bool, ConnectError> {
+    let asked_since = Instant::now();
+    let mut told = false;
+    while register::is_led(urls, names).await? {
+        if asked_since.elapsed() >= REQUESTS_EXPIRE + LIVES_MARGIN {
+            return Ok(true);
+        }
+        if !std::mem::replace(&mut told, true) {
+            tell(
+                "somebody seems to take clients' requests; waiting to see whether that is only left from before".into(),
+            );
+        }
+        tokio::time::sleep(LIVES_INTERVAL).await;
+    }
+    Ok(false)
 }
 
 enum Attempt {

@@ -25,7 +25,10 @@ struct Machine {
 impl Machine {
     /// Nothing where a process may not have mounts of its own.
     fn start(settings: &str) -> Option<Machine> {
-        let ring = Cluster::prepare(crate::support::Broker::shared(), settings);
+        Machine::with(Cluster::prepare(crate::support::Broker::shared(), settings))
+    }
+
+    fn with(ring: Cluster) -> Option<Machine> {
         let boot_id = ring.toml().with_file_name("boot_id");
         let mut machine = Machine { ring, boot: 0, boot_id };
         machine.boots();
@@ -218,4 +221,22 @@ fn with_always_all_go_on_by_themselves_after_a_power_loss() {
     machine.say(10);
     machine.ring.down();
     assert_eq!([1, 2, 3].map(|id| machine.incarnation(id)), members);
+}
+
+/// The queue of clients' requests outlives a broker that dies with its head: it must not pass for a living one.
+#[test]
+fn a_machine_that_lost_power_with_its_private_broker_is_recovered() {
+    let _turn = together();
+    let Some(mut machine) = Machine::with(Cluster::prepare_private("")) else {
+        return;
+    };
+    let before = machine.say_bit_by_bit();
+    machine.loses_power(|_| {});
+    let refused = machine.try_up();
+    assert_eq!(refused.code, Some(78), "{refused:?}");
+    assert!(refused.stderr.contains("`chaleyd up --recover`"), "{refused:?}");
+    machine.up(&["--recover"]);
+    assert!(machine.group()["seq"].as_u64().expect("a number") >= before);
+    assert!(machine.say(10) > before);
+    machine.group();
 }

@@ -31,6 +31,7 @@ mod topology;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -65,6 +66,10 @@ pub const REQUESTS_PREFETCH: u16 = 128;
 
 /// Bytes that wait in the head's request queue. When full, the broker rejects: the client's confirm says so, and it waits.
 pub const REQUESTS_BYTES: i64 = 16 * 1024 * 1024;
+
+/// A queue of clients' requests that nobody consumes is deleted after so long, bound as it may be: requests that it takes
+/// are not ordered, and it looks like a head.
+pub const REQUESTS_EXPIRE: Duration = Duration::from_secs(10);
 
 /// Orders from the node to the link that wait. When full, the order is refused with [`NotSent::Full`].
 const COMMANDS: usize = 256;

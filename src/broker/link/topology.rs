@@ -14,7 +14,7 @@ use tracing::debug;
 use super::feed::{Feed, acknowledge};
 use super::lane::short;
 use super::session::{Mailbox, Notice, Outputs, is_locked, is_missing, open_mailbox};
-use super::{LinkEvent, QueueFound, REQUESTS_BYTES, REQUESTS_PREFETCH, RequestTag};
+use super::{LinkEvent, QueueFound, REQUESTS_BYTES, REQUESTS_EXPIRE, REQUESTS_PREFETCH, RequestTag};
 use crate::broker::names::Names;
 use crate::ring::Member;
 
@@ -110,7 +110,8 @@ impl Worker {
     }
 
     /// Declares, consumes and binds the request queue, in this order, because it deletes itself when its last consumer
-    /// goes. All is sent at once: the chat stands still until it is done, and the broker keeps a channel's order.
+    /// goes. A queue whose consumer went down together with the broker comes back with that without one, and expires.
+    /// All is sent at once: the chat stands still until it is done, and the broker keeps a channel's order.
     async fn open_requests(&mut self, queue: String, generation: u64) -> lapin::Result<()> {
         let channel = self.connection.create_channel().await?;
         let options = QueueDeclareOptions {
@@ -127,6 +128,8 @@ impl Worker {
             short("x-overflow".to_owned()),
             AMQPValue::LongString("reject-publish".into()),
         );
+        let expires = AMQPValue::LongLongInt(REQUESTS_EXPIRE.as_millis() as i64);
+        arguments.insert(short("x-expires".to_owned()), expires);
         let notice = Notice::Requests {
             channel: Some(channel.clone()),
             generation,
