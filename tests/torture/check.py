@@ -178,6 +178,9 @@ def main():
         acknowledged, heard = acknowledged + of_writers, heard + of_readers
     for violation in violations[:SHOWN]:
         print(violation)
+    if not acknowledged:
+        print("these prove nothing: nothing was acknowledged", file=sys.stderr)
+        return 2
     count = sum(len(clients) for clients in groups.values())
     print(f"{acknowledged} messages acknowledged, {heard} events heard, {count} clients in {len(groups)} groups:", end=" ")
     print(f"{len(violations)} violations" if violations else "one history, nothing lost, doubled or out of order")

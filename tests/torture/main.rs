@@ -64,6 +64,7 @@ fn nothing_acknowledged_is_lost_doubled_or_out_of_order() {
     match verdict {
         Ok((Ok(verdict), outcome)) => {
             report(&outcome, &verdict, seed, minutes);
+            assert!(outcome.faults() > 0 && outcome.visits > 0, "that was no torture");
             std::fs::remove_dir_all(&transcripts).expect("the transcripts are removed");
         }
         Ok((Err(violations), outcome)) => {
@@ -84,7 +85,7 @@ fn report(outcome: &Outcome, verdict: &str, seed: u64, minutes: f64) {
         outcome.faults()
     );
     println!("{}", outcome.table());
-    println!("{} visits by the README's Python client", outcome.visits);
+    println!("{} unbroken visits by the README's Python client", outcome.visits);
     println!("nodes that ended themselves: {}", outcome.ends.len());
     outcome.ends.iter().for_each(|end| println!("    {end}"));
     println!("check.py: {verdict}");

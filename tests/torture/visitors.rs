@@ -31,10 +31,12 @@ impl Visitors {
         let stop = Arc::new(AtomicBool::new(false));
         let (stopped, group, transcripts) = (Arc::clone(&stop), group.to_owned(), transcripts.to_path_buf());
         let thread = std::thread::spawn(move || {
-            let mut visits = 0;
-            while !stopped.load(Ordering::Relaxed) {
-                visits += 1;
-                let user = format!("visitor{visits}");
+            let mut unbroken = 0;
+            for number in 1_u32.. {
+                if stopped.load(Ordering::Relaxed) {
+                    break;
+                }
+                let user = format!("visitor{number}");
                 let mut command = Command::new(python());
                 command
                     .arg(&program)
@@ -43,10 +45,10 @@ impl Visitors {
                     .env("CHALEY_BROKER_URL", &ring.url)
                     .env("CHALEY_CLUSTER", &ring.cluster);
                 let transcript = Transcript::begin(&transcripts, began, "writer", &group, &user);
-                visit(command, &transcript, &user);
+                unbroken += u32::from(visit(command, &transcript, &user));
                 std::thread::sleep(VISITS_EVERY);
             }
-            visits
+            unbroken
         });
         Visitors {
             stop,
@@ -54,7 +56,7 @@ impl Visitors {
         }
     }
 
-    /// How many there were.
+    /// How many came and left as they wanted to.
     pub fn finish(&mut self) -> u32 {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.take().expect("it runs").join().expect("it ends")
@@ -86,8 +88,9 @@ fn python() -> PathBuf {
     std::env::var_os("CHALEY_TEST_PYTHON").map_or_else(own, PathBuf::from)
 }
 
-/// A visitor that lost its connection gave up, as the README's short program does: it may have been heard or not.
-fn visit(mut command: Command, transcript: &Transcript, user: &str) {
+/// A visitor that lost its connection gave up, as the README's short program does: it may have been heard or not. Whether it came to its own
+/// end.
+fn visit(mut command: Command, transcript: &Transcript, user: &str) -> bool {
     transcript.write(json!({"said": format!("{user} 0")}));
     command
         .stdin(Stdio::null())
@@ -115,4 +118,5 @@ fn visit(mut command: Command, transcript: &Transcript, user: &str) {
     }
     transcript.write(json!({"end": if done { "left" } else { "killed" }}));
     transcript.flush();
+    done
 }

@@ -152,6 +152,8 @@ const SHARD_FAILURES: u64 = 20;
 fn shard() {
     let first = from_environment("CHALEY_FIRST_SEED").unwrap_or(0);
     let count = from_environment("CHALEY_SEEDS").unwrap_or(GATE_SEEDS);
+    // With one thread the test's name stands on the line that the first thing printed would be on.
+    println!();
     let outcome = run_range(first, count, SHARD_FAILURES);
     let Figures {
         seeds,
