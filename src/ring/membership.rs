@@ -76,7 +76,8 @@ impl Membership {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Proposal {
     pub record: ViewRecord,
-    pub made_at: Millis,
+    /// Since when it could have come back: this node has heard itself all the time (rule 10).
+    pub waiting_since: Millis,
     pub sent_at: Millis,
 }
 

@@ -54,7 +54,8 @@
 //!    members answers a joiner.
 //! 10. **Alive is not enough.** Only messages of the current epoch count as life. A successor whose log end stands still
 //!     while it is owed entries is suspected. Nobody proposes from silence unless its own heartbeat, looped through its
-//!     own mailbox, has come back; anything else that claims to come from itself is dropped. A node that cannot hear itself or read the register ends itself.
+//!     own mailbox, has come back; anything else that claims to come from itself is dropped. A node that cannot hear itself
+//!     or read the register ends itself; it waits for news of the register only while it hears itself.
 //!
 //! # The caller's duties
 //!

@@ -229,6 +229,36 @@ fn who_cannot_hear_itself_does_not_blame_the_register() {
     }
 }
 
+/// Rule 10: while nothing comes back from the broker, because it blocks or stands still or this process slept, no record
+/// can come back either.
+#[test]
+fn a_proposal_waits_for_the_register_only_while_the_node_hears_itself() {
+    let blocked = |head: &mut Alone| {
+        head.step(Input::Blocked(true));
+        head.pass(3_000, &[]);
+        head.step(Input::Blocked(false));
+    };
+    let asleep = |head: &mut Alone| {
+        head.jump(head.now + 3_000);
+        assert_eq!(head.tick().halted(), None);
+    };
+    let unheard = |head: &mut Alone| {
+        for _ in 0..150 {
+            head.now += HEARTBEAT_MS;
+            assert_eq!(head.tick().halted(), None);
+        }
+        head.hear(1, Message::Loop { sent_at: head.now });
+    };
+    let troubles: [&dyn Fn(&mut Alone); 3] = [&blocked, &asleep, &unheard];
+    for trouble in troubles {
+        let mut head = Alone::settled(1, &[1, 2, 3], 0);
+        assert!(head.hear(3, Message::Leave).proposed().is_some());
+        trouble(&mut head);
+        assert_eq!(head.pass(2_480, &[2, 3]).halted(), None);
+        assert_eq!(head.pass(HEARTBEAT_MS, &[2, 3]).halted(), Some(Halt::RegisterSilent));
+    }
+}
+
 #[test]
 fn a_proposal_that_lost_is_told_and_one_that_won_is_not() {
     let lost = |winner: &[u16]| {

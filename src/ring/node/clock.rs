@@ -7,7 +7,7 @@ use crate::ring::types::{Epoch, Member, Millis};
 use crate::ring::view::{Cause, ViewRecord};
 
 /// A proposal that has not come back by then, or a view that others are in and that has not been read by then, although
-/// this node hears itself: the register cannot be read (rule 10).
+/// this node has heard itself all the time: the register cannot be read (rule 10).
 pub(super) const REGISTER_SILENT_MS: Millis = 2500;
 
 /// A connection whose register has not been read to its end by then (rule 10). Longer than a broker needs after a crash.
@@ -18,9 +18,13 @@ const RESYNC_HEARTBEATS: Millis = 3;
 
 impl Node {
     pub(super) fn on_tick(&mut self, now: Millis, effects: &mut Vec<Effect>) {
-        if let Some(for_ms) = self.detector.tick(now) {
+        let slept = self.detector.tick(now);
+        if let Some(for_ms) = slept {
             effects.push(Effect::Note(Note::Slept { for_ms }));
-            self.restart_own_clocks(now);
+            self.restart_reading(now);
+        }
+        if slept.is_some() || !self.detector.hears_itself(now) {
+            self.restart_waiting(now);
         }
         self.tick_reading(now, effects);
         let Connection::Up { since } = self.connection else {
@@ -37,7 +41,7 @@ impl Node {
         if self.detector.is_deaf() {
             return self.halt(Halt::Deaf, effects);
         }
-        if self.is_behind_for(now, REGISTER_SILENT_MS) && self.detector.hears_itself(now) {
+        if self.is_behind_for(now, REGISTER_SILENT_MS) {
             return self.halt(Halt::RegisterSilent, effects);
         }
         match &self.standing {
@@ -48,12 +52,21 @@ impl Node {
     }
 
     /// A process that did not run could not read either.
-    pub(super) fn restart_own_clocks(&mut self, now: Millis) {
+    pub(super) fn restart_reading(&mut self, now: Millis) {
         if self.is_reading() {
             self.connection = Connection::Reading { since: now };
         }
+    }
+
+    /// While nothing comes back from the broker, what the register does not tell is not the register's fault (rule 10).
+    pub(super) fn restart_waiting(&mut self, now: Millis) {
         if let Some(since) = &mut self.behind_since {
             *since = now;
+        }
+        if let Standing::Member(member) = &mut self.standing
+            && let Some(proposal) = &mut member.proposal
+        {
+            proposal.waiting_since = now;
         }
     }
 

@@ -210,21 +210,20 @@ impl Node {
         };
         member.proposal = Some(Proposal {
             record: record.clone(),
-            made_at: now,
+            waiting_since: now,
             sent_at: now,
         });
         effects.push(Effect::Propose(record));
     }
 
     pub(super) fn propose_again(&mut self, now: Millis, effects: &mut Vec<Effect>) {
-        let hears_itself = self.detector.hears_itself(now);
         let Standing::Member(member) = &mut self.standing else {
             return;
         };
         let Some(proposal) = &mut member.proposal else {
             return;
         };
-        if now.saturating_sub(proposal.made_at) >= REGISTER_SILENT_MS && hears_itself {
+        if now.saturating_sub(proposal.waiting_since) >= REGISTER_SILENT_MS {
             return self.halt(Halt::RegisterSilent, effects);
         }
         if now.saturating_sub(proposal.sent_at) >= PROPOSE_AGAIN_MS {

@@ -39,6 +39,15 @@ impl<E> Queue<E> {
         }
     }
 
+    /// Plans events for now, in this order, before what else is due now.
+    pub fn push_first(&mut self, events: Vec<E>) {
+        self.near += events.len();
+        let now = self.now;
+        for event in events.into_iter().rev() {
+            self.slot(now).push_front(event);
+        }
+    }
+
     /// The next event and its time.
     pub fn pop(&mut self) -> Option<(u64, E)> {
         if self.near == 0 {
@@ -98,4 +107,20 @@ fn events_come_by_time_and_then_in_the_order_of_their_planning() {
         (20_000, 8),
     ];
     assert_eq!(seen, expected);
+}
+
+#[test]
+fn what_comes_first_comes_before_what_is_due_now() {
+    let mut queue = Queue::new();
+    for number in 0..3 {
+        queue.push(7, number);
+    }
+    let mut seen = Vec::new();
+    while let Some((at, number)) = queue.pop() {
+        if number == 0 {
+            queue.push_first(vec![10, 11]);
+        }
+        seen.push((at, number));
+    }
+    assert_eq!(seen, [(7, 0), (7, 10), (7, 11), (7, 1), (7, 2)]);
 }

@@ -71,6 +71,11 @@ impl World {
         self.queue.push(at, event);
     }
 
+    /// At once and in this order, before what else is due in this millisecond.
+    pub fn before_all(&mut self, events: Vec<Event>) {
+        self.queue.push_first(events);
+    }
+
     pub fn log(&mut self, line: impl FnOnce() -> String) {
         if self.trace.on {
             let line = format!("{:>6} {}", self.now, line());

@@ -178,11 +178,10 @@ impl World {
         held
     }
 
-    /// It takes publications again: what waits arrives, in its order.
+    /// It takes publications again: what waits arrives, in its order, and before what comes after it on its connection.
     fn release_held(&mut self) {
-        for event in std::mem::take(&mut self.broker.held) {
-            self.after(0, event);
-        }
+        let held = std::mem::take(&mut self.broker.held);
+        self.before_all(held);
     }
 
     pub fn unblock(&mut self) {

@@ -1,9 +1,9 @@
 //! The broker: crashes, orderly restarts, pauses, alarms.
 
-use chaley::ring::{Epoch, ViewRecord};
+use chaley::ring::{Epoch, Input, ViewRecord};
 
 use crate::simulation::broker::register::show_record;
-use crate::simulation::event::Event;
+use crate::simulation::event::{Arrival, Event};
 use crate::simulation::host::{Host, Process};
 use crate::simulation::invariants::newest_view;
 use crate::simulation::world::World;
@@ -93,15 +93,11 @@ impl World {
                 return;
             };
             let won = self.broker.newest_winner() == Some(&last);
-            let knowing: Vec<&Host> = self.hosts.iter().filter(|h| h.store.views.contains(&last)).collect();
-            if won && knowing.is_empty() {
+            if won && !self.hosts.iter().any(|host| has_read(host, &last)) {
                 self.ledger.forget_view(last.epoch);
             } else if won {
-                let before = knowing[0]
-                    .store
-                    .views
-                    .iter()
-                    .find(|view| view.epoch.next() == last.epoch);
+                let mut views = self.hosts.iter().flat_map(|host| &host.store.views);
+                let before = views.find(|view| view.epoch.next() == last.epoch);
                 let Some(witness) = before.and_then(|before| self.witness(before, &last)) else {
                     return;
                 };
@@ -135,4 +131,13 @@ impl World {
             self.spared = None;
         }
     }
+}
+
+/// Whether its store knows the record, or its process has it and will read on when it wakes.
+fn has_read(host: &Host, record: &ViewRecord) -> bool {
+    let waits = |process: &Process| {
+        let mut waiting = process.others.iter();
+        waiting.any(|arrival| matches!(arrival, Arrival::Ring(Input::Registered(read)) if read == record))
+    };
+    host.store.views.contains(record) || host.process.as_ref().is_some_and(waits)
 }

@@ -115,6 +115,7 @@ impl World {
             Effect::Append(entries) => {
                 invariants::appended(self, at, &entries, ordered)?;
                 self.append(at, entries);
+                invariants::says_committed(self, at)?;
             }
             Effect::Commit { upto } => {
                 invariants::committed(self, at, upto)?;

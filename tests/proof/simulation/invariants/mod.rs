@@ -218,6 +218,19 @@ fn one_head_orders(world: &mut World, at: usize) -> Verdict {
 
 /// Rule 3: agreement. All committed logs are prefixes of one; only a synced tail makes that one longer.
 pub fn committed(world: &mut World, at: usize, upto: Index) -> Verdict {
+    let synced = world.hosts[at].store.synced;
+    is_committed(world, at, upto, synced)
+}
+
+/// The same of what a store says, which its process believes when it starts again: the hint that rides along with the
+/// entries of a step may tell of its commit, and the process may die before it does anything else of that step.
+pub fn says_committed(world: &mut World, at: usize) -> Verdict {
+    let host = &world.hosts[at];
+    let synced = host.process.as_ref().is_some_and(|process| process.node.is_synced());
+    is_committed(world, at, host.store.committed(), synced)
+}
+
+fn is_committed(world: &mut World, at: usize, upto: Index, synced: bool) -> Verdict {
     let host = &world.hosts[at];
     let known = world.ledger.committed.len() as Index;
     let place = upto.min(known);
@@ -242,7 +255,7 @@ pub fn committed(world: &mut World, at: usize, upto: Index) -> Verdict {
         .views
         .get(&host.store.entered)
         .and_then(|view| view.members.last());
-    if tail != Some(&host.store.me) || !host.store.synced {
+    if tail != Some(&host.store.me) || !synced {
         return Err(format!(
             "the tail commits: {} commits {upto} first, the tail is {tail:?}",
             host.store.me
