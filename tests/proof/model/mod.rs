@@ -30,8 +30,9 @@
 //!
 //! `cargo test --test proof model::gate` checks the small worlds, all that can be reached in them.
 //! `cargo test --profile prove --test proof model::long -- --ignored --nocapture` checks all worlds and prints a table;
-//! `CHALEY_MODEL_STATES=n` expands up to n states of each, `CHALEY_MODEL_WORLD=name` checks that one only, which is also
-//! how a failure is replayed: breadth first, so its trace has few steps.
+//! `CHALEY_MODEL_STATES=n` expands up to n states of each, `CHALEY_MODEL_HEAL=n` heals one state in n, and
+//! `CHALEY_MODEL_WORLD=name` checks that one only. A failure says how to replay it: breadth first, so its trace has few
+//! steps. `model.md` holds the table of one run.
 
 mod action;
 mod check;
@@ -58,6 +59,13 @@ const GATE_STATES: usize = 150_000;
 /// A world of the gate that takes longer is reported as not exhausted: the machine is too busy.
 const GATE_MAX: Duration = Duration::from_secs(120);
 
+/// The long run checks the world of this name only.
+const WORLD: &str = "CHALEY_MODEL_WORLD";
+/// Instead of [`LONG_STATES`].
+const STATES: &str = "CHALEY_MODEL_STATES";
+/// One state in so many is healed by the long run, instead of one in a thousand.
+const HEAL: &str = "CHALEY_MODEL_HEAL";
+
 fn from_environment(name: &str) -> Option<usize> {
     std::env::var(name).ok().and_then(|value| value.parse().ok())
 }
@@ -68,28 +76,37 @@ fn threads() -> usize {
 
 /// One line of the table.
 fn row(report: &Report) -> String {
+    let missed: Vec<_> = report.missed.iter().map(|milestone| format!("{milestone:?}")).collect();
     format!(
-        "| {} | {} | {} | {} | {} | {} | {:.1} |",
+        "| {} | {} | {} | {} | {} | {} | {} | {:.1} |",
         report.world.name,
         report.world.faults,
         report.states,
         report.depth,
         if report.exhausted { "all" } else { "capped" },
+        missed.join(", "),
         report.healed,
         report.seconds
     )
 }
 
-const HEADER: &str = "| world | faults | distinct states | depth | reached | healed | seconds |\n\
-                      | --- | --- | ---: | ---: | --- | ---: | ---: |";
+const HEADER: &str = "| world | faults | distinct states | depth | reached | not seen | healed | seconds |\n\
+                      | --- | --- | ---: | ---: | --- | --- | ---: | ---: |";
 
 /// Why a world fails, and how to see it again.
-fn complaint(report: &Report) -> Option<String> {
+fn complaint(report: &Report, plan: Plan) -> Option<String> {
     let name = report.world.name;
     let failure = report.failure.as_ref()?;
+    let Plan {
+        expand, heal_one_in, ..
+    } = plan;
+    let replay = format!(
+        "{WORLD}=\"{name}\" {STATES}={expand} {HEAL}={heal_one_in} \
+         cargo test --profile prove --test proof model::long -- --ignored --nocapture"
+    );
+    let (property, trace) = (failure.property, &failure.trace);
     Some(format!(
-        "world \"{name}\" breaks \"{}\":\n{}replay: CHALEY_MODEL_WORLD=\"{name}\" cargo test --profile prove --test proof model::long -- --ignored --nocapture",
-        failure.property, failure.trace
+        "world \"{name}\" breaks \"{property}\":\n{trace}replay: {replay}"
     ))
 }
 
@@ -102,7 +119,7 @@ fn run(worlds: &[World], plan: Plan) -> Vec<String> {
         let report = check(*world, plan);
         println!("{}", row(&report));
         total += report.states;
-        wrong.extend(complaint(&report));
+        wrong.extend(complaint(&report, plan));
         // Of a world that was cut short nothing can be said to be out of reach.
         if report.exhausted && !report.missed.is_empty() {
             wrong.push(format!("world \"{}\" never gets to {:?}", world.name, report.missed));
@@ -128,12 +145,12 @@ fn gate() {
 #[ignore = "takes minutes: the gate checks the small worlds"]
 fn long() {
     let plan = Plan {
-        expand: from_environment("CHALEY_MODEL_STATES").unwrap_or(LONG_STATES),
-        heal_one_in: 1_000,
+        expand: from_environment(STATES).unwrap_or(LONG_STATES),
+        heal_one_in: from_environment(HEAL).map_or(1_000, |n| n.max(1) as u64),
         threads: threads(),
         timeout: None,
     };
-    let only = std::env::var("CHALEY_MODEL_WORLD").ok();
+    let only = std::env::var(WORLD).ok();
     let chosen: Vec<World> = worlds::ALL
         .iter()
         .copied()
@@ -165,7 +182,7 @@ pub fn hunt(budget: u64) -> Option<Catch> {
         };
         let report = check(*world, plan);
         after += report.states as u64;
-        if let Some(why) = complaint(&report) {
+        if let Some(why) = complaint(&report, plan) {
             return Some(Catch { after, why });
         }
     }

@@ -219,7 +219,12 @@ pub const ALL: &[World] = &[
             ticks: 2,
             ..NONE
         },
-        reaches: &[Milestone::CommitAfterFailOver, Milestone::TwoHeads, Milestone::Alone],
+        reaches: &[
+            Milestone::CommitAfterFailOver,
+            Milestone::TwoHeads,
+            Milestone::Alone,
+            Milestone::Race,
+        ],
         ..RING
     },
     World {
@@ -462,6 +467,71 @@ pub const ALL: &[World] = &[
             ..NONE
         },
         reaches: &[Milestone::CommitAfterFailOver, Milestone::Left],
+        ..RING
+    },
+    World {
+        name: "crash and wipe",
+        clients: &[1],
+        faults: Faults {
+            crashes: 2,
+            restarts: 1,
+            wipes: 1,
+            ticks: 1,
+            ..NONE
+        },
+        reaches: FAILS_OVER,
+        ..RING
+    },
+    World {
+        name: "suspicion and repeats",
+        clients: &[1],
+        faults: Faults {
+            suspicions: 1,
+            repeats: 1,
+            ..NONE
+        },
+        reaches: FAILS_OVER,
+        ..RING
+    },
+    World {
+        name: "suspicion and two joiners",
+        members: 1,
+        joiners: 2,
+        clients: &[1],
+        faults: Faults {
+            suspicions: 1,
+            ticks: 6,
+            advances: 2,
+            ..NONE
+        },
+        reaches: &[Milestone::AllCommitted, Milestone::JoinerSynced],
+        ..RING
+    },
+    // ---- other beginnings and clocks ----
+    World {
+        name: "founders",
+        members: 0,
+        joiners: 2,
+        clients: &[1],
+        faults: Faults {
+            ticks: 6,
+            advances: 2,
+            ..NONE
+        },
+        reaches: &[Milestone::AllCommitted, Milestone::TwoJoinersSynced, Milestone::Race],
+        ..RING
+    },
+    World {
+        name: "silence",
+        members: 2,
+        clients: &[1],
+        suspect_after_ms: 250,
+        faults: Faults {
+            ticks: 4,
+            advances: 4,
+            ..NONE
+        },
+        reaches: FAILS_OVER,
         ..RING
     },
 ];
