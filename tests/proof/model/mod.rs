@@ -1,11 +1,12 @@
 //! The production core in small worlds, in every order of events: model checking with stateright.
 //!
-//! A [`worlds::World`] has two or three hosts, a few requests and a budget of faults of one kind or two. Its states hold
-//! production [`chaley::ring::Node`]s, the stores that survive them, the chat's admission and state, what is on its way
-//! from each connection to each queue, the register, and what the invariants remember. From a state every enabled
-//! [`action::Action`] is taken: a message arrives, a record of the register is read, a process ticks, a fault strikes;
-//! [`properties`] says what must hold in each state and at each effect. Clients are the worst there could be: any of
-//! their requests may reach, at any time and any number of times, every node that believes to be head.
+//! A [`worlds::World`] has two or three hosts, a ring or none yet, a few requests and a budget of faults of one kind or
+//! two. Its states hold production [`chaley::ring::Node`]s, the stores that survive them, the chat's admission and
+//! state, what is on its way from each connection to each queue, the register, and what the invariants remember. From a
+//! state every enabled [`action::Action`] is taken: a message arrives, a record of the register is read, a process
+//! ticks, a fault strikes; [`properties`] says what must hold in each state and at each effect. Clients are the worst
+//! there could be: any of their requests may reach, at any time and any number of times, every node that believes to be
+//! head.
 //!
 //! # What bounds it
 //!
@@ -14,9 +15,8 @@
 //!   were received at once, and a message that repeats the last one still waiting on its way, are not sent again: the
 //!   sender's next tick repeats them. Behaviours are left out by that, those in which a mere repetition outlives its
 //!   sender's state; the simulation has them.
-//! * Silence is not waited for, nor is the loop through the own mailbox: a suspicion comes from a message that is
-//!   returned, from a mailbox that is gone (`returns`) or from one that is not (`suspicions`). What follows from it is
-//!   the same. Judging silence is the detector's business and has tests of its own.
+//! * Only the world `silence` waits for it. In the others a suspicion comes from a message that is returned, from a
+//!   mailbox that is gone (`returns`) or from one that is not (`suspicions`). What follows from it is the same.
 //! * After the broker's death no time passes before all living nodes are back: the grace is longer than that.
 //! * States are told apart by hashes of 64 bits. With n states the chance that two share one is about n * n / 2^65: a
 //!   hundred-thousandth for ten million.

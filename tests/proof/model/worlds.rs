@@ -70,7 +70,7 @@ pub struct World {
     pub reaches: &'static [Milestone],
 }
 
-/// A silence that no world waits for.
+/// A silence that is not waited for.
 const NEVER_MS: Millis = 1_000_000;
 
 const RING: World = World {
@@ -290,12 +290,13 @@ pub const ALL: &[World] = &[
     },
     World {
         name: "wiped",
+        members: 2,
         clients: &[1],
         faults: Faults {
             crashes: 1,
             wipes: 1,
             restarts: 1,
-            ticks: 4,
+            ticks: 3,
             advances: 1,
             ..NONE
         },
@@ -308,8 +309,8 @@ pub const ALL: &[World] = &[
         joiners: 2,
         clients: &[1],
         faults: Faults {
-            ticks: 6,
-            advances: 2,
+            ticks: 4,
+            advances: 1,
             ..NONE
         },
         reaches: &[
@@ -525,10 +526,11 @@ pub const ALL: &[World] = &[
         name: "silence",
         members: 2,
         clients: &[1],
-        suspect_after_ms: 250,
+        advance_ms: 60,
+        suspect_after_ms: 100,
         faults: Faults {
             ticks: 4,
-            advances: 4,
+            advances: 3,
             ..NONE
         },
         reaches: FAILS_OVER,
