@@ -51,7 +51,7 @@ use check::{Plan, Report, check};
 use worlds::World;
 
 /// States of each world that the long run expands.
-const LONG_STATES: usize = 1_000_000;
+const LONG_STATES: usize = 450_000;
 
 /// States of each world that the gate expands; its worlds are smaller.
 const GATE_STATES: usize = 150_000;
