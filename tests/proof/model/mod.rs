@@ -1,11 +1,12 @@
 //! The production core in small worlds, in every order of events: model checking with stateright.
 //!
-//! A [`worlds::World`] has two or three hosts, a few requests and a budget of faults of one kind or two. Its states hold
-//! production [`chaley::ring::Node`]s, the stores that survive them, the chat's admission and state, what is on its way
-//! from each connection to each queue, the register, and what the invariants remember. From a state every enabled
-//! [`action::Action`] is taken: a message arrives, a record of the register is read, a process ticks, a fault strikes;
-//! [`properties`] says what must hold in each state and at each effect. Clients are the worst there could be: any of
-//! their requests may reach, at any time and any number of times, every node that believes to be head.
+//! A [`worlds::World`] has two or three hosts, a ring or none yet, a few requests and a budget of faults of one kind or
+//! two. Its states hold production [`chaley::ring::Node`]s, the stores that survive them, the chat's admission and
+//! state, what is on its way from each connection to each queue, the register, and what the invariants remember. From a
+//! state every enabled [`action::Action`] is taken: a message arrives, a record of the register is read, a process
+//! ticks, a fault strikes; [`properties`] says what must hold in each state and at each effect. Clients are the worst
+//! there could be: any of their requests may reach, at any time and any number of times, every node that believes to be
+//! head.
 //!
 //! # What bounds it
 //!
@@ -14,9 +15,8 @@
 //!   were received at once, and a message that repeats the last one still waiting on its way, are not sent again: the
 //!   sender's next tick repeats them. Behaviours are left out by that, those in which a mere repetition outlives its
 //!   sender's state; the simulation has them.
-//! * Silence is not waited for, nor is the loop through the own mailbox: a suspicion comes from a message that is
-//!   returned, from a mailbox that is gone (`returns`) or from one that is not (`suspicions`). What follows from it is
-//!   the same. Judging silence is the detector's business and has tests of its own.
+//! * Only the world `silence` waits for it. In the others a suspicion comes from a message that is returned, from a
+//!   mailbox that is gone (`returns`) or from one that is not (`suspicions`). What follows from it is the same.
 //! * After the broker's death no time passes before all living nodes are back: the grace is longer than that.
 //! * States are told apart by hashes of 64 bits. With n states the chance that two share one is about n * n / 2^65: a
 //!   hundred-thousandth for ten million.
@@ -30,8 +30,9 @@
 //!
 //! `cargo test --test proof model::gate` checks the small worlds, all that can be reached in them.
 //! `cargo test --profile prove --test proof model::long -- --ignored --nocapture` checks all worlds and prints a table;
-//! `CHALEY_MODEL_STATES=n` expands up to n states of each, `CHALEY_MODEL_WORLD=name` checks that one only, which is also
-//! how a failure is replayed: breadth first, so its trace has few steps.
+//! `CHALEY_MODEL_STATES=n` expands up to n states of each, `CHALEY_MODEL_HEAL=n` heals one state in n, and
+//! `CHALEY_MODEL_WORLD=name` checks that one only. A failure says how to replay it: breadth first, so its trace has few
+//! steps. `model.md` holds the table of one run.
 
 mod action;
 mod check;
@@ -50,13 +51,20 @@ use check::{Plan, Report, check};
 use worlds::World;
 
 /// States of each world that the long run expands.
-const LONG_STATES: usize = 1_000_000;
+const LONG_STATES: usize = 450_000;
 
 /// States of each world that the gate expands; its worlds are smaller.
 const GATE_STATES: usize = 150_000;
 
 /// A world of the gate that takes longer is reported as not exhausted: the machine is too busy.
 const GATE_MAX: Duration = Duration::from_secs(120);
+
+/// The long run checks the world of this name only.
+const WORLD: &str = "CHALEY_MODEL_WORLD";
+/// Instead of [`LONG_STATES`].
+const STATES: &str = "CHALEY_MODEL_STATES";
+/// One state in so many is healed by the long run, instead of one in a thousand.
+const HEAL: &str = "CHALEY_MODEL_HEAL";
 
 fn from_environment(name: &str) -> Option<usize> {
     std::env::var(name).ok().and_then(|value| value.parse().ok())
@@ -68,28 +76,37 @@ fn threads() -> usize {
 
 /// One line of the table.
 fn row(report: &Report) -> String {
+    let missed: Vec<_> = report.missed.iter().map(|milestone| format!("{milestone:?}")).collect();
     format!(
-        "| {} | {} | {} | {} | {} | {} | {:.1} |",
+        "| {} | {} | {} | {} | {} | {} | {} | {:.1} |",
         report.world.name,
         report.world.faults,
         report.states,
         report.depth,
         if report.exhausted { "all" } else { "capped" },
+        missed.join(", "),
         report.healed,
         report.seconds
     )
 }
 
-const HEADER: &str = "| world | faults | distinct states | depth | reached | healed | seconds |\n\
-                      | --- | --- | ---: | ---: | --- | ---: | ---: |";
+const HEADER: &str = "| world | faults | distinct states | depth | reached | not seen | healed | seconds |\n\
+                      | --- | --- | ---: | ---: | --- | --- | ---: | ---: |";
 
 /// Why a world fails, and how to see it again.
-fn complaint(report: &Report) -> Option<String> {
+fn complaint(report: &Report, plan: Plan) -> Option<String> {
     let name = report.world.name;
     let failure = report.failure.as_ref()?;
+    let Plan {
+        expand, heal_one_in, ..
+    } = plan;
+    let replay = format!(
+        "{WORLD}=\"{name}\" {STATES}={expand} {HEAL}={heal_one_in} \
+         cargo test --profile prove --test proof model::long -- --ignored --nocapture"
+    );
+    let (property, trace) = (failure.property, &failure.trace);
     Some(format!(
-        "world \"{name}\" breaks \"{}\":\n{}replay: CHALEY_MODEL_WORLD=\"{name}\" cargo test --profile prove --test proof model::long -- --ignored --nocapture",
-        failure.property, failure.trace
+        "world \"{name}\" breaks \"{property}\":\n{trace}replay: {replay}"
     ))
 }
 
@@ -102,7 +119,7 @@ fn run(worlds: &[World], plan: Plan) -> Vec<String> {
         let report = check(*world, plan);
         println!("{}", row(&report));
         total += report.states;
-        wrong.extend(complaint(&report));
+        wrong.extend(complaint(&report, plan));
         // Of a world that was cut short nothing can be said to be out of reach.
         if report.exhausted && !report.missed.is_empty() {
             wrong.push(format!("world \"{}\" never gets to {:?}", world.name, report.missed));
@@ -128,12 +145,12 @@ fn gate() {
 #[ignore = "takes minutes: the gate checks the small worlds"]
 fn long() {
     let plan = Plan {
-        expand: from_environment("CHALEY_MODEL_STATES").unwrap_or(LONG_STATES),
-        heal_one_in: 1_000,
+        expand: from_environment(STATES).unwrap_or(LONG_STATES),
+        heal_one_in: from_environment(HEAL).map_or(1_000, |n| n.max(1) as u64),
         threads: threads(),
         timeout: None,
     };
-    let only = std::env::var("CHALEY_MODEL_WORLD").ok();
+    let only = std::env::var(WORLD).ok();
     let chosen: Vec<World> = worlds::ALL
         .iter()
         .copied()
@@ -165,7 +182,7 @@ pub fn hunt(budget: u64) -> Option<Catch> {
         };
         let report = check(*world, plan);
         after += report.states as u64;
-        if let Some(why) = complaint(&report) {
+        if let Some(why) = complaint(&report, plan) {
             return Some(Catch { after, why });
         }
     }

@@ -123,10 +123,12 @@ pub enum Milestone {
     Restored,
     /// A member left on purpose.
     Left,
+    /// Two records want to be the same view: one of them loses.
+    Race,
 }
 
 impl Milestone {
-    pub const ALL: [Milestone; 11] = [
+    pub const ALL: [Milestone; 12] = [
         Milestone::AllCommitted,
         Milestone::CommitAfterFailOver,
         Milestone::TwoHeads,
@@ -138,6 +140,7 @@ impl Milestone {
         Milestone::Alone,
         Milestone::Restored,
         Milestone::Left,
+        Milestone::Race,
     ];
 }
 
@@ -177,6 +180,11 @@ pub fn is_reached(milestone: Milestone, first: First, state: &State) -> bool {
             .hosts
             .iter()
             .any(|host| host.asked_to_leave && host.process.is_none()),
+        Milestone::Race => {
+            let rival = |one: &ViewRecord, other: &ViewRecord| one.epoch == other.epoch && one != other;
+            let raced = |record: &ViewRecord| state.register.iter().any(|other| rival(record, other));
+            state.register.iter().any(|record| raced(record))
+        }
     }
 }
 

@@ -70,7 +70,7 @@ pub struct World {
     pub reaches: &'static [Milestone],
 }
 
-/// A silence that no world waits for.
+/// A silence that is not waited for.
 const NEVER_MS: Millis = 1_000_000;
 
 const RING: World = World {
@@ -219,7 +219,12 @@ pub const ALL: &[World] = &[
             ticks: 2,
             ..NONE
         },
-        reaches: &[Milestone::CommitAfterFailOver, Milestone::TwoHeads, Milestone::Alone],
+        reaches: &[
+            Milestone::CommitAfterFailOver,
+            Milestone::TwoHeads,
+            Milestone::Alone,
+            Milestone::Race,
+        ],
         ..RING
     },
     World {
@@ -285,12 +290,13 @@ pub const ALL: &[World] = &[
     },
     World {
         name: "wiped",
+        members: 2,
         clients: &[1],
         faults: Faults {
             crashes: 1,
             wipes: 1,
             restarts: 1,
-            ticks: 4,
+            ticks: 3,
             advances: 1,
             ..NONE
         },
@@ -301,17 +307,13 @@ pub const ALL: &[World] = &[
         name: "two joiners",
         members: 1,
         joiners: 2,
-        clients: &[1],
+        clients: &[],
         faults: Faults {
             ticks: 6,
             advances: 2,
             ..NONE
         },
-        reaches: &[
-            Milestone::AllCommitted,
-            Milestone::JoinerSynced,
-            Milestone::TwoJoinersSynced,
-        ],
+        reaches: &[Milestone::JoinerSynced, Milestone::TwoJoinersSynced],
         ..RING
     },
     // ---- pairs ----
@@ -462,6 +464,72 @@ pub const ALL: &[World] = &[
             ..NONE
         },
         reaches: &[Milestone::CommitAfterFailOver, Milestone::Left],
+        ..RING
+    },
+    World {
+        name: "crash and wipe",
+        clients: &[1],
+        faults: Faults {
+            crashes: 2,
+            restarts: 1,
+            wipes: 1,
+            ticks: 1,
+            ..NONE
+        },
+        reaches: FAILS_OVER,
+        ..RING
+    },
+    World {
+        name: "suspicion and repeats",
+        clients: &[1],
+        faults: Faults {
+            suspicions: 1,
+            repeats: 1,
+            ..NONE
+        },
+        reaches: FAILS_OVER,
+        ..RING
+    },
+    World {
+        name: "suspicion and two joiners",
+        members: 1,
+        joiners: 2,
+        clients: &[1],
+        faults: Faults {
+            suspicions: 1,
+            ticks: 6,
+            advances: 2,
+            ..NONE
+        },
+        reaches: &[Milestone::AllCommitted, Milestone::JoinerSynced],
+        ..RING
+    },
+    // ---- other beginnings and clocks ----
+    World {
+        name: "founders",
+        members: 0,
+        joiners: 2,
+        clients: &[1],
+        faults: Faults {
+            ticks: 6,
+            advances: 2,
+            ..NONE
+        },
+        reaches: &[Milestone::AllCommitted, Milestone::TwoJoinersSynced, Milestone::Race],
+        ..RING
+    },
+    World {
+        name: "silence",
+        members: 2,
+        clients: &[1],
+        advance_ms: 60,
+        suspect_after_ms: 100,
+        faults: Faults {
+            ticks: 4,
+            advances: 3,
+            ..NONE
+        },
+        reaches: FAILS_OVER,
         ..RING
     },
 ];
