@@ -65,6 +65,9 @@ impl Core {
             if self.link == Link::Ended {
                 return;
             }
+            if epoch < self.epoch && self.may_be_there_by_now(&event) {
+                continue;
+            }
             match event {
                 Event::Joined(_) | Event::Message(_) | Event::Left(_) | Event::Away(_) | Event::Back(_) => {
                     self.on_placed(event, reply, now);
@@ -111,6 +114,16 @@ impl Core {
         }
         self.epoch = self.epoch.max(epoch);
         self.settle(now);
+    }
+
+    /// Whether the event says that something is not there, which a node of an older view than this session has heard of
+    /// may not know of yet: a former head, for one, that has not read the register so far. It is asked for again.
+    fn may_be_there_by_now(&self, event: &Event) -> bool {
+        match event {
+            Event::Error { code, .. } => matches!(code, ErrorCode::NoSession | ErrorCode::NotJoined),
+            Event::Resumed { cluster, .. } => self.cluster.as_ref() == Some(cluster),
+            _ => false,
+        }
     }
 
     /// An event with a place in its group: perhaps an outcome, and perhaps the next one to deliver.

@@ -169,6 +169,51 @@ fn a_beat_shows_a_gap_when_all_is_quiet() {
     assert_eq!(world.delivered(), [1, 2]);
 }
 
+/// A former head that has not read the register so far does not know who came after it, and answers nevertheless.
+#[test]
+fn what_a_node_of_an_older_view_does_not_know_is_asked_for_again() {
+    for code in [ErrorCode::NoSession, ErrorCode::NotJoined] {
+        let mut world = World::connected();
+        world.ring.epoch = 2;
+        world.join();
+        world.calm_down();
+        world.say("to both heads");
+        let mut former = world.ring.parcel(true, world.ring.error(code, 2, None));
+        former.1.epoch = 1;
+        world.send_to_core(former);
+        world.reach_core(0);
+        assert_eq!(world.outcomes(), [0], "{code:?} is no outcome");
+        let (id, _) = world.to_ring.remove(0);
+        world.core.confirmed(id, world.now);
+        world.calm_down();
+        assert_eq!(world.outcomes(), [0, 1]);
+        assert!(!world.core.is_ended());
+    }
+}
+
+#[test]
+fn a_home_of_an_older_view_does_not_say_what_a_session_is_in() {
+    let mut world = World::connected();
+    world.ring.epoch = 2;
+    world.join();
+    world.calm_down();
+    world.disconnect();
+    world.to_ring.clear();
+    world.connect();
+    let (_, requests) = world.to_ring.remove(0);
+    let groups = std::mem::take(&mut world.ring.groups);
+    let mut former = world.ring.take(&requests).remove(0);
+    former.1.epoch = 1;
+    world.ring.groups = groups;
+    world.send_to_core(former);
+    world.reach_core(0);
+    world.calm_down();
+    assert_eq!(world.count(|event| matches!(event, SessionEvent::Removed { .. })), 0);
+    world.say("still in it");
+    world.calm_down();
+    assert_eq!(world.outcomes(), [0, 1]);
+}
+
 #[test]
 fn an_ended_session_hands_back_what_waits_and_sends_nothing_again() {
     let mut world = World::connected();
