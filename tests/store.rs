@@ -342,6 +342,21 @@ fn another_layout_is_refused_with_the_way_out() {
 }
 
 #[test]
+fn a_store_of_another_engine_is_refused_as_it_is() {
+    let home = tempfile::tempdir().unwrap();
+    append(&mut open(home.path()), &entries(Digest::ZERO, 1, 3));
+    let (version, journal) = (home.path().join("db/version"), home.path().join("db/0.jnl"));
+    // As a later one might write it: nothing that this one can read.
+    fs::write(&version, b"FJL\x04").unwrap();
+    fs::write(&journal, b"a journal of a later engine").unwrap();
+    fs::write(home.path().join("boot"), "before open\n").unwrap();
+    let opened = Store::open(home.path(), &Durability::default());
+    assert!(matches!(opened, Err(StoreError::Version { .. })));
+    assert_eq!(fs::read(&journal).unwrap(), b"a journal of a later engine");
+    assert_eq!(fs::read_to_string(home.path().join("boot")).unwrap(), "before open\n");
+}
+
+#[test]
 fn a_store_that_does_not_open_keeps_its_mark() {
     let home = tempfile::tempdir().unwrap();
     drop(open(home.path()));
