@@ -17,7 +17,9 @@
 //!   with `fsync = "always"`; with `interval` the last `fsync_interval_ms` may be gone, from the end and whole batches.
 //! - The store knows which of the two it was: see below.
 //! - After one failed write no further write is accepted until the store is opened anew (Rebello et al., "Can
-//!   Applications Recover from fsync Failures?", USENIX ATC 2020): what reached the disk is then not known.
+//!   Applications Recover from fsync Failures?", USENIX ATC 2020): what reached the disk is then not known. The next
+//!   opening under the same boot does not remember that: it takes what the kernel shows, which after a failed fsync may be
+//!   more than the disk has.
 //! - The log has no gaps: an entry that is not the next one is refused, and a gap found on disk is [`StoreError::Corrupt`].
 //! - One process at a time: a second opener gets [`StoreError::Locked`].
 //!
@@ -30,7 +32,7 @@
 //! | ----------------- | ------------------------- | -------------------------------------------------- |
 //! | `whole`           | nothing is lost           | nothing is lost                                    |
 //! | `open`            | nothing is lost           | the end may be lost: [`Store::end_lost`]           |
-//! | there is none     | -                         | the same                                           |
+//! | none, or damaged  | the end may be lost       | the same                                           |
 //!
 //! If the end may be lost, the first batch takes `synced` from the membership, before the mark is written anew. A change
 //! of the setting counts once everything written before is on the disk. A machine whose boot cannot be read is safe, too,
