@@ -334,9 +334,26 @@ fn another_layout_is_refused_with_the_way_out() {
     assert_eq!(error.exit_code(), 78);
     let text = error.to_string();
     assert!(
-        text.contains("layout 99") && text.contains("move the directory away"),
+        text.contains("layout 99")
+            && text.contains("move the directory away")
+            && text.contains("never on all nodes at once"),
         "{text}"
     );
+}
+
+#[test]
+fn a_store_of_another_engine_is_refused_as_it_is() {
+    let home = tempfile::tempdir().unwrap();
+    append(&mut open(home.path()), &entries(Digest::ZERO, 1, 3));
+    let (version, journal) = (home.path().join("db/version"), home.path().join("db/0.jnl"));
+    // As a later one might write it: nothing that this one can read.
+    fs::write(&version, b"FJL\x04").unwrap();
+    fs::write(&journal, b"a journal of a later engine").unwrap();
+    fs::write(home.path().join("boot"), "before open\n").unwrap();
+    let opened = Store::open(home.path(), &Durability::default());
+    assert!(matches!(opened, Err(StoreError::Version { .. })));
+    assert_eq!(fs::read(&journal).unwrap(), b"a journal of a later engine");
+    assert_eq!(fs::read_to_string(home.path().join("boot")).unwrap(), "before open\n");
 }
 
 #[test]
@@ -354,6 +371,25 @@ fn a_store_that_does_not_open_keeps_its_mark() {
     let opened = Store::open(home.path(), &Durability::default());
     assert!(matches!(opened, Err(StoreError::Corrupt { .. })));
     assert_eq!(fs::read_to_string(home.path().join("boot")).unwrap(), "before open\n");
+}
+
+#[test]
+fn a_mark_that_is_no_text_opens_as_a_power_loss_and_is_written_anew() {
+    let home = tempfile::tempdir().unwrap();
+    let log = entries(Digest::ZERO, 1, 3);
+    append(&mut open(home.path()), &log);
+    for damaged in [vec![0xff; 20], vec![b'x'; 1_000_000]] {
+        fs::write(home.path().join("boot"), damaged).unwrap();
+        let store = open(home.path());
+        assert!(store.end_lost());
+        assert_eq!(store.entries(1, 100, usize::MAX).unwrap(), log);
+        drop(store);
+        assert!(
+            fs::read_to_string(home.path().join("boot"))
+                .unwrap()
+                .ends_with(" whole\n")
+        );
+    }
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use fjall::OwnedWriteBatch;
 
-use super::{Membership, Store, StoreError, keys};
+use super::{EndLost, Membership, Store, StoreError, keys};
 use crate::ring::{Digest, Entry, Epoch, Index};
 
 /// Most suffixes kept aside at a time. When it is full the newest one makes room: the oldest was set aside by the last
@@ -21,7 +21,7 @@ pub struct Batch<'a> {
     last_applied: Index,
     membership: Membership,
     aside: Vec<u32>,
-    end_lost: bool,
+    end_lost: Option<EndLost>,
     /// Lowest index that was set aside: what memory holds from there on is replaced by `appended`.
     truncated_from: Option<Index>,
     error: Option<StoreError>,
@@ -65,8 +65,7 @@ impl<'a> Batch<'a> {
     /// Replaces the membership. `delivered` may not pass `commit`, nor `commit` the log's end at the end of this batch.
     pub fn membership(&mut self, membership: &Membership) {
         self.membership = *membership;
-        if membership.synced && self.end_lost {
-            self.end_lost = false;
+        if membership.synced && self.end_lost.take().is_some() {
             self.writes.remove(&self.store.engine.meta, keys::END_LOST);
         }
         match postcard::to_stdvec(membership) {
@@ -75,10 +74,16 @@ impl<'a> Batch<'a> {
         }
     }
 
-    /// Says that the end of the log may be missing: a member that has less than it acknowledged is not synced.
+    /// Says that the end of the log may be missing: a member that has less than it acknowledged is not synced. Where it
+    /// was one is said once: a joiner that loses its end, too, has still what was left the first time.
     pub(super) fn end_lost(&mut self) {
-        self.end_lost = true;
-        self.writes.insert(&self.store.engine.meta, keys::END_LOST, []);
+        if self.end_lost.is_none() {
+            let Membership { synced, epoch, .. } = self.membership;
+            let member_in = synced.then_some(epoch);
+            self.end_lost = Some(EndLost { member_in });
+            let value = keys::encode_end_lost(member_in);
+            self.writes.insert(&self.store.engine.meta, keys::END_LOST, value);
+        }
         self.membership(&Membership {
             synced: false,
             ..self.membership

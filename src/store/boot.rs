@@ -5,7 +5,7 @@
 //! on the disk by then. It is replaced in one step and is on the disk before the first write that it speaks of.
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::path::Path;
 
 use super::fsync::sync_directory;
@@ -16,6 +16,9 @@ const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// Longest name of a boot; what is longer is no name.
 const MAX_ID_BYTES: usize = 64;
+
+/// Longest mark; what is longer is damaged.
+const MAX_MARK_BYTES: usize = MAX_ID_BYTES + 16;
 
 const FILE: &str = "boot";
 const NEW_FILE: &str = "boot.new";
@@ -62,15 +65,22 @@ pub(super) enum Outage {
     EndLost,
 }
 
-/// What is said of a store that is about to be opened under boot `now`. A store without the file says nothing of itself.
+/// What is said of a store that is about to be opened under boot `now`. Without the file, or with a damaged one, it says
+/// nothing of itself.
 pub(super) fn outage(directory: &Path, now: &Boot) -> io::Result<Outage> {
-    let text = match fs::read_to_string(directory.join(FILE)) {
+    let file = match File::open(directory.join(FILE)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Outage::EndLost),
-        text => text?,
+        file => file?,
     };
+    let mut bytes = Vec::new();
+    file.take(MAX_MARK_BYTES as u64 + 1).read_to_end(&mut bytes)?;
+    if bytes.len() > MAX_MARK_BYTES {
+        return Ok(Outage::EndLost);
+    }
+    let text = String::from_utf8_lossy(&bytes);
     let (id, end) = text.trim_end().split_once(' ').unwrap_or_default();
     Ok(match end {
-        _ if Boot::named(id).is(now) => Outage::None,
+        WHOLE | OPEN if Boot::named(id).is(now) => Outage::None,
         WHOLE => Outage::NothingLost,
         _ => Outage::EndLost,
     })
@@ -109,9 +119,22 @@ mod tests {
             assert_eq!(outage(home.path(), &one).unwrap(), lost);
             assert_eq!(outage(home.path(), &unknown).unwrap(), lost);
         }
-        for damaged in ["", "one", "one wholE", "- ", "\0\0\0"] {
+        let long = format!("one whole{}", "\n".repeat(MAX_MARK_BYTES));
+        let damages: [&[u8]; 8] = [
+            b"",
+            b"one",
+            b"one wholE",
+            b"- ",
+            b"\0\0\0",
+            b"one whole\xff",
+            b"\xff\xfe whole\xc3",
+            long.as_bytes(),
+        ];
+        for damaged in damages {
             fs::write(home.path().join(FILE), damaged).unwrap();
-            assert_eq!(outage(home.path(), &other).unwrap(), Outage::EndLost, "{damaged:?}");
+            for now in [&one, &other] {
+                assert_eq!(outage(home.path(), now).unwrap(), Outage::EndLost, "{damaged:?}");
+            }
         }
     }
 

@@ -98,6 +98,8 @@ impl Engine {
         }
         journal::cut_torn_end(&path, outage).map_err(|e| open_error(directory, fjall::Error::Io(e)))?;
         let engine = guarded(directory, || Engine::open_at(directory, &path))?.map_err(|e| open_error(directory, e))?;
+        // The engine may have begun a journal just before it was killed, or now; what is written to it is lost with its name.
+        sync_directory(&path).map_err(|e| open_error(directory, fjall::Error::Io(e)))?;
         engine.check_layout()?;
         Ok(engine)
     }
@@ -369,9 +371,12 @@ fn open_error(directory: &Path, error: fjall::Error) -> StoreError {
     let directory = directory.to_path_buf();
     match error {
         fjall::Error::Locked => StoreError::Locked { directory },
-        fjall::Error::InvalidVersion(Some(version)) => StoreError::Version {
+        fjall::Error::InvalidVersion(version) => StoreError::Version {
             directory,
-            found: format!("{version:?} of the storage engine"),
+            found: match version {
+                Some(version) => format!("{version:?} of the storage engine"),
+                None => "of an unknown storage engine".to_string(),
+            },
             expected: keys::LAYOUT,
         },
         fjall::Error::Io(error) | fjall::Error::Storage(fjall::LsmError::Io(error)) if is_environment(&error) => {

@@ -27,7 +27,9 @@ const START_BYTES: u64 = 4 + 8;
 /// Bytes of an item behind its tag and before its key: kinds of value and compression, keyspace, lengths of key and value.
 const ITEM_BYTES: u64 = 1 + 1 + 8 + 2 + 4 + 4;
 const CLEAR_BYTES: u64 = 8;
-const END_MAGIC: &[u8] = b"FJL\x03";
+/// The engine's name and the version of its format: at a batch's end, and at the beginning of the file `version`.
+const MAGIC: &[u8; 4] = b"FJL\x03";
+const MAGIC_NAME: &[u8] = b"FJL";
 
 /// All journals in the engine's directory, oldest first.
 pub(super) fn journals(database: &Path) -> io::Result<Vec<PathBuf>> {
@@ -47,12 +49,12 @@ pub(super) fn journals(database: &Path) -> io::Result<Vec<PathBuf>> {
 
 /// Cuts off what a power loss may have left of batches that were not synced. If nothing that was acknowledged can be
 /// missing, that is one batch, the last of all; what is wrong before other bytes is damage then, and left for the engine
-/// to refuse.
+/// to refuse. So is everything that another version of the engine wrote.
 pub(super) fn cut_torn_end(database: &Path, outage: Outage) -> io::Result<()> {
     let Some(newest) = journals(database)?.pop() else {
         return Ok(());
     };
-    if outage == Outage::None {
+    if outage == Outage::None || !is_of_this_engine(database)? {
         return Ok(());
     }
     let mut reader = BufReader::new(File::open(&newest)?);
@@ -64,6 +66,7 @@ pub(super) fn cut_torn_end(database: &Path, outage: Outage) -> io::Result<()> {
         }
     };
     let torn = match found {
+        Batch::Foreign => false,
         Batch::Torn if outage == Outage::NothingLost => only_zeros(&mut reader)?,
         // Where no batch can be read the engine, too, stops without an error, unless a panic stops it.
         _ => true,
@@ -76,12 +79,24 @@ pub(super) fn cut_torn_end(database: &Path, outage: Outage) -> io::Result<()> {
     Ok(())
 }
 
+/// Whether the version of the engine that runs here made the database. Without the file there is no database to it.
+fn is_of_this_engine(database: &Path) -> io::Result<bool> {
+    let file = match File::open(database.join("version")) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        file => file?,
+    };
+    let mut bytes = Vec::new();
+    Ok(take(&mut &file, &mut bytes, MAGIC.len() as u64)? == Some(MAGIC))
+}
+
 /// What a reader finds where a batch should begin.
 enum Batch {
     /// So many bytes of a sound one.
     Whole(u64),
     /// It goes from its start to an end, but is not what was written.
     Torn,
+    /// It ends as those of another version of the engine do.
+    Foreign,
     /// No batch, or not the end of one.
     Unreadable,
 }
@@ -105,13 +120,14 @@ fn read_batch(reader: &mut impl Read) -> io::Result<Batch> {
             ITEM => read_item(reader, &mut bytes)?,
             CLEAR => take(reader, &mut bytes, CLEAR_BYTES)?.map(<[u8]>::len),
             END => {
-                let end = 8 + END_MAGIC.len() as u64;
+                let end = 8 + MAGIC.len() as u64;
                 let Some(end_bytes) = take(reader, &mut bytes, end)? else {
                     return Ok(Batch::Unreadable);
                 };
                 let (checksum, magic) = end_bytes.split_at(8);
-                if magic != END_MAGIC {
-                    return Ok(Batch::Unreadable);
+                if magic != MAGIC {
+                    let is_named = magic.starts_with(MAGIC_NAME);
+                    return Ok(if is_named { Batch::Foreign } else { Batch::Unreadable });
                 }
                 let sound = found == items && number(checksum) == hash.digest();
                 let whole = Batch::Whole(length + 1 + end);
@@ -169,6 +185,46 @@ fn only_zeros(reader: &mut impl Read) -> io::Result<bool> {
         }
         if bytes.iter().any(|byte| *byte != 0) {
             return Ok(false);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    /// A batch without items, as far as this version reads them, that ends with `magic`.
+    fn batch(magic: &[u8]) -> Vec<u8> {
+        let checksum = Xxh3::new().digest().to_le_bytes();
+        [&[START][..], &[0; 12], &[END], &checksum, magic].concat()
+    }
+
+    #[test]
+    fn only_what_this_engine_wrote_is_cut() {
+        let home = tempfile::tempdir().unwrap();
+        let (version, journal) = (home.path().join("version"), home.path().join("0.jnl"));
+        let half = &batch(MAGIC)[..9];
+        let (ours, later) = ([&batch(MAGIC), half].concat(), [&batch(b"FJL\x04"), half].concat());
+        let both = [batch(MAGIC), later.clone()].concat();
+        // A journal with half a batch at its end, in a database of this and of other engines.
+        for (marker, bytes, left) in [
+            (Some(&b"FJL\x03"[..]), &ours, ours.len() - half.len()),
+            (Some(b"FJL\x03"), &later, later.len()),
+            (Some(b"FJL\x03"), &both, both.len()),
+            (Some(b"FJL\x04"), &ours, ours.len()),
+            (Some(b"FJL\x02"), &ours, ours.len()),
+            (Some(b"FJL"), &ours, ours.len()),
+            (None, &ours, ours.len()),
+        ] {
+            fs::write(&journal, bytes).unwrap();
+            match marker {
+                Some(marker) => fs::write(&version, marker).unwrap(),
+                None => fs::remove_file(&version).unwrap(),
+            }
+            cut_torn_end(home.path(), Outage::EndLost).unwrap();
+            assert_eq!(fs::read(&journal).unwrap(), bytes[..left], "{marker:?}");
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::EndLost;
 use crate::ring::{Digest, Entry, Epoch, Index};
 
 /// Layout of everything in this file. A store with another one is refused.
@@ -10,7 +11,8 @@ pub(super) const LAYOUT: u32 = 2;
 pub(super) const VERSION: &[u8] = b"layout";
 pub(super) const MEMBERSHIP: &[u8] = b"membership";
 pub(super) const SNAPSHOT: &[u8] = b"snapshot";
-/// Is there from a power loss that may have cost the end of the log until this node is a synced member again.
+/// Is there from a power loss that may have cost the end of the log until this node is a synced member again. Says of
+/// which view it was a synced member then.
 pub(super) const END_LOST: &[u8] = b"end-lost";
 pub(super) const VIEW_PREFIX: &[u8] = b"view.";
 
@@ -58,6 +60,19 @@ pub(super) fn with_index(index: Index, bytes: &[u8]) -> Vec<u8> {
 pub fn split_index(value: &[u8]) -> Option<(Index, &[u8])> {
     let (index, bytes) = value.split_first_chunk::<8>()?;
     Some((Index::from_be_bytes(*index), bytes))
+}
+
+/// The epoch in which a node that lost its log's end was a synced member; empty, if it was not one.
+pub(super) fn encode_end_lost(member_in: Option<Epoch>) -> Vec<u8> {
+    member_in.map_or_else(Vec::new, |epoch| epoch.0.to_be_bytes().to_vec())
+}
+
+pub fn decode_end_lost(value: &[u8]) -> Option<EndLost> {
+    let member_in = match value {
+        [] => None,
+        epoch => Some(Epoch(u64::from_be_bytes(epoch.try_into().ok()?))),
+    };
+    Some(EndLost { member_in })
 }
 
 pub(super) fn view(epoch: Epoch) -> Vec<u8> {

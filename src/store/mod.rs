@@ -17,7 +17,9 @@
 //!   with `fsync = "always"`; with `interval` the last `fsync_interval_ms` may be gone, from the end and whole batches.
 //! - The store knows which of the two it was: see below.
 //! - After one failed write no further write is accepted until the store is opened anew (Rebello et al., "Can
-//!   Applications Recover from fsync Failures?", USENIX ATC 2020): what reached the disk is then not known.
+//!   Applications Recover from fsync Failures?", USENIX ATC 2020): what reached the disk is then not known. The next
+//!   opening under the same boot does not remember that: it takes what the kernel shows, which after a failed fsync may be
+//!   more than the disk has.
 //! - The log has no gaps: an entry that is not the next one is refused, and a gap found on disk is [`StoreError::Corrupt`].
 //! - One process at a time: a second opener gets [`StoreError::Locked`].
 //!
@@ -30,7 +32,7 @@
 //! | ----------------- | ------------------------- | -------------------------------------------------- |
 //! | `whole`           | nothing is lost           | nothing is lost                                    |
 //! | `open`            | nothing is lost           | the end may be lost: [`Store::end_lost`]           |
-//! | there is none     | -                         | the same                                           |
+//! | none, or damaged  | the end may be lost       | the same                                           |
 //!
 //! If the end may be lost, the first batch takes `synced` from the membership, before the mark is written anew. A change
 //! of the setting counts once everything written before is on the disk. A machine whose boot cannot be read is safe, too,
@@ -85,6 +87,13 @@ pub struct Membership {
     pub delivered: Index,
 }
 
+/// What is known of a log whose end may be missing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct EndLost {
+    /// The view of which the node was a synced member when the machine went down.
+    member_in: Option<Epoch>,
+}
+
 /// The store of one node.
 pub struct Store {
     directory: PathBuf,
@@ -100,7 +109,7 @@ pub struct Store {
     boot: Boot,
     /// Whether the mark is this opening's. One that failed must leave it as it was.
     is_marked: bool,
-    end_lost: bool,
+    end_lost: Option<EndLost>,
     /// Why no further write is accepted.
     failed: Option<String>,
     /// Held for as long as the store is open; the lock goes with the file, last of all fields.
@@ -149,7 +158,7 @@ impl Store {
             aside: Vec::new(),
             boot,
             is_marked: false,
-            end_lost: false,
+            end_lost: None,
             failed: None,
             _lock: lock,
         };
@@ -191,7 +200,10 @@ impl Store {
                 self.aside.push(generation);
             }
         }
-        self.end_lost = engine.get(&engine.meta, keys::END_LOST)?.is_some();
+        if let Some(value) = engine.get(&engine.meta, keys::END_LOST)? {
+            let end_lost = keys::decode_end_lost(&value).ok_or_else(|| self.corrupt("record of a lost end"))?;
+            self.end_lost = Some(end_lost);
+        }
         let Membership { commit, delivered, .. } = self.membership;
         if commit > self.log_end || delivered > commit || self.last_applied > self.log_end {
             return Err(self.corrupt(format!(
@@ -225,7 +237,13 @@ impl Store {
     /// Whether the machine went down under this store with `fsync = "interval"`, and it was not synced since: the end of
     /// its log may be missing, and something of that may have been acknowledged.
     pub fn end_lost(&self) -> bool {
-        self.end_lost
+        self.end_lost.is_some()
+    }
+
+    /// The view of which this node was a synced member when the end of its log was lost, if it was and if it is lost
+    /// still. Since then it may have entered later views, as a joiner: [`Membership::epoch`] does not tell.
+    pub fn member_before_end_lost(&self) -> Option<Epoch> {
+        self.end_lost?.member_in
     }
 
     /// Digest of the log up to and including `index`; [`Digest::ZERO`] for 0, `None` where the log has no such entry.

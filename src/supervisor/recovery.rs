@@ -134,7 +134,7 @@ struct Standing {
     cluster: Option<ClusterId>,
     /// The newest view that it knows.
     newest: Epoch,
-    /// The view that it was in as a synced member, if it was; or may have been before a power loss.
+    /// The view of which it is a synced member, if it is; or was one before a power loss.
     member_in: Option<Epoch>,
     end_lost: bool,
 }
@@ -144,10 +144,11 @@ impl Standing {
         let membership = candidate.store.membership();
         let views = candidate.store.views()?;
         let newest = views.last().map_or(membership.epoch, |(epoch, _)| *epoch);
+        let member_now = membership.synced.then_some(membership.epoch);
         Ok(Standing {
             cluster: membership.cluster,
             newest: newest.max(membership.epoch),
-            member_in: (membership.synced || candidate.store.end_lost()).then_some(membership.epoch),
+            member_in: member_now.or(candidate.store.member_before_end_lost()),
             end_lost: candidate.store.end_lost(),
         })
     }
@@ -376,6 +377,51 @@ mod tests {
             "{text}"
         );
         assert!(!told().contains("power loss"), "what was recovered is whole");
+    }
+
+    #[test]
+    fn who_lost_its_end_and_only_joined_later_views_was_no_member_of_the_last_one() {
+        // Whether it was a synced member of view 3 when the machine went down, and which view it entered unsynced after that.
+        for (synced, later, expected) in [
+            (true, None, true),
+            (true, Some(3), true),
+            (true, Some(5), false),
+            (false, None, false),
+        ] {
+            let state = tempfile::tempdir().unwrap();
+            let nodes = state.path().join(NODES);
+            store(&nodes, 1, &entries(0, Digest::ZERO, &[1, 1]));
+            let directory = nodes.join("1/store");
+            let enter = |epoch, synced| {
+                let mut store = Store::open(&directory, &Durability::default()).unwrap();
+                let membership = Membership {
+                    epoch: Epoch(epoch),
+                    synced,
+                    ..*store.membership()
+                };
+                let mut batch = store.batch();
+                batch.membership(&membership);
+                batch.commit().unwrap();
+            };
+            enter(3, synced);
+            // The second power loss strikes a joiner: it changes nothing in what the node once was.
+            for epoch in [Some(3), later].into_iter().flatten() {
+                fs::write(directory.join("boot"), "another open\n").unwrap();
+                enter(epoch, false);
+            }
+            let told = std::cell::RefCell::new(String::new());
+            recover(state.path(), &[1], &Durability::default(), |text| {
+                told.borrow_mut().push_str(&text)
+            })
+            .unwrap();
+            let text = told.into_inner();
+            assert_eq!(
+                text.contains("nothing that it acknowledged is missing"),
+                expected,
+                "{text}"
+            );
+            assert_eq!(text.contains("what only its members had is lost"), !expected, "{text}");
+        }
     }
 
     #[test]
