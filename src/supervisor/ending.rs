@@ -30,6 +30,8 @@ pub struct Ending {
     step: Step,
     kill_at: Instant,
     failure: Option<Failure>,
+    /// A hangup began it, and nobody has asked for it yet.
+    is_hangup: bool,
     /// Who asked for `down` and waits for the end.
     callers: Vec<oneshot::Sender<Answer>>,
 }
@@ -58,13 +60,29 @@ impl Ending {
 impl Supervisor {
     /// Ctrl-C, SIGTERM, `quit`: the first asks, the second insists.
     pub(super) fn interrupted(&mut self) {
-        if let Phase::Ending(_) = self.phase {
+        if let Phase::Ending(ending) = &mut self.phase {
+            if std::mem::take(&mut ending.is_hangup) {
+                return;
+            }
             self.journal.warn("ending at once");
             self.kill_everything();
             return;
         }
         self.journal.info("ending all nodes; once more ends them at once");
         self.end(None);
+    }
+
+    /// SIGHUP begins the end and never insists: the end of a login session sends it right after SIGTERM, and which of the
+    /// two is seen first is chance.
+    pub(super) fn hung_up(&mut self) {
+        if let Phase::Ending(_) = self.phase {
+            return;
+        }
+        self.journal.info("hangup: ending all nodes");
+        self.end(None);
+        if let Phase::Ending(ending) = &mut self.phase {
+            ending.is_hangup = true;
+        }
     }
 
     /// Begins the end. The first reason counts.
@@ -81,6 +99,7 @@ impl Supervisor {
             step: Step::Nodes,
             kill_at: Instant::now() + NODES_END_WITHIN,
             failure,
+            is_hangup: false,
             callers: Vec::new(),
         });
     }
