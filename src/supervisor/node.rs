@@ -65,6 +65,8 @@ pub struct Node {
     /// Why it ended last.
     pub last_cause: Option<String>,
     pub restarts: u64,
+    /// Its last process was killed by SIGKILL, so that its store had no clean end.
+    was_killed: bool,
     /// Deaths in a row, forgotten after [`FORGOTTEN_AFTER`] as a member.
     deaths: u32,
 }
@@ -93,6 +95,7 @@ impl Node {
             fatal: None,
             last_cause: None,
             restarts: 0,
+            was_killed: false,
             deaths: 0,
         }
     }
@@ -131,6 +134,7 @@ impl Node {
 
     pub fn started(&mut self, process: Process) {
         self.fatal = None;
+        self.was_killed = false;
         self.state = NodeState::Starting {
             process,
             purpose: Purpose::Serve,
@@ -185,6 +189,7 @@ impl Node {
             } => (*purpose, *member_since),
             NodeState::Dead { .. } | NodeState::Stopped => (Purpose::Serve, None),
         };
+        self.was_killed = status.signal() == Some(Signal::SIGKILL as i32);
         let fatal = self.fatal.take();
         let cause = describe_end(status, fatal.as_ref());
         self.last_cause = Some(cause.clone());
@@ -229,6 +234,11 @@ impl Node {
             code: None,
             restart_at,
         };
+    }
+
+    /// Whether its last process was killed by SIGKILL.
+    pub fn was_killed(&self) -> bool {
+        self.was_killed
     }
 
     /// Deaths in a row.

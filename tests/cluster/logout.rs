@@ -102,3 +102,24 @@ fn a_node_that_is_told_to_end_while_it_starts_ends_cleanly() {
         assert_eq!(marks(&ring), ["whole"; 3], "trial {trial}");
     }
 }
+
+#[test]
+fn stores_of_nodes_that_were_killed_are_whole_after_the_end() {
+    let _turn = together();
+    let mut ring = Cluster::prepare(crate::support::Broker::shared(), "");
+    ring.up(3, &detached());
+    ring.send("1", "carl").finish();
+    ring.kill(2);
+    assert_eq!(marks(&ring), ["open"; 3]);
+    ring.down();
+    assert_eq!(marks(&ring), ["whole"; 3], "node 2 was killed by its operator");
+
+    ring.up(3, &detached());
+    ring.wait_ready(&[1, 2, 3], SOON);
+    signal_at_once(&[ring.supervisor_pid()], [Signal::SIGTERM, Signal::SIGINT]);
+    ring.check_gone();
+    let log = supervisor_log(&ring);
+    assert!(log.contains("ending at once"), "{log}");
+    assert_eq!(marks(&ring), ["whole"; 3], "all nodes were killed by their supervisor");
+    ring.up(3, &detached());
+}
