@@ -65,7 +65,7 @@ pub struct Node {
     /// Why it ended last.
     pub last_cause: Option<String>,
     pub restarts: u64,
-    /// Its last process was killed by SIGKILL, so that its store had no clean end.
+    /// See [`Node::was_killed`].
     was_killed: bool,
     /// Deaths in a row, forgotten after [`FORGOTTEN_AFTER`] as a member.
     deaths: u32,
@@ -134,7 +134,6 @@ impl Node {
 
     pub fn started(&mut self, process: Process) {
         self.fatal = None;
-        self.was_killed = false;
         self.state = NodeState::Starting {
             process,
             purpose: Purpose::Serve,
@@ -189,7 +188,10 @@ impl Node {
             } => (*purpose, *member_since),
             NodeState::Dead { .. } | NodeState::Stopped => (Purpose::Serve, None),
         };
-        self.was_killed = status.signal() == Some(Signal::SIGKILL as i32);
+        self.was_killed = match status.signal() {
+            Some(signal) => self.was_killed || signal == Signal::SIGKILL as i32,
+            None => false,
+        };
         let fatal = self.fatal.take();
         let cause = describe_end(status, fatal.as_ref());
         self.last_cause = Some(cause.clone());
@@ -236,7 +238,7 @@ impl Node {
         };
     }
 
-    /// Whether its last process was killed by SIGKILL.
+    /// Whether a process of it was killed by SIGKILL, and none has ended by itself since: its store had no clean end.
     pub fn was_killed(&self) -> bool {
         self.was_killed
     }
@@ -340,6 +342,18 @@ mod tests {
         assert!(needs_an_operator(exit::PERMISSION));
         assert!(!needs_an_operator(exit::UNAVAILABLE));
         assert!(!needs_an_operator(exit::FAILED));
+    }
+
+    #[test]
+    fn a_node_that_was_killed_is_one_until_it_ends_by_itself() {
+        let mut node = Node::new(1);
+        let mut is_killed_after = |wait_status| {
+            node.ended(ExitStatus::from_raw(wait_status), Instant::now());
+            node.was_killed()
+        };
+        // A SIGTERM that kills comes before the store is opened, and leaves it as it was.
+        let ends = [15, 9, 15, 0, 9, 0x4a00].map(&mut is_killed_after);
+        assert_eq!(ends, [false, true, true, false, true, false]);
     }
 
     #[test]
