@@ -14,6 +14,7 @@ use super::effects::LOOP_TOKENS;
 use super::head::Head;
 use super::home::Home;
 use super::pipe::{Order, Reports};
+use super::signals::EndSignals;
 use super::start::{Fatal, wall_clock_ms};
 use crate::broker::link::{LinkEvent, LinkHandle};
 use crate::broker::names::Names;
@@ -184,14 +185,14 @@ impl Engine {
         mut self,
         mut events: mpsc::Receiver<LinkEvent>,
         mut orders: mpsc::Receiver<Order>,
+        mut signals: EndSignals,
     ) -> Result<(), Fatal> {
         let mut ticks = tokio::time::interval(Duration::from_millis(self.settings.ring.heartbeat_ms));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut terminate = terminate_signal()?;
         loop {
             let done = tokio::select! {
                 biased;
-                _ = terminate.recv() => return self.end("SIGTERM", events).await,
+                signal = signals.recv() => return self.end(signal, events).await,
                 order = orders.recv() => match order {
                     Some(Order::Supervisor(order)) => self.order(order),
                     Some(Order::SupervisorGone) | None => return self.end("the supervisor is gone", events).await,
@@ -526,12 +527,4 @@ impl Engine {
             dropped: self.dropped.clone(),
         }
     }
-}
-
-fn terminate_signal() -> Result<tokio::signal::unix::Signal, Fatal> {
-    use tokio::signal::unix::{SignalKind, signal};
-    signal(SignalKind::terminate()).map_err(|error| Fatal {
-        code: 71,
-        message: format!("no signal handler: {error}"),
-    })
 }

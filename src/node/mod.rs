@@ -17,6 +17,7 @@ pub mod home;
 pub mod past;
 pub(crate) mod pipe;
 mod requests;
+mod signals;
 mod start;
 
 use std::process::ExitCode;

@@ -7,6 +7,7 @@ use tracing_subscriber::EnvFilter;
 use super::apply::Chat;
 use super::engine::{Engine, Parts};
 use super::pipe::Pipe;
+use super::signals::EndSignals;
 use crate::broker::LOG_DIRECTIVE;
 use crate::broker::connection::{BrokerUrl, ConnectError};
 use crate::broker::link::{Link, LinkOptions, NotSent};
@@ -94,6 +95,8 @@ pub fn logging(id: u16) {
 
 /// Runs the node until it is told to end (`Ok`) or has to end itself.
 pub async fn run(settings: NodeSettings, pipe: Pipe) -> Result<(), Fatal> {
+    // Before the store is opened, because a process that is killed leaves it marked open.
+    let signals = EndSignals::listen()?;
     // A file that may not grow is an error of the write, as a full disk is, and no signal.
     ignore_file_size_signal();
     let names = Names::new(&settings.cluster).map_err(|error| Fatal {
@@ -127,7 +130,7 @@ pub async fn run(settings: NodeSettings, pipe: Pipe) -> Result<(), Fatal> {
         link,
         reports: pipe.reports,
     })?;
-    engine.run(events, pipe.orders).await
+    engine.run(events, pipe.orders, signals).await
 }
 
 fn ignore_file_size_signal() {

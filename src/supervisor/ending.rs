@@ -1,19 +1,24 @@
-//! The end: nodes first, which keep their place in the view, then the broker, then its epmd.
+//! The end: nodes first, which keep their place in the view, then the broker, then its epmd, then the stores of nodes that
+//! were killed.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use tokio::sync::oneshot;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::engine::{Phase, Supervisor};
 use super::node::Node;
 use crate::control::{Answer, Failure};
+use crate::store::Store;
 
 /// How long nodes may take to end when told to.
 const NODES_END_WITHIN: Duration = Duration::from_secs(3);
 /// How long the private broker may take to end when told to.
 const BROKER_ENDS_WITHIN: Duration = Duration::from_secs(10);
+/// How long the stores of killed nodes may take to be synced. They are left as they are after that.
+const STORES_SYNC_WITHIN: Duration = Duration::from_secs(5);
 /// How long answers to `down` get to leave before the process does.
 const LAST_ANSWERS: Duration = Duration::from_millis(50);
 
@@ -30,6 +35,8 @@ pub struct Ending {
     step: Step,
     kill_at: Instant,
     failure: Option<Failure>,
+    /// A hangup began it, and nobody has asked for it yet.
+    is_hangup: bool,
     /// Who asked for `down` and waits for the end.
     callers: Vec<oneshot::Sender<Answer>>,
 }
@@ -58,13 +65,29 @@ impl Ending {
 impl Supervisor {
     /// Ctrl-C, SIGTERM, `quit`: the first asks, the second insists.
     pub(super) fn interrupted(&mut self) {
-        if let Phase::Ending(_) = self.phase {
+        if let Phase::Ending(ending) = &mut self.phase {
+            if std::mem::take(&mut ending.is_hangup) {
+                return;
+            }
             self.journal.warn("ending at once");
             self.kill_everything();
             return;
         }
         self.journal.info("ending all nodes; once more ends them at once");
         self.end(None);
+    }
+
+    /// SIGHUP begins the end and never insists: the end of a login session sends it right after SIGTERM, and which of the
+    /// two is seen first is chance.
+    pub(super) fn hung_up(&mut self) {
+        if let Phase::Ending(_) = self.phase {
+            return;
+        }
+        self.journal.info("hangup: ending all nodes");
+        self.end(None);
+        if let Phase::Ending(ending) = &mut self.phase {
+            ending.is_hangup = true;
+        }
     }
 
     /// Begins the end. The first reason counts.
@@ -81,6 +104,7 @@ impl Supervisor {
             step: Step::Nodes,
             kill_at: Instant::now() + NODES_END_WITHIN,
             failure,
+            is_hangup: false,
             callers: Vec::new(),
         });
     }
@@ -132,10 +156,33 @@ impl Supervisor {
         }
     }
 
+    /// A node that was killed, now or earlier, had no time to sync its store, and a machine that goes down next would take
+    /// the end of its log for lost. A store that is opened and closed is synced.
+    async fn sync_stores_of_the_killed(&mut self) {
+        let killed = self.nodes.values().filter(|node| node.was_killed());
+        let directories =
+            killed.filter_map(|node| Some((node.id, self.place.node_directory(node.id).ok()?.join("store"))));
+        let stores: Vec<_> = directories.filter(|(_, directory)| directory.exists()).collect();
+        let durability = self.plan.config.store.clone();
+        let sync = move || {
+            let refused = |(id, directory): (u16, PathBuf)| Some((id, Store::open(&directory, &durability).err()?));
+            stores.into_iter().filter_map(refused).collect::<Vec<_>>()
+        };
+        let Ok(Ok(refused)) = timeout(STORES_SYNC_WITHIN, tokio::task::spawn_blocking(sync)).await else {
+            self.journal.warn("the stores of killed nodes are not synced");
+            return;
+        };
+        for (id, error) in refused {
+            self.journal
+                .warn(&format!("node {id} was killed, and its store is not synced: {error}"));
+        }
+    }
+
     /// Answers those who asked for the end, and lets their connections carry the answer away.
     pub(super) async fn over(mut self, outcome: Outcome) -> Result<(), Failure> {
         let message =
             "all nodes have ended, and a private broker with them; `chaleyd up` brings them back with their data";
+        self.sync_stores_of_the_killed().await;
         let asked = !outcome.callers.is_empty();
         for caller in outcome.callers {
             // A caller that hung up does not want to know.

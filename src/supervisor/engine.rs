@@ -162,7 +162,7 @@ impl Supervisor {
                 Some(news) = inputs.news.recv() => self.on_news(news),
                 _ = interrupt.recv() => self.interrupted(),
                 _ = terminate.recv() => self.interrupted(),
-                _ = hangup.recv() => self.interrupted(),
+                _ = hangup.recv() => self.hung_up(),
                 () = sleep_until(self.next_deadline()) => {}
             }
             self.on_time(Instant::now());

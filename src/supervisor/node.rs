@@ -65,6 +65,8 @@ pub struct Node {
     /// Why it ended last.
     pub last_cause: Option<String>,
     pub restarts: u64,
+    /// See [`Node::was_killed`].
+    was_killed: bool,
     /// Deaths in a row, forgotten after [`FORGOTTEN_AFTER`] as a member.
     deaths: u32,
 }
@@ -93,6 +95,7 @@ impl Node {
             fatal: None,
             last_cause: None,
             restarts: 0,
+            was_killed: false,
             deaths: 0,
         }
     }
@@ -185,6 +188,10 @@ impl Node {
             } => (*purpose, *member_since),
             NodeState::Dead { .. } | NodeState::Stopped => (Purpose::Serve, None),
         };
+        self.was_killed = match status.signal() {
+            Some(signal) => self.was_killed || signal == Signal::SIGKILL as i32,
+            None => false,
+        };
         let fatal = self.fatal.take();
         let cause = describe_end(status, fatal.as_ref());
         self.last_cause = Some(cause.clone());
@@ -229,6 +236,11 @@ impl Node {
             code: None,
             restart_at,
         };
+    }
+
+    /// Whether a process of it was killed by SIGKILL, and none has ended by itself since: its store had no clean end.
+    pub fn was_killed(&self) -> bool {
+        self.was_killed
     }
 
     /// Deaths in a row.
@@ -330,6 +342,18 @@ mod tests {
         assert!(needs_an_operator(exit::PERMISSION));
         assert!(!needs_an_operator(exit::UNAVAILABLE));
         assert!(!needs_an_operator(exit::FAILED));
+    }
+
+    #[test]
+    fn a_node_that_was_killed_is_one_until_it_ends_by_itself() {
+        let mut node = Node::new(1);
+        let mut is_killed_after = |wait_status| {
+            node.ended(ExitStatus::from_raw(wait_status), Instant::now());
+            node.was_killed()
+        };
+        // A SIGTERM that kills comes before the store is opened, and leaves it as it was.
+        let ends = [15, 9, 15, 0, 9, 0x4a00].map(&mut is_killed_after);
+        assert_eq!(ends, [false, true, true, false, true, false]);
     }
 
     #[test]

@@ -14,6 +14,7 @@ mod clients_lost;
 mod garbage;
 mod history;
 mod kills;
+mod logout;
 mod members;
 mod outage;
 mod pauses;

@@ -397,7 +397,8 @@ impl Cluster {
         self.check_gone();
     }
 
-    fn check_gone(&mut self) {
+    /// Waits until the supervisor has ended, and checks that no process of the ring is left.
+    pub fn check_gone(&mut self) {
         self.is_up = false;
         if let Some(mut supervisor) = self.supervisor.take() {
             let ended = || supervisor.try_wait().expect("asked").is_some();
