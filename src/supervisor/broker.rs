@@ -97,7 +97,7 @@ impl Broker {
     /// recovery, what `begin` says of the history. `tell` is told what the operator should know.
     pub fn ready<T>(&self, begin: Option<Plan>, tell: T) -> impl Future<Output = Result<(), Failure>> + use<T>
     where
-        T: Fn(String) + Send + Sync + 'static,
+        T: Fn(String) + Clone + Send + 'static,
     {
         let attempt = match self {
             Broker::Given { urls, .. } => Attempt::Given(urls.clone()),
@@ -122,7 +122,7 @@ impl Broker {
 async fn begin_history(
     plan: &Plan,
     urls: &[String],
-    tell: impl Fn(String) + Send + Sync + 'static,
+    tell: impl Fn(String) + Clone + Send + 'static,
 ) -> Result<(), Failure> {
     if plan.history == History::Kept {
         return Ok(());
@@ -131,7 +131,7 @@ async fn begin_history(
     let failed = |error: ConnectError| Failure::new(error.exit_code(), error.to_string());
     let names = Names::new(&config.cluster.name).map_err(|e| Failure::new(exit::CONFIG, e.to_string()))?;
     let urls = BrokerUrl::parse_all(urls).map_err(failed)?;
-    if lives(&urls, &names, &tell).await.map_err(failed)? {
+    if lives(&urls, &names, tell.clone()).await.map_err(failed)? {
         let message = format!(
             "the cluster {names} lives: a head takes clients' requests, on another machine perhaps; end its nodes with `chaleyd down` there, then run this again"
         );
@@ -151,17 +151,21 @@ async fn begin_history(
 }
 
 /// Whether a head takes clients' requests. The queue of one that died together with its broker stays until it expires.
-async fn lives(urls: &[BrokerUrl], names: &Names, tell: &(impl Fn(String) + Sync)) -> Result<bool, ConnectError> {
+async fn lives(
+    urls: &[BrokerUrl],
+    names: &Names,
+    tell: impl FnOnce(String) + Send + 'static,
+) -> Result<bool, ConnectError> {
     let asked_since = Instant::now();
-    let mut told = false;
+    let mut tell = Some(tell);
     while register::is_led(urls, names).await? {
         if asked_since.elapsed() >= REQUESTS_EXPIRE + LIVES_MARGIN {
             return Ok(true);
         }
-        if !std::mem::replace(&mut told, true) {
-            tell(
-                "somebody seems to take clients' requests; waiting to see whether that is only left from before".into(),
-            );
+        if let Some(tell) = tell.take() {
+            let line = "somebody seems to take clients' requests; waiting to see whether that is only left from before";
+            // Telling may wait for room, and the wait here goes on whatever becomes of it.
+            let _told = tokio::task::spawn_blocking(move || tell(line.to_owned()));
         }
         tokio::time::sleep(LIVES_INTERVAL).await;
     }
