@@ -392,8 +392,9 @@ impl Supervisor {
             }
             Awaited::Member { id } => self.look_at_start(*id),
             Awaited::Left { id } => {
-                let left = self.nodes.get(id).is_none_or(|node| node.process().is_none());
-                if left {
+                // Whoever asks for the state next is to see it, so the others have to know, too.
+                let ended = self.nodes.get(id).is_none_or(|node| node.process().is_none());
+                if ended && !self.view().1.contains(id) {
                     done(format!("node {id} has left the ring and ended"))
                 } else {
                     None
