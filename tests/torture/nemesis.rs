@@ -45,7 +45,7 @@ const OVERLAPS_PERCENT: u64 = 25;
 const OVERLAP_MS: u64 = 250;
 
 /// What a node says that ends itself because it cannot write; nothing else that is done here may make one do so.
-const FULL_DISK: &str = "writing to the store";
+const FULL_DISK: [&str; 3] = ["writing to the store", "No space left on device", "File too large"];
 
 /// The first fault of an overlap. What can last does so until the second one is over.
 #[derive(Debug, Clone, Copy)]
@@ -293,7 +293,9 @@ impl Nemesis {
             site.down();
         }
         let ends: Vec<String> = self.sites.iter().flat_map(|site| ends(&site.said())).collect();
-        let unasked = ends.iter().find(|cause| !cause.contains(FULL_DISK));
+        let unasked = ends
+            .iter()
+            .find(|cause| !FULL_DISK.iter().any(|text| cause.contains(text)));
         assert!(unasked.is_none(), "a node ended itself: {unasked:?}");
         let logs: Vec<(String, PathBuf)> = self.sites.iter().flat_map(Site::logs).collect();
         check_for_panics(&logs);
