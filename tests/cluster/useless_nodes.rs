@@ -113,6 +113,15 @@ fn mailbox_goes_mute(ring: &Cluster, node: u16) {
     nobody_else_is_blamed(ring, &[node], since);
 }
 
+/// It finds itself left out while what read its former mailbox hangs: it moves to a new one all the same.
+fn mailbox_goes_mute_while_the_others_go_on(ring: &Cluster, node: u16) {
+    ring.run(&["pause", &node.to_string()]).success();
+    let since = inside(ring, node, "sys:suspend(Mailbox(Cluster, Node)).");
+    out_or_mended(ring, node, since);
+    nobody_else_is_blamed(ring, &[node], since);
+    ring.run(&["resume", &node.to_string()]).success();
+}
+
 fn mailbox_is_deleted(ring: &Cluster, node: u16) {
     let delete = r#"[rabbit_amqqueue:delete(Q, false, false, <<"test">>)
                      || Q <- Queues(<<"chaley.", Cluster/binary, ".node.", Node/binary, ".">>)]."#;
@@ -169,6 +178,10 @@ fn a_node_that_is_alive_but_of_no_use_is_out_within_three_seconds() {
     whole();
     mailbox_goes_mute(&ring, at(0));
     whole();
+    let pid = ring.pid(at(2));
+    mailbox_goes_mute_while_the_others_go_on(&ring, at(2));
+    whole();
+    assert_eq!(ring.pid(at(3)), pid, "it came back, last, as the process that it was");
     mailbox_is_deleted(&ring, at(3));
     whole();
     mailbox_is_deleted(&ring, at(0));

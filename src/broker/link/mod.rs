@@ -426,7 +426,7 @@ impl LinkHandle {
         self.order(Command::Unlead)
     }
 
-    /// A new incarnation: declare its mailbox, then delete the former one. Reported as [`LinkEvent::MailboxReady`].
+    /// A new incarnation: declare its mailbox, reported as [`LinkEvent::MailboxReady`]; then delete the former one.
     pub fn set_member(&self, member: Member) -> Result<(), NotSent> {
         self.order(Command::SetMember(member))
     }

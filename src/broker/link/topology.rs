@@ -2,6 +2,7 @@
 //! that the link's task goes on publishing meanwhile.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::{try_join_all, try_join3};
 use lapin::options::{QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions};
@@ -21,6 +22,10 @@ use crate::ring::Member;
 /// Orders that wait for the worker. When full, the broker is too slow to be of use and the session ends.
 pub(super) const ORDERS: usize = 256;
 
+/// An order that the broker has not carried out by then never will be: a queue or a channel of it hangs. A new session
+/// has new ones.
+const ORDER_DEADLINE: Duration = Duration::from_secs(10);
+
 #[derive(Debug)]
 pub(super) enum Order {
     /// With the number that this time of leading has.
@@ -31,6 +36,17 @@ pub(super) enum Order {
     Unlead,
     SetMember(Member),
     Probe(String),
+}
+
+impl Order {
+    fn name(&self) -> &'static str {
+        match self {
+            Order::Lead { .. } => "opening the request queue",
+            Order::Unlead => "closing the request queue",
+            Order::SetMember(_) => "opening a mailbox",
+            Order::Probe(_) => "asking for a queue",
+        }
+    }
 }
 
 /// This member's request queue, consumed.
@@ -72,15 +88,22 @@ impl Worker {
 
     pub(super) async fn run(mut self, mut orders: mpsc::Receiver<Order>) {
         while let Some(order) = orders.recv().await {
-            let done = match order {
-                Order::Lead { former, generation } => self.lead(former, generation).await,
-                Order::Unlead => self.unlead().await,
-                Order::SetMember(member) => self.set_member(member).await,
-                Order::Probe(queue) => self.probe(queue).await,
+            let name = order.name();
+            let failed = match tokio::time::timeout(ORDER_DEADLINE, self.obey(order)).await {
+                Ok(Ok(())) => continue,
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => format!("no answer to {name} within {} s", ORDER_DEADLINE.as_secs()),
             };
-            if let Err(error) = done {
-                return self.outputs.failed(error.to_string()).await;
-            }
+            return self.outputs.failed(failed).await;
+        }
+    }
+
+    async fn obey(&mut self, order: Order) -> lapin::Result<()> {
+        match order {
+            Order::Lead { former, generation } => self.lead(former, generation).await,
+            Order::Unlead => self.unlead().await,
+            Order::SetMember(member) => self.set_member(member).await,
+            Order::Probe(queue) => self.probe(queue).await,
         }
     }
 
@@ -200,12 +223,13 @@ impl Worker {
             let new = open_mailbox(&self.connection, &self.names, member, &self.outputs, &mut self.tasks).await?;
             let former = std::mem::replace(&mut self.mailbox, new);
             self.member = member;
-            former.reader.abort();
-            former
-                .channel
-                .queue_delete(short(former.name), QueueDeleteOptions::default())
-                .await?;
-            let _ = former.channel.close(200, short("another incarnation".to_owned())).await;
+            // Nobody waits for the former one to go: it may be what is broken. It goes with the connection at the latest.
+            let connection = self.connection.clone();
+            self.tasks.spawn(async move {
+                if let Err(error) = delete_mailbox(&connection, former).await {
+                    debug!(%error, "the former mailbox is not deleted");
+                }
+            });
         }
         let _ = self.outputs.events.send(LinkEvent::MailboxReady { member }).await;
         Ok(())
@@ -232,6 +256,16 @@ impl Worker {
         let _ = self.outputs.events.send(LinkEvent::Probed { queue, found }).await;
         Ok(())
     }
+}
+
+/// Through a channel of its own: the one that read it may hang.
+async fn delete_mailbox(connection: &Connection, mailbox: Mailbox) -> lapin::Result<()> {
+    mailbox.reader.abort();
+    let channel = connection.create_channel().await?;
+    let (name, reason) = (short(mailbox.name), "another incarnation");
+    channel.queue_delete(name, QueueDeleteOptions::default()).await?;
+    channel.close(200, short(reason.to_owned())).await?;
+    mailbox.channel.close(200, short(reason.to_owned())).await
 }
 
 struct RequestReader {
