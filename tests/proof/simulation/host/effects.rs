@@ -302,9 +302,27 @@ impl World {
             Halt::Left if !needed => self.hosts[at].retired = true,
             // Its supervisor leaves these to an operator, who comes when faults stop.
             Halt::NobodyThere { .. } | Halt::IdTaken { .. } if !self.healing => {}
+            Halt::NobodyThere { .. } => {
+                self.restart_by_supervisor(at);
+                self.start_the_named();
+            }
             _ => self.restart_by_supervisor(at),
         }
         Ok(())
+    }
+
+    /// Those without whom nobody can go on: a node may found a cluster and leave before it reads that it has.
+    fn start_the_named(&mut self) {
+        let named = invariants::newest_view(self)
+            .map(|view| view.members.clone())
+            .unwrap_or_default();
+        for at in 0..self.hosts.len() {
+            let host = &mut self.hosts[at];
+            if host.retired && named.contains(&host.store.me) {
+                host.retired = false;
+                self.start_later(at, 0);
+            }
+        }
     }
 }
 
