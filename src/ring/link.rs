@@ -195,20 +195,18 @@ pub(super) fn fit(first: Index, entries: Vec<Entry>, end: Index, digest: Digest)
         return Fit::Gap;
     }
     let mut last = digest;
-    let mut next = end + 1;
     let mut fresh = Vec::with_capacity(entries.len());
     for (entry, expected) in entries.into_iter().zip(first..) {
         if entry.index != expected || entry.body.len() > Entry::MAX_BODY_BYTES {
             return Fit::Broken;
         }
-        if entry.index < next {
+        if entry.index <= end {
             continue;
         }
         if !entry.follows(last) && !sabotage::is(Bug::ChainUnchecked) {
             return Fit::Broken;
         }
         last = entry.digest;
-        next += 1;
         fresh.push(entry);
     }
     Fit::Continues(fresh)

@@ -6,7 +6,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, Once};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use stateright::{Checker, HasDiscoveries, Model, Path, Property};
 
@@ -25,7 +25,6 @@ pub struct Plan {
     /// One state in so many is healed.
     pub heal_one_in: u64,
     pub threads: usize,
-    pub timeout: Option<Duration>,
 }
 
 /// What came of it.
@@ -198,14 +197,8 @@ pub fn check(world: World, plan: Plan) -> Report {
         Ok(small) => small,
         Err(trace) => return stillborn(world, trace),
     };
-    let mut builder = small
-        .checker()
-        .threads(plan.threads)
-        .finish_when(HasDiscoveries::AnyFailures);
-    if let Some(timeout) = plan.timeout {
-        builder = builder.timeout(timeout);
-    }
-    let checker = builder.spawn_bfs().join();
+    let builder = small.checker().threads(plan.threads);
+    let checker = builder.finish_when(HasDiscoveries::AnyFailures).spawn_bfs().join();
     let model = checker.model();
     // The trace is found by taking its steps once more, which the limit must not cut short.
     let expanded = model.expanded.swap(0, Relaxed);
