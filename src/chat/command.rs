@@ -99,7 +99,7 @@ pub fn read_commands<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<C
             let mut commands = Vec::with_capacity(sequence.size_hint().unwrap_or(0).min(MAX_COMMANDS));
             while let Some(command) = sequence.next_element()? {
                 if commands.len() == MAX_COMMANDS {
-                    return Err(Error::invalid_length(MAX_COMMANDS + 1, &self));
+                    return Err(Error::custom("too many commands"));
                 }
                 commands.push(command);
             }
