@@ -31,6 +31,12 @@ impl Timing {
         2 * self.suspect_after_ms
     }
 
+    /// After its first connection: so long a member whose process has started waits for all members of its view (rule 4).
+    /// Nodes that are started together, the one with a small store and the one with a large one, are there by then.
+    pub fn start_grace_ms(&self) -> Millis {
+        4 * self.grace_ms
+    }
+
     /// How long to wait for answers to a probe, at most.
     pub fn probe_ms(&self) -> Millis {
         (2 * self.heartbeat_ms).max(50)
@@ -133,6 +139,12 @@ impl Detector {
     pub fn is_past_grace(&self, now: Millis) -> bool {
         let since = self.judging_since;
         since.is_some_and(|since| now.saturating_sub(since) > self.timing.grace_ms)
+    }
+
+    /// The same for whoever is started together with this node.
+    pub fn is_past_start_grace(&self, now: Millis) -> bool {
+        let since = self.judging_since;
+        since.is_some_and(|since| now.saturating_sub(since) > self.timing.start_grace_ms())
     }
 
     /// Whether a returned message to this member is evidence against it.

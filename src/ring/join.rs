@@ -8,8 +8,9 @@ use super::message::Halt;
 use super::types::{Index, Member, Millis, NodeId};
 use super::view::View;
 
-/// A joiner whom nobody of the last view answers gives up after so long: the operator has to choose (rule 9).
-const NOBODY_ANSWERS_MS: Millis = 10_000;
+/// A joiner whom nobody of the last view answers gives up so long after those that wait for each other have gone on
+/// (rule 4): the operator has to choose (rule 9).
+const NOBODY_ANSWERS_MS: Millis = 2_000;
 
 /// A joiner whose id lives in the view in another incarnation gives up after so long. A killed predecessor of its own
 /// is out of the view long before.
@@ -88,9 +89,9 @@ impl Joiner {
         now.saturating_sub(since) >= ID_TAKEN_MS
     }
 
-    pub fn give_up(&mut self, now: Millis, me: Member, view: &View) -> Option<Halt> {
+    pub fn give_up(&mut self, now: Millis, me: Member, view: &View, timing: &Timing) -> Option<Halt> {
         let since = *self.answered_at.get_or_insert(now);
-        if now.saturating_sub(since) < NOBODY_ANSWERS_MS {
+        if now.saturating_sub(since) < timing.start_grace_ms() + NOBODY_ANSWERS_MS {
             return None;
         }
         let members = view
@@ -238,22 +239,22 @@ mod tests {
             members: vec![joiner(1), joiner(2)],
         };
         let mut alone = Joiner::default();
-        assert_eq!(alone.give_up(5, joiner(2), &view), None, "it has only begun");
-        assert_eq!(alone.give_up(10_004, joiner(2), &view), None);
+        assert_eq!(alone.give_up(5, joiner(2), &view, &timing()), None, "it has only begun");
+        assert_eq!(alone.give_up(10_004, joiner(2), &view, &timing()), None);
         let members = vec![NodeId(1)];
         assert_eq!(
-            alone.give_up(10_005, joiner(2), &view),
+            alone.give_up(10_005, joiner(2), &view, &timing()),
             Some(Halt::NobodyThere { members })
         );
         alone.answered(10_005);
-        assert_eq!(alone.give_up(20_004, joiner(2), &view), None);
+        assert_eq!(alone.give_up(20_004, joiner(2), &view, &timing()), None);
         alone.retarget(20_004);
         assert_eq!(
-            alone.give_up(30_003, joiner(2), &view),
+            alone.give_up(30_003, joiner(2), &view, &timing()),
             None,
             "a new view has been waited for as long"
         );
-        assert!(alone.give_up(30_004, joiner(2), &view).is_some());
+        assert!(alone.give_up(30_004, joiner(2), &view, &timing()).is_some());
     }
 
     #[test]

@@ -34,6 +34,8 @@
 //!    shorter than what a node knows, the node appends the missing records again before anything else. A probe that is
 //!    answered with a higher epoch stops a proposal. After its own connection nobody proposes before all who are to stay
 //!    were heard in the current view, or the grace is over: a member that knows a view which the register lost comes first.
+//!    A member whose process has started may itself have been left out by such a view: until all members of its view were
+//!    heard in it, or somebody else's view follows, it proposes nothing for four times the grace.
 //! 5. **Who proposes.** Only a synced member, and it includes itself. A member that stops on purpose is proposed out by a
 //!    neighbour. A member keeps its log when it enters a view. A node that finds itself left out sets aside what it did
 //!    not know to be committed and comes back as a joiner, with a new incarnation.

@@ -52,6 +52,8 @@ bugs! {
     RecordsNotRestored,
     /// Rule 4: after its own connection a member proposes before all who are to stay were heard.
     ProposesUnsettled,
+    /// Rule 4: a member whose process has just started proposes though it may itself have been left out.
+    ProposesUnwitnessed,
     /// Rule 5: a member that is not synced proposes.
     UnsyncedProposes,
     /// Rule 5: a node that was left out keeps what was not committed.

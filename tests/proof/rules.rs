@@ -228,7 +228,8 @@ fn rule_2_entries_off_the_chain_are_not_appended() {
 #[test]
 fn rule_4_after_the_own_connection_nobody_proposes_before_all_were_heard() {
     let both = [member(1), member(2)];
-    let mut tail = Lone::new(member(2), &views(&both), true, 0);
+    let mut tail = Lone::member(2, 0);
+    tail.step(Input::Disconnected);
     tail.connect(&views(&both));
     let asks = |tail: &mut Lone| {
         let (log_end, digest) = (0, Digest::ZERO);
@@ -240,6 +241,22 @@ fn rule_4_after_the_own_connection_nobody_proposes_before_all_were_heard() {
     tail.hear_from(1, tail.progress(0, true));
     tail.pass(100, true, asks);
     assert!(tail.did(proposes));
+}
+
+#[test]
+fn rule_4_who_has_just_started_waits_for_everyone() {
+    let three = [member(1), member(2), member(3)];
+    let mut head = Lone::new(member(1), &views(&three), true, 0);
+    head.connect(&views(&three));
+    let proposes = |effect: &Effect| matches!(effect, Effect::Propose(_));
+    let goes = |head: &mut Lone| {
+        head.hear_from(2, head.progress(0, true));
+        head.step(Input::Returned { to: member(3) });
+    };
+    head.pass(4 * timing().grace_ms, true, goes);
+    assert!(!head.did(proposes), "node 3 may know a later view");
+    head.pass(200, true, goes);
+    assert!(head.did(proposes));
 }
 
 #[test]
@@ -475,6 +492,10 @@ pub const ALL: &[(&str, fn())] = &[
     (
         "nobody proposes before all were heard",
         rule_4_after_the_own_connection_nobody_proposes_before_all_were_heard,
+    ),
+    (
+        "who has just started waits for everyone",
+        rule_4_who_has_just_started_waits_for_everyone,
     ),
     (
         "a different log is not streamed to",

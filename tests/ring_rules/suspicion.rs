@@ -2,7 +2,7 @@
 
 use chaley::ring::{DropReason, Evidence, Halt, Input, Message, Note};
 
-use crate::alone::{Alone, Done, GRACE_MS, HEARTBEAT_MS, SUSPECT_MS, at, beat, member, record};
+use crate::alone::{Alone, Done, GRACE_MS, HEARTBEAT_MS, SUSPECT_MS, at, beat, join, member, record};
 
 fn probes(done: &Done, id: u16) -> Vec<u64> {
     let number = |message: &Message| match message {
@@ -177,14 +177,52 @@ fn within_the_grace_whoever_is_to_stay_has_to_be_heard_first() {
 
 #[test]
 fn after_the_grace_nobody_is_waited_for() {
-    let mut head = Alone::member(1, &[1, 2, 3], 0);
-    head.jump(GRACE_MS - 100);
+    let mut head = Alone::settled(1, &[1, 2, 3], 0);
+    head.step(Input::Disconnected);
+    head.connect(&[record(1, &[1, 2, 3])]);
+    let since = head.now;
+    head.jump(since + GRACE_MS - 100);
     head.hear(3, beat(at(0)));
     returned(&mut head, 3);
-    head.jump(GRACE_MS);
-    assert_eq!(head.tick().proposed(), None, "2 was never heard");
-    head.jump(GRACE_MS + 1);
+    head.jump(since + GRACE_MS);
+    assert_eq!(head.tick().proposed(), None, "2 was not heard since");
+    head.jump(since + GRACE_MS + 1);
     assert_eq!(head.tick().proposed(), Some(vec![1, 2]));
+}
+
+/// Rule 4: whom the lost records left out may be whoever has just started.
+#[test]
+fn whose_process_has_started_waits_longer_and_for_the_one_who_is_to_go() {
+    let mut head = Alone::member(1, &[1, 2, 3], 0);
+    assert_eq!(head.pass(GRACE_MS + HEARTBEAT_MS, &[2]).proposed(), None);
+    assert_eq!(returned(&mut head, 3).proposed(), None);
+    let rest = 4 * GRACE_MS - head.now;
+    assert_eq!(head.pass(rest, &[2]).proposed(), None, "3 may know a later view");
+    assert_eq!(head.pass(HEARTBEAT_MS, &[2]).proposed(), Some(vec![1, 2]));
+}
+
+#[test]
+fn whoever_has_heard_everyone_once_waits_no_longer() {
+    let mut head = Alone::member(1, &[1, 2, 3], 0);
+    head.pass(HEARTBEAT_MS, &[2, 3]);
+    assert_eq!(head.hear(3, Message::Leave).proposed(), Some(vec![1, 2]));
+}
+
+#[test]
+fn another_view_that_follows_is_a_witness_too() {
+    let mut middle = Alone::member(2, &[1, 2, 3, 4], 0);
+    middle.hear(1, beat(at(0)));
+    middle.step(Input::Registered(record(2, &[1, 2, 3])));
+    middle.pass(HEARTBEAT_MS, &[1]);
+    assert_eq!(middle.hear(3, Message::Leave).proposed(), Some(vec![1, 2]));
+}
+
+/// As many as there were: it may itself be the one that was left out.
+#[test]
+fn alone_in_its_view_it_waits_for_nobody() {
+    let mut alone = Alone::member(1, &[1], 0);
+    alone.hear(2, join(0));
+    assert_eq!(alone.pass(100, &[]).proposed(), Some(vec![1, 2]));
 }
 
 #[test]

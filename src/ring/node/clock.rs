@@ -95,7 +95,7 @@ impl Node {
         let Standing::Joiner(joiner) = &mut self.standing else {
             return;
         };
-        if let Some(halt) = joiner.give_up(now, self.me, &self.view) {
+        if let Some(halt) = joiner.give_up(now, self.me, &self.view, &self.timing) {
             return self.halt(halt, effects);
         }
         if joiner.ask_now(now, &self.timing)

@@ -71,7 +71,7 @@ impl Node {
         let Standing::Member(_) = self.standing else {
             return self.dropped(DropReason::NotItsPlace, effects);
         };
-        self.detector.heard(from, now);
+        self.heard(from, now);
         match message {
             Message::Beat { progress, want_sync } => self.on_beat(now, from, progress, want_sync, effects),
             Message::Entries {

@@ -75,6 +75,9 @@ pub struct Node {
     leaving: bool,
     /// The register lost records, which this node has appended again and waits to read back.
     restoring: bool,
+    /// A member since its process started, with others, and they have not all been heard: what the store and the register
+    /// tell may be outdated (rule 4).
+    unwitnessed: bool,
     loop_sent_at: Millis,
     log_end: Index,
     log_digest: Digest,
@@ -102,6 +105,7 @@ impl Node {
         } else {
             Standing::Joiner(Joiner::default())
         };
+        let unwitnessed = matches!(standing, Standing::Member(_)) && view.members.len() > 1;
         let commit = sabotage::or(start.commit, Bug::LogCountsAsCommitted, start.log_end);
         Node {
             me: start.me,
@@ -115,6 +119,7 @@ impl Node {
             standing,
             leaving: false,
             restoring: false,
+            unwitnessed,
             loop_sent_at: 0,
             log_end: start.log_end,
             log_digest: start.log_digest,

@@ -77,9 +77,23 @@ impl Node {
         }
     }
 
+    /// A member of this view was heard in it.
+    pub(super) fn heard(&mut self, from: Member, now: Millis) {
+        self.detector.heard(from, now);
+        let heard = |m: &Member| *m == self.me || self.detector.has_heard(*m);
+        if self.unwitnessed && self.view.members.iter().all(heard) {
+            self.unwitnessed = false;
+        }
+    }
+
     /// Rule 4: a broker that died may have lost the newest view, and a member that knows it may not be back yet. So until
-    /// the grace after the own connection is over, everyone who is to stay must have been heard in this view first.
+    /// the grace after the own connection is over, everyone who is to stay must have been heard in this view first. Whose
+    /// process has just started may itself have been left out: it waits longer, and for everyone.
     pub(super) fn is_settled(&self, now: Millis, without: &[Member]) -> bool {
+        let witnessed = !self.unwitnessed || sabotage::is(Bug::ProposesUnwitnessed);
+        if !witnessed && !self.detector.is_past_start_grace(now) {
+            return false;
+        }
         let heard = |m: &Member| *m == self.me || without.contains(m) || self.detector.has_heard(*m);
         self.detector.is_past_grace(now) || self.view.members.iter().all(heard) || sabotage::is(Bug::ProposesUnsettled)
     }
@@ -134,7 +148,7 @@ impl Node {
     ) {
         let current = self.view.epoch;
         if epoch == current && self.view.contains(from) {
-            self.detector.heard(from, now);
+            self.heard(from, now);
         }
         let Standing::Member(member) = &mut self.standing else {
             return;

@@ -42,6 +42,8 @@ impl Node {
             }
         }
         if self.is_up() && !self.is_halted() {
+            // Somebody goes on from the view before.
+            self.unwitnessed = false;
             self.detector.enter_view(now);
             self.relink(now, log, effects);
         }
