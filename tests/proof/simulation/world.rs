@@ -22,7 +22,8 @@ pub struct World {
     pub clients: Vec<Client>,
     pub ledger: Ledger,
     pub healing: bool,
-    /// A host that alone knows a view which the register lost: it is spared until it has restored it.
+    /// A host that alone knows a view which the register lost: until it has restored it, it dies only together with all
+    /// others and is back soon.
     pub spared: Option<usize>,
     pub trace: Trace,
     pub fingerprint: Fingerprint,
