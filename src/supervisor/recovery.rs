@@ -68,7 +68,7 @@ pub fn recover(
         let standing = Standing::of(&candidate).map_err(|error| cannot_be_read(id, &nodes, &error))?;
         if standing.end_lost {
             tell(format!(
-                "node {id}: the machine went down while it ran with `fsync = \"interval\"`; the end of its log may be missing"
+                "node {id}: the machine went down while it ran with `fsync = \"interval\"`, or its disk failed to sync; the end of its log may be missing"
             ));
         }
         standings.push(standing);
@@ -117,7 +117,7 @@ pub fn recover(
     });
     if standings.iter().any(|standing| standing.end_lost) {
         tell(format!(
-            "except for the power loss: what was acknowledged in the last moments before it (`store.fsync_interval_ms`, now {} ms) may be missing",
+            "except for the power loss or failed sync: what was acknowledged in the last moments before it (`store.fsync_interval_ms`, now {} ms) may be missing",
             durability.fsync_interval_ms
         ));
     }
