@@ -2,7 +2,7 @@
 //!
 //! Who may import whom, downwards only:
 //! `bin` -> `supervisor` | `node` | `client` + `terminal` -> `broker`, `store`, `control`, `config` -> `wire` -> `chat` -> `ring`.
-//! `random` gives random bytes to whoever is not pure.
+//! `random` gives random bytes, and `hangup` waits for SIGHUP, for whoever is not pure.
 //! `ring` and `chat` are pure: no I/O, no clock, no randomness, no hash order.
 
 pub mod broker;
@@ -10,6 +10,7 @@ pub mod chat;
 pub mod client;
 pub mod config;
 pub mod control;
+mod hangup;
 pub mod node;
 mod random;
 pub mod ring;

@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use chaley::config::{Durability, Fsync};
 use chaley::ring::{ClusterId, Digest, Entry, Epoch, Incarnation, Index};
@@ -389,6 +390,38 @@ fn a_mark_that_is_no_text_opens_as_a_power_loss_and_is_written_anew() {
                 .unwrap()
                 .ends_with(" whole\n")
         );
+    }
+}
+
+/// A directory that is not where it was cannot be synced, while the engine goes on writing to its open files.
+#[test]
+fn after_a_failed_fsync_the_end_may_be_lost_although_the_machine_ran_on() {
+    let durability = Durability {
+        fsync: Fsync::Interval,
+        fsync_interval_ms: 1,
+    };
+    for is_removable in [true, false] {
+        let home = tempfile::tempdir().unwrap();
+        let [database, away, mark] = ["db", "db.away", "boot"].map(|name| home.path().join(name));
+        let mut store = Store::open(home.path(), &durability).unwrap();
+        if !is_removable {
+            fs::remove_file(&mark).unwrap();
+            fs::create_dir(&mark).unwrap();
+        }
+        fs::rename(&database, &away).unwrap();
+        let mut log = entries(Digest::ZERO, 1, 10_000).into_iter();
+        let failed = log.find_map(|entry| {
+            std::thread::sleep(Duration::from_millis(1));
+            let mut batch = store.batch();
+            batch.append(&[entry]);
+            batch.commit().err()
+        });
+        let text = failed.expect("a commit hears of the fsync").to_string();
+        assert!(text.contains("fsync: No such file or directory"), "{text}");
+        assert_eq!(text.contains("cannot be marked as unsure"), !is_removable, "{text}");
+        drop(store);
+        fs::rename(&away, &database).unwrap();
+        assert!(!is_removable || open(home.path()).end_lost());
     }
 }
 

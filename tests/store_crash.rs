@@ -241,6 +241,7 @@ fn a_full_disk_is_an_error_and_the_store_is_whole_when_there_is_room_again() {
             "{} for {end}",
             store.log_end()
         );
+        assert!(!store.end_lost(), "what the disk took is there");
         check_whole(&store);
         write_batch(&mut store, 10).unwrap();
         check_whole(&store);

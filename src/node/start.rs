@@ -24,7 +24,7 @@ use crate::wire::frame::decode_view;
 const FOUND_AFTER_MS: Millis = 1500;
 
 /// What a power loss may have cost a store (duty 5 of [`crate::ring`]).
-pub(super) const END_LOST: &str = "this machine went down while the node ran with `fsync = \"interval\"`, so the end of its log may be missing: it is no member any more, and comes back as a joiner";
+pub(super) const END_LOST: &str = "this machine went down while the node ran with `fsync = \"interval\"`, or its disk failed to sync, so the end of its log may be missing: it is no member any more, and comes back as a joiner";
 
 /// Why a node ends itself: the exit code (sysexits), and what, why and what to run next.
 #[derive(Debug)]

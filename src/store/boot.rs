@@ -2,7 +2,8 @@
 //!
 //! What a process hands to the operating system outlives that process, not that kernel. The file `boot` beside the
 //! engine's directory names the boot under which the store was last open, and says whether all that it acknowledged was
-//! on the disk by then. It is replaced in one step and is on the disk before the first write that it speaks of.
+//! on the disk by then. It is replaced in one step and is on the disk before the first write that it speaks of. It is
+//! removed when an fsync fails: then the kernel, too, no longer knows what the disk has.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -99,6 +100,22 @@ pub(super) fn mark(directory: &Path, boot: &Boot, whole: bool) -> io::Result<()>
     file.sync_all()?;
     fs::rename(&unfinished, directory.join(FILE))?;
     sync_directory(directory)
+}
+
+/// After a failed fsync: removes the mark, so that the next opening is as after a power loss, whichever kernel runs then.
+/// Returns what is to be said of it.
+pub(super) fn distrust(directory: &Path, failed: io::Error) -> io::Error {
+    let removed = match fs::remove_file(directory.join(FILE)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => sync_directory(directory),
+    };
+    match removed {
+        Ok(()) => failed,
+        Err(error) => io::Error::other(format!(
+            "{failed}; the store cannot be marked as unsure of its end, either ({error}): move its directory away before \
+             the node starts again"
+        )),
+    }
 }
 
 #[cfg(test)]

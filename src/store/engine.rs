@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use fjall::{AbstractTree, Database, Guard, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode, Slice};
 
-use super::boot::Outage;
+use super::boot::{self, Outage};
 use super::error::StoreError;
 use super::fsync::sync_directory;
 use super::{journal, keys};
@@ -152,21 +152,27 @@ impl Engine {
 
     /// Commits; with `durable` it is on the disk when this returns, else with the operating system.
     pub(super) fn commit(&self, batch: OwnedWriteBatch, durable: bool) -> Result<(), String> {
-        let mode = if durable {
-            PersistMode::SyncData
-        } else {
-            PersistMode::Buffer
-        };
         self.wait_for_disk();
         self.guarded_write(|| {
-            batch.durability(Some(mode)).commit()?;
+            batch.durability(Some(PersistMode::Buffer)).commit()?;
+            if durable {
+                self.persist(PersistMode::SyncData)?;
+            }
             self.seal()
         })
     }
 
     /// Brings everything that was committed to the disk.
     pub(super) fn sync(&self) -> Result<(), String> {
-        self.guarded_write(|| self.database.persist(PersistMode::SyncAll))
+        self.guarded_write(|| self.persist(PersistMode::SyncAll))
+    }
+
+    /// Syncs the journal. That the engine has failed before is no word on this fsync.
+    fn persist(&self, mode: PersistMode) -> fjall::Result<()> {
+        self.database.persist(mode).map_err(|error| match error {
+            fjall::Error::Io(error) => boot::distrust(&self.directory, error).into(),
+            error => error,
+        })
     }
 
     /// Lets the engine write full memtables out to tables, and all of them once a journal is full, which can go then.
@@ -182,7 +188,7 @@ impl Engine {
         let is_full = |keyspace: &&Keyspace| keyspace.tree.active_memtable().size() > kept;
         let mut full = self.keyspaces().into_iter().filter(is_full).peekable();
         if full.peek().is_some() {
-            self.database.persist(PersistMode::SyncData)?;
+            self.persist(PersistMode::SyncData)?;
         }
         full.try_for_each(|keyspace| keyspace.rotate_memtable().map(|_| ()))
     }

@@ -13,6 +13,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use super::boot;
 use super::journal::journals;
 use crate::config::{Durability, Fsync};
 
@@ -36,13 +37,13 @@ pub(super) struct IntervalFsync {
 }
 
 impl Fsyncer {
-    /// `database` is the engine's directory.
-    pub(super) fn start(database: &Path, durability: &Durability) -> io::Result<Fsyncer> {
+    /// `directory` is the store's, `database` the engine's.
+    pub(super) fn start(directory: &Path, database: &Path, durability: &Durability) -> io::Result<Fsyncer> {
         match durability.fsync {
             Fsync::Always => Ok(Fsyncer::Always),
             Fsync::Interval => {
                 let interval = Duration::from_millis(durability.fsync_interval_ms.max(1));
-                IntervalFsync::start(database.to_path_buf(), interval).map(Fsyncer::Interval)
+                IntervalFsync::start(directory.to_path_buf(), database.to_path_buf(), interval).map(Fsyncer::Interval)
             }
         }
     }
@@ -71,7 +72,7 @@ impl Fsyncer {
 }
 
 impl IntervalFsync {
-    fn start(database: PathBuf, interval: Duration) -> io::Result<IntervalFsync> {
+    fn start(directory: PathBuf, database: PathBuf, interval: Duration) -> io::Result<IntervalFsync> {
         let dirty = Arc::new(AtomicBool::new(false));
         let (report, errors) = sync_channel(ERRORS_WAITING);
         let (stop, stopped) = sync_channel::<()>(0);
@@ -83,6 +84,8 @@ impl IntervalFsync {
                         continue;
                     }
                     if let Err(error) = sync_journals(&database) {
+                        // At once: the process may be killed before it hears of the error.
+                        let error = boot::distrust(&directory, error);
                         // The receiver is gone only when the store is; nobody is left to tell then.
                         let _ = report.try_send(error);
                         return;

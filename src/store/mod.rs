@@ -17,9 +17,10 @@
 //!   with `fsync = "always"`; with `interval` the last `fsync_interval_ms` may be gone, from the end and whole batches.
 //! - The store knows which of the two it was: see below.
 //! - After one failed write no further write is accepted until the store is opened anew (Rebello et al., "Can
-//!   Applications Recover from fsync Failures?", USENIX ATC 2020): what reached the disk is then not known. The next
-//!   opening under the same boot does not remember that: it takes what the kernel shows, which after a failed fsync may be
-//!   more than the disk has.
+//!   Applications Recover from fsync Failures?", USENIX ATC 2020): what reached the disk is then not known. After a failed
+//!   fsync the kernel may show more than the disk has, and no later fsync tells: the mark is removed at once, and the next
+//!   opening is as after a power loss. An fsync that fails in a thread of the engine's own looks to the store like a table
+//!   that found no room on the disk, and is taken for that: no table takes anything from the kernel or the disk.
 //! - The log has no gaps: an entry that is not the next one is refused, and a gap found on disk is [`StoreError::Corrupt`].
 //! - One process at a time: a second opener gets [`StoreError::Locked`].
 //!
@@ -27,6 +28,7 @@
 //! What a killed process wrote is with the kernel still; what the kernel had not written when its machine went down is
 //! gone. `boot` names the kernel's boot under which the store was last open (`/proc/sys/kernel/random/boot_id`), and says
 //! `whole` if all that was acknowledged was on the disk at any time since: after a clean end, or with `always`; else `open`.
+//! After a failed fsync there is none.
 //!
 //! | the mark          | the same boot             | another boot, or one that is not known             |
 //! | ----------------- | ------------------------- | -------------------------------------------------- |
@@ -90,7 +92,7 @@ pub struct Membership {
 /// What is known of a log whose end may be missing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct EndLost {
-    /// The view of which the node was a synced member when the machine went down.
+    /// The view of which the node was a synced member when that happened.
     member_in: Option<Epoch>,
 }
 
@@ -144,7 +146,7 @@ impl Store {
         }
         let outage = boot::outage(directory, &boot).map_err(|e| failed("reading its mark", e))?;
         let engine = Engine::open(directory, outage)?;
-        let fsyncer = Fsyncer::start(&path, durability).map_err(|e| failed("no thread for fsync", e))?;
+        let fsyncer = Fsyncer::start(directory, &path, durability).map_err(|e| failed("no thread for fsync", e))?;
         let mut store = Store {
             directory: directory.to_path_buf(),
             engine,
@@ -234,8 +236,8 @@ impl Store {
         &self.membership
     }
 
-    /// Whether the machine went down under this store with `fsync = "interval"`, and it was not synced since: the end of
-    /// its log may be missing, and something of that may have been acknowledged.
+    /// Whether the machine went down under this store with `fsync = "interval"`, or an fsync failed, and it was not synced
+    /// since: the end of its log may be missing, and something of that may have been acknowledged.
     pub fn end_lost(&self) -> bool {
         self.end_lost.is_some()
     }

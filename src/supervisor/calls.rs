@@ -269,6 +269,17 @@ impl Supervisor {
             .unwrap_or_default()
     }
 
+    /// Whether the newest view of the nodes here that are ready has it; no, if none is. One that is paused, or joins, may
+    /// not learn for long that it left.
+    fn is_member_to_the_ready(&self, id: u16) -> bool {
+        let ready = self
+            .nodes
+            .values()
+            .filter(|node| node.condition() == NodeCondition::Ready);
+        let newest = ready.filter_map(Node::status).max_by_key(|status| status.epoch);
+        newest.is_some_and(|status| status.members.contains(&id))
+    }
+
     fn tell_state(&mut self, reply: oneshot::Sender<Answer>) {
         self.ask_for_groups(reply, Vec::new());
     }
@@ -392,9 +403,9 @@ impl Supervisor {
             }
             Awaited::Member { id } => self.look_at_start(*id),
             Awaited::Left { id } => {
-                // Whoever asks for the state next is to see it, so the others have to know, too.
+                // Whoever asks for the state next is to see it, so those who can know have to know, too.
                 let ended = self.nodes.get(id).is_none_or(|node| node.process().is_none());
-                if ended && !self.view().1.contains(id) {
+                if ended && !self.is_member_to_the_ready(*id) {
                     done(format!("node {id} has left the ring and ended"))
                 } else {
                     None

@@ -22,6 +22,7 @@ use super::process::{ChildEvent, ChildMessage, Process, Talk, Who, start};
 use super::socket::{self, Call};
 use super::{History, Plan};
 use crate::control::{Failure, NodeReport, NodeSettings, exit};
+use crate::hangup::HangUp;
 
 /// Messages of children, calls and news that wait for the supervisor. When full, their senders wait: it is only ever full
 /// for moments, because nothing that the supervisor does takes long.
@@ -153,7 +154,7 @@ impl Supervisor {
         let failed = |e: std::io::Error| Failure::machine("listening for signals", e);
         let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
         let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
-        let mut hangup = signal(SignalKind::hangup()).map_err(failed)?;
+        let mut hangup = HangUp::listen().map_err(failed)?;
         self.start_broker();
         loop {
             tokio::select! {
@@ -162,7 +163,7 @@ impl Supervisor {
                 Some(news) = inputs.news.recv() => self.on_news(news),
                 _ = interrupt.recv() => self.interrupted(),
                 _ = terminate.recv() => self.interrupted(),
-                _ = hangup.recv() => self.hung_up(),
+                () = hangup.recv() => self.hung_up(),
                 () = sleep_until(self.next_deadline()) => {}
             }
             self.on_time(Instant::now());

@@ -2,11 +2,14 @@
 //! that view lost their stores, goes on from the best store that is left.
 //!
 //! The best is the store with the longest log, with what was set aside at its end, when the others' logs are prefixes of
-//! it. Of logs that differ, that one is better whose last common cluster it outlived more often (each recovery begins with
-//! epoch 1 again), and in one cluster that with the last entry of the higher epoch, as Raft compares logs (Ongaro &
+//! it. Of logs that differ, that one is better whose last entry is of the higher epoch, as Raft compares logs (Ongaro &
 //! Ousterhout, "In Search of an Understandable Consensus Algorithm", USENIX ATC 2014, section 5.4.1). If a synced member of
 //! the last view is among the stores, everything that was ever acknowledged is in it. If none is, what only they had is
 //! lost: that is what makes it forced. A store that cannot be read may be the best one, so it is refused, not passed over.
+//!
+//! All that compares stores of one cluster only: each recovery counts its epochs anew, and its cluster and the former one
+//! may both have acknowledged what the other has not. Somebody who has put a store of before a recovery back is asked
+//! which of the two it is to be.
 //!
 //! The chosen store becomes the only member of the first view of a new cluster, so that clients and stores that were not
 //! there are told, and the others join with empty stores. Done in an order in which a crash at any point leaves something
@@ -36,8 +39,6 @@ struct Candidate {
     last_epoch: Epoch,
     end: Index,
     end_digest: Digest,
-    /// How often an entry is of a lower epoch than the one before it: recoveries that it has been through.
-    recoveries: usize,
 }
 
 /// Chooses among the stores below `state_dir`, of which those of `ids` are to be started, and makes the chosen one the
@@ -67,7 +68,7 @@ pub fn recover(
         let standing = Standing::of(&candidate).map_err(|error| cannot_be_read(id, &nodes, &error))?;
         if standing.end_lost {
             tell(format!(
-                "node {id}: the machine went down while it ran with `fsync = \"interval\"`; the end of its log may be missing"
+                "node {id}: the machine went down while it ran with `fsync = \"interval\"`, or its disk failed to sync; the end of its log may be missing"
             ));
         }
         standings.push(standing);
@@ -81,6 +82,7 @@ pub fn recover(
             best = Some(candidate);
         }
     }
+    are_of_one_cluster(&standings, &nodes)?;
     let Some(best) = best else {
         let message = format!(
             "no store in {} has a history to go on from; put one there from a backup, or `chaleyd up --new-cluster` starts with none",
@@ -96,8 +98,6 @@ pub fn recover(
         );
         return Err(Failure::new(exit::CONFIG, message));
     }
-    let cluster = best.store.membership().cluster;
-    standings.retain(|standing| standing.cluster == cluster);
     let last = standings
         .iter()
         .map(|standing| standing.newest)
@@ -117,7 +117,7 @@ pub fn recover(
     });
     if standings.iter().any(|standing| standing.end_lost) {
         tell(format!(
-            "except for the power loss: what was acknowledged in the last moments before it (`store.fsync_interval_ms`, now {} ms) may be missing",
+            "except for the power loss or failed sync: what was acknowledged in the last moments before it (`store.fsync_interval_ms`, now {} ms) may be missing",
             durability.fsync_interval_ms
         ));
     }
@@ -131,6 +131,7 @@ pub fn recover(
 
 /// What a store was in its cluster.
 struct Standing {
+    id: u16,
     cluster: Option<ClusterId>,
     /// The newest view that it knows.
     newest: Epoch,
@@ -146,12 +147,29 @@ impl Standing {
         let newest = views.last().map_or(membership.epoch, |(epoch, _)| *epoch);
         let member_now = membership.synced.then_some(membership.epoch);
         Ok(Standing {
+            id: candidate.id,
             cluster: membership.cluster,
             newest: newest.max(membership.epoch),
             member_in: member_now.or(candidate.store.member_before_end_lost()),
             end_lost: candidate.store.end_lost(),
         })
     }
+}
+
+fn are_of_one_cluster(standings: &[Standing], nodes: &Path) -> Result<(), Failure> {
+    if standings.windows(2).all(|pair| pair[0].cluster == pair[1].cluster) {
+        return Ok(());
+    }
+    let whose = standings.iter().map(|standing| match standing.cluster {
+        Some(cluster) => format!("node {} is of {cluster}", standing.id),
+        None => format!("node {} is of none", standing.id),
+    });
+    let message = format!(
+        "the stores in {} are of several clusters, and each may have acknowledged what the others have not: {}. Choose one, and move the directories of the other nodes away",
+        nodes.display(),
+        whose.collect::<Vec<_>>().join(", ")
+    );
+    Err(Failure::new(exit::CONFIG, message))
 }
 
 /// It may be the best one.
@@ -185,7 +203,6 @@ impl Candidate {
             last_epoch: Epoch(0),
             end: 0,
             end_digest: Digest::ZERO,
-            recoveries: 0,
             store,
             suffix,
         };
@@ -208,7 +225,6 @@ impl Candidate {
     }
 
     fn count(&mut self, entry: &Entry) {
-        self.recoveries += usize::from(entry.epoch < self.last_epoch);
         self.last_epoch = entry.epoch;
         self.end = entry.index;
         self.end_digest = entry.digest;
@@ -218,7 +234,7 @@ impl Candidate {
         if other.starts_with(self)? {
             return Ok(false);
         }
-        let rank = |it: &Candidate| (it.recoveries, it.last_epoch, it.end);
+        let rank = |it: &Candidate| (it.last_epoch, it.end);
         Ok(self.starts_with(other)? || rank(self) > rank(other))
     }
 
@@ -313,10 +329,18 @@ mod tests {
     }
 
     fn store(nodes: &Path, id: u16, log: &[Entry]) {
+        store_of(ClusterId(1), nodes, id, log);
+    }
+
+    fn store_of(cluster: ClusterId, nodes: &Path, id: u16, log: &[Entry]) {
         let directory = nodes.join(id.to_string()).join("store");
         let mut store = Store::open(&directory, &Durability::default()).unwrap();
         let mut batch = store.batch();
         batch.append(log);
+        batch.membership(&Membership {
+            cluster: Some(cluster),
+            ..Membership::default()
+        });
         batch.commit().unwrap();
     }
 
@@ -337,15 +361,18 @@ mod tests {
     }
 
     #[test]
-    fn the_longer_one_wins_among_prefixes_and_what_outlived_a_recovery_among_others() {
-        let old = entries(0, Digest::ZERO, &[7, 7, 9]);
-        // After a recovery from two entries epochs count anew; the third of the old cluster was never acknowledged.
-        let mut new = old[..2].to_vec();
-        new.extend(entries(2, old[1].digest, &[4, 4]));
+    fn the_longer_one_wins_among_prefixes_and_the_later_epoch_among_others() {
+        let log = entries(0, Digest::ZERO, &[7, 7, 9]);
+        // After a recovery from two entries epochs count anew.
+        let mut recovered = log[..2].to_vec();
+        recovered.extend(entries(2, log[1].digest, &[2, 2, 4]));
+        // Its end was never acknowledged.
+        let mut left_behind = recovered[..3].to_vec();
+        left_behind.extend(entries(3, recovered[2].digest, &[2, 3, 3]));
         for (one, other, expected) in [
-            (&old[..2], &old[..], 2),
-            (&new[..], &new[..2], 1),
-            (&old[..], &new[..3], 2),
+            (&log[..2], &log[..], 2),
+            (&recovered[..], &recovered[..2], 1),
+            (&left_behind[..], &recovered[..], 2),
         ] {
             let state = tempfile::tempdir().unwrap();
             let nodes = state.path().join(NODES);
@@ -354,6 +381,28 @@ mod tests {
             assert_eq!(chosen(&nodes, &[1, 2]).unwrap(), expected);
             assert_eq!(stored_ids(&nodes).unwrap(), [expected], "the other one is moved aside");
         }
+    }
+
+    #[test]
+    fn between_a_recovered_cluster_and_a_store_of_the_former_one_the_operator_chooses() {
+        let former = entries(0, Digest::ZERO, &[3, 3, 5]);
+        let mut recovered = former[..2].to_vec();
+        // As many nodes founded it anew, so it orders in the epoch in which the former one did.
+        recovered.extend(entries(2, former[1].digest, &[3, 3]));
+        let state = tempfile::tempdir().unwrap();
+        let nodes = state.path().join(NODES);
+        store_of(ClusterId(2), &nodes, 1, &recovered);
+        store_of(ClusterId(2), &nodes, 2, &recovered[..3]);
+        store_of(ClusterId(1), &nodes, 3, &former);
+        let failure = chosen(&nodes, &[1, 2, 3]).unwrap_err();
+        assert_eq!(failure.code, exit::CONFIG, "{failure}");
+        for (id, cluster) in [(1, ClusterId(2)), (2, ClusterId(2)), (3, ClusterId(1))] {
+            let text = format!("node {id} is of {cluster}");
+            assert!(failure.message.contains(&text), "{failure}");
+        }
+        assert_eq!(stored_ids(&nodes).unwrap(), [1, 2, 3], "nothing was moved");
+        fs::rename(nodes.join("3"), state.path().join("moved away")).unwrap();
+        assert_eq!(chosen(&nodes, &[1, 2, 3]).unwrap(), 1);
     }
 
     #[test]

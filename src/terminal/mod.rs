@@ -16,6 +16,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::chat::ErrorCode;
 use crate::client::{Ask, Exit, Failure, Session, SessionEvent, Update};
+use crate::hangup::HangUp;
 
 /// Says something on stderr. One that is closed or full takes nothing, and changes neither what happens nor the exit code.
 pub fn complain(text: impl std::fmt::Display) {
@@ -32,18 +33,16 @@ const TURN_MAX: usize = 1024;
 pub struct Stop {
     interrupt: Signal,
     terminate: Signal,
-    hang_up: Signal,
+    hang_up: HangUp,
 }
 
 impl Stop {
     pub fn new() -> Result<Stop, Failure> {
-        let listen = |kind| {
-            signal(kind).map_err(|error| Failure::new(Exit::Failed, format!("signals cannot be caught: {error}")))
-        };
+        let failed = |error: std::io::Error| Failure::new(Exit::Failed, format!("signals cannot be caught: {error}"));
         Ok(Stop {
-            interrupt: listen(SignalKind::interrupt())?,
-            terminate: listen(SignalKind::terminate())?,
-            hang_up: listen(SignalKind::hangup())?,
+            interrupt: signal(SignalKind::interrupt()).map_err(failed)?,
+            terminate: signal(SignalKind::terminate()).map_err(failed)?,
+            hang_up: HangUp::listen().map_err(failed)?,
         })
     }
 
@@ -52,7 +51,7 @@ impl Stop {
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
-            _ = self.hang_up.recv() => {}
+            () = self.hang_up.recv() => {}
         }
     }
 }

@@ -76,6 +76,24 @@ fn sigterm_and_sighup_in_either_order_end_all_nodes_cleanly() {
     ring.up(3, &detached());
 }
 
+/// `nohup chaleyd up`: the supervisor and its nodes hear of SIGHUP, and it is to be nothing to them.
+#[test]
+fn who_was_started_to_ignore_sighup_goes_on() {
+    let _turn = together();
+    let options = Options {
+        wrapper: vec!["nohup".to_owned()],
+        ..Options::default()
+    };
+    let ring = Cluster::start(3, options);
+    let nodes = ring.pids();
+    for pid in [ring.supervisor_pid()].iter().chain(&nodes) {
+        send(*pid, Signal::SIGHUP);
+    }
+    ring.send("1", "carl").finish();
+    assert_eq!(ring.pids(), nodes);
+    assert!(!supervisor_log(&ring).contains("hangup"), "{}", supervisor_log(&ring));
+}
+
 #[test]
 fn a_node_that_is_told_to_end_while_it_starts_ends_cleanly() {
     let _turn = together();

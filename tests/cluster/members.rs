@@ -61,6 +61,20 @@ fn nodes_leave_and_join_on_purpose_while_people_talk() {
     talk.finish(&ring);
 }
 
+/// The only other node still says what it said when it was paused.
+#[test]
+fn a_node_leaves_although_nobody_is_there_to_notice() {
+    let _turn = together();
+    let ring = Cluster::start(2, Options::default());
+    ring.run(&["pause", "2"]).success();
+    ring.wait_until(SOON, "node 1 goes on alone", |state| {
+        state["members"] == serde_json::json!([1])
+    });
+    let said = ring.run(&["stop", "1"]).success().stdout;
+    assert!(said.contains("node 1 has left the ring and ended"), "{said}");
+    assert_eq!(ring.node(1)["status"], "stopped");
+}
+
 /// Order only: a killed node stays in the view, messages wait for it, and when it is back everything flows again.
 #[test]
 fn without_failover_the_ring_waits_for_its_dead() {

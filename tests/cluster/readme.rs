@@ -2,14 +2,15 @@
 //!
 //! Python with pika comes from CHALEY_TEST_PYTHON (`scripts/test` sets it), else from `target/venv`.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use crate::support::{Broker, Cluster, Options, check_history, run, wait_until};
+use crate::support::{Broker, Cluster, Options, RawClient, check_history, run, wait_for};
 use crate::together;
 use chaley::chat::ErrorCode;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// A client that has not ended by then fails its test.
 const CLIENT_DEADLINE: Duration = Duration::from_secs(60);
@@ -100,7 +101,8 @@ fn the_python_client_survives_the_head_and_the_history_is_proved() {
     );
 }
 
-/// The head takes the client's requests and dies before it answers.
+/// The head takes the client's requests and dies before it answers; and one of an older view answers meanwhile that it
+/// knows of no session.
 #[test]
 fn the_python_client_repeats_what_a_head_swallowed() {
     let _turn = together();
@@ -110,17 +112,23 @@ fn the_python_client_repeats_what_a_head_swallowed() {
     let client = directory.path().join("client.py");
     std::fs::write(&client, program(&readme, "client.py")).expect("written");
     let mut eve = ring.listen("1", "eve");
+    let node = RawClient::connect(&Broker::shared().nodes_url(), ring.name());
     let head = ring.head();
     ring.run(&["pause", &head.to_string()]).success();
-    let prefix = format!("chaley.{}.client.", ring.name());
-    let queues = || Broker::shared().erlang(&[("Prefix", &prefix)], "length(Queues(Prefix)).");
-    let before = queues();
+    let before = client_queues(&ring);
     let mut command = python_command(&python, &ring.chaley(&[]));
     command.arg(&client).args([ring.name(), "1", "cobra", "swallowed"]);
     let running = std::thread::spawn(move || run(command, CLIENT_DEADLINE));
-    wait_until(CLIENT_DEADLINE, "the client has its queue", queues, || {
-        queues() != before
+    let queue = wait_for(CLIENT_DEADLINE, "the client has its queue", String::new, || {
+        client_queues(&ring).difference(&before).next().cloned()
     });
+    for frame in [
+        json!({"v": 1, "epoch": 1000, "events": []}),
+        json!({"v": 1, "epoch": 999, "events": [{"type": "error", "code": "no-session", "message": "who?", "ref": 1}]}),
+    ] {
+        let taken = node.publish_to("", &queue, frame.to_string().into_bytes());
+        assert_eq!(taken, Ok(true));
+    }
     std::thread::sleep(Duration::from_millis(100));
     ring.kill(head);
     let ran = running.join().expect("it ran").success();
@@ -131,6 +139,14 @@ fn the_python_client_repeats_what_a_head_swallowed() {
     let told = eve.heard().iter().filter(|heard| heard.event["text"] == "swallowed");
     assert_eq!(told.count(), 1);
     check_history(&mut [eve], &[]);
+}
+
+fn client_queues(ring: &Cluster) -> BTreeSet<String> {
+    let prefix = format!("chaley.{}.client.", ring.name());
+    let names = r#"lists:flatten(lists:join(" ", [binary_to_list(Name(Q)) || Q <- Queues(Prefix)]))."#;
+    let said = Broker::shared().erlang(&[("Prefix", &prefix)], names);
+    let names = said.split('"').nth(1).unwrap_or_default();
+    names.split_whitespace().map(str::to_owned).collect()
 }
 
 /// Python instead of `chaley`, with the same environment.

@@ -40,6 +40,9 @@ pub const A_NODE_PAUSED: &str = "SIGSTOP of a node, 20 ms to 4 s";
 pub const NETWORK_CUT: &str = "network of a node cut";
 pub const NETWORK_SILENT: &str = "network of a node silent";
 
+/// The only one that makes a node end itself.
+pub const DISK_FULL: &str = "disk of a node full";
+
 pub const FAULTS: [Fault; 25] = [
     fault(A_NODE_KILLED, 10, true, kill_a_node),
     fault("SIGKILL of the head", 8, true, kill_the_head),
@@ -83,7 +86,7 @@ pub const FAULTS: [Fault; 25] = [
     fault(NETWORK_SILENT, 3, true, silence_the_network),
     fault("network of a node late by 20 to 200 ms", 3, true, delay_the_network),
     fault("network of a node slow", 3, true, slow_the_network),
-    fault("disk of a node full", 2, false, fill_the_disk),
+    fault(DISK_FULL, 2, false, fill_the_disk),
     fault("client that never reads", 2, true, add_a_deaf_client),
     fault("register short by its last record", 1, false, shorten_the_register),
 ];

@@ -87,6 +87,8 @@ fn report(outcome: &Outcome, verdict: &str, seed: u64, minutes: f64) {
     println!("{}", outcome.table());
     println!("{} unbroken visits by the README's Python client", outcome.visits);
     println!("nodes that ended themselves: {}", outcome.ends.len());
-    outcome.ends.iter().for_each(|end| println!("    {end}"));
+    for end in &outcome.ends {
+        println!("    node {}, with {}", end.node, end.cause);
+    }
     println!("check.py: {verdict}");
 }

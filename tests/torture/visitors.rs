@@ -1,8 +1,9 @@
 //! Clients in Python: the README's short program, again and again.
 
 use std::io::Read;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -88,35 +89,66 @@ fn python() -> PathBuf {
     std::env::var_os("CHALEY_TEST_PYTHON").map_or_else(own, PathBuf::from)
 }
 
-/// A visitor that lost its connection gave up, as the README's short program does: it may have been heard or not. Whether it came to its own
-/// end.
+/// What its transcript ends with; anything but these two words is a violation. A visitor that lost its connection, or hung,
+/// gave up, as the README's short program does, and counts as killed: it may have been heard or not. One that gives up
+/// because of what the ring told it, or by an error of its own, is to be looked at.
+fn end_of(status: Option<ExitStatus>, complaint: &str) -> String {
+    let last = complaint.lines().last().unwrap_or_default();
+    match status {
+        Some(status) if status.success() => "left".to_owned(),
+        None => "killed".to_owned(),
+        Some(_) if last.starts_with("pika.exceptions.") => "killed".to_owned(),
+        Some(status) => format!("{status}: {last}"),
+    }
+}
+
+/// Whether the visitor left as it wanted to.
 fn visit(mut command: Command, transcript: &Transcript, user: &str) -> bool {
     transcript.write(json!({"said": format!("{user} 0")}));
     command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        .stderr(Stdio::null());
+        .stderr(Stdio::piped());
     let mut child = keeper::start(command).expect("Python starts");
     let started = Instant::now();
-    let done = loop {
+    let status = loop {
         match child.try_wait().expect("asked") {
-            Some(status) => break status.success(),
-            None if started.elapsed() > VISIT_DEADLINE => break false,
+            Some(status) => break Some(status),
+            None if started.elapsed() > VISIT_DEADLINE => break None,
             None => std::thread::sleep(Duration::from_millis(10)),
         }
     };
     let _ = child.kill();
     let _ = child.wait();
-    let mut said = String::new();
-    let mut output = child.stdout.take().expect("piped");
     // It prints what it hears: `[7] visitor1: visitor1 0`.
-    let _ = output.read_to_string(&mut said);
+    let said = read(child.stdout.take().expect("piped"));
+    let end = end_of(status, &read(child.stderr.take().expect("piped")));
     let own = said.lines().find(|line| line.ends_with(&format!("] {user}: {user} 0")));
     let seq = own.and_then(|line| line.trim_start_matches('[').split(']').next()?.parse::<u64>().ok());
     if let Some(seq) = seq {
         transcript.write(json!({"acknowledged": seq}));
     }
-    transcript.write(json!({"end": if done { "left" } else { "killed" }}));
+    transcript.write(json!({"end": end}));
     transcript.flush();
-    done
+    end == "left"
+}
+
+fn read(mut pipe: impl Read) -> String {
+    let mut bytes = Vec::new();
+    // What was read before an error is all there is.
+    let _ = pipe.read_to_end(&mut bytes);
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+#[test]
+fn a_visitor_that_the_ring_refuses_has_not_merely_lost_its_connection() {
+    let failed = ExitStatus::from_raw(1 << 8);
+    assert_eq!(end_of(Some(ExitStatus::from_raw(0)), ""), "left");
+    assert_eq!(end_of(None, ""), "killed");
+    let traceback = "Traceback (most recent call last):\n  File \"client.py\", line 10\n";
+    let end = |last: &str| end_of(Some(failed), &format!("{traceback}{last}\n"));
+    assert_eq!(end("pika.exceptions.StreamLostError: Stream connection lost"), "killed");
+    assert_eq!(end("KeyError: 'events'"), "exit status: 1: KeyError: 'events'");
+    let refused = end_of(Some(failed), "this session is not known; join first\n");
+    assert_eq!(refused, "exit status: 1: this session is not known; join first");
 }

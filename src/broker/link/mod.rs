@@ -180,7 +180,8 @@ pub enum LinkEvent {
     },
     /// All records that were in the register at this connection have been reported.
     RegisterRead,
-    /// [`LinkHandle::set_member`] has taken effect: this member's mailbox is there, the former one is gone.
+    /// [`LinkHandle::set_member`] has taken effect: this member's mailbox is there. The former one goes a while later, with
+    /// the connection at the latest; what comes until then for the former member is still reported.
     MailboxReady {
         member: Member,
     },

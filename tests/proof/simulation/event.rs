@@ -89,7 +89,7 @@ pub enum Event {
         host: usize,
         run: u64,
     },
-    /// The broker notices that a killed process has gone.
+    /// The broker notices that a killed process has gone, or a node that has moved has deleted its former mailbox.
     MailboxGone {
         member: Member,
         connection: u64,

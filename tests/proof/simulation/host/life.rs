@@ -16,6 +16,9 @@ const BACK_OFF_MAX_MS: u64 = 2_000;
 /// A process that lived for so long is not counted as one death in a row.
 const LIVED_MS: u64 = 10_000;
 
+/// The former mailbox of a node that has moved is gone by then.
+const FORMER_MAILBOX_MS: u64 = 100;
+
 impl World {
     /// A new machine with an empty store; its process starts soon.
     pub fn add_host(&mut self) {
@@ -198,9 +201,18 @@ impl World {
             return Ok(());
         }
         if let Some(connection) = process.connection {
-            self.broker.remove_mailbox(old, connection);
             self.broker.add_mailbox(me, at, connection);
+            self.forget_mailbox(old, me, connection);
         }
         self.arrival(at, Arrival::Ring(Input::Reborn { incarnation }))
+    }
+
+    /// Nobody waits for the former mailbox to go: for a while what is sent to the former self still comes.
+    fn forget_mailbox(&mut self, former: Member, me: Member, connection: u64) {
+        let delay = self.rng.between(0, FORMER_MAILBOX_MS);
+        if former != me {
+            let member = former;
+            self.after(delay, Event::MailboxGone { member, connection });
+        }
     }
 }
