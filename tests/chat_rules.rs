@@ -221,6 +221,22 @@ fn c5_numbers_are_one_group_whatever_their_zeros_and_names_keep_their_case() {
 }
 
 #[test]
+fn c5_a_session_knows_its_groups_its_numbers_there_and_the_latest() {
+    let mut chat = Chat::with(&[
+        join(ANNA, 1, "1", "anna"),
+        join(ANNA, 2, "2", "anna"),
+        join(BERT, 1, "2", "bert"),
+    ]);
+    chat.apply(leave(ANNA, 3, "1"));
+    let groups = |session: SessionId| -> Vec<_> {
+        let session = chat.state.session(session).expect("it has joined");
+        session.groups().map(|(name, _, latest)| (name, latest)).collect()
+    };
+    assert_eq!(groups(ANNA), [("2", 2)]);
+    assert_eq!(groups(BERT), [("2", 2)]);
+}
+
+#[test]
 fn c5_an_empty_group_goes_on_where_it_was_and_a_refused_join_makes_none() {
     let mut chat = Chat::with(&[join(ANNA, 1, "1", "anna"), leave(ANNA, 2, "1")]);
     assert_eq!(chat.who("1"), [""; 0]);

@@ -190,8 +190,8 @@ impl State {
 
     fn expire(&mut self, step: &mut Step, id: SessionId, away_at: Index) {
         match self.session(id) {
-            Some(session) if session.away_at() == Some(away_at) => {}
-            Some(session) if session.away_at().is_some() && sabotage::is(Bug::ExpireOfAnyAway) => {}
+            Some(session)
+                if sabotage::or(Some(away_at), Bug::ExpireOfAnyAway, session.away_at()) == session.away_at() => {}
             _ => return step.nothing(),
         }
         let State { sessions, groups, .. } = self;

@@ -113,6 +113,7 @@ fn a_lone_member_commits_what_it_orders_and_delivers_no_more_than_that() {
     single.step(Input::Delivered { upto: 9 });
     let progress = single.node.progress();
     assert_eq!((progress.log_end, progress.commit, progress.delivered), (1, 1, 1));
+    assert_eq!(single.node.deliver_after(), 1, "nothing is delivered again");
     assert_eq!(single.node.log_digest(), single.store.digest());
 }
 
