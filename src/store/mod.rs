@@ -19,8 +19,9 @@
 //! - After one failed write no further write is accepted until the store is opened anew (Rebello et al., "Can
 //!   Applications Recover from fsync Failures?", USENIX ATC 2020): what reached the disk is then not known. After a failed
 //!   fsync the kernel may show more than the disk has, and no later fsync tells: the mark is removed at once, and the next
-//!   opening is as after a power loss. An fsync that fails in a thread of the engine's own looks to the store like a table
-//!   that found no room on the disk, and is taken for that: no table takes anything from the kernel or the disk.
+//!   opening is as after a power loss. Two doubts are left. An fsync that fails in a thread of the engine's own looks like a
+//!   table that found no room on the disk, which takes nothing from the journal, and is taken for that. And what was not
+//!   synced is not written once more: with `always`, a power loss after that next opening may still find it missing.
 //! - The log has no gaps: an entry that is not the next one is refused, and a gap found on disk is [`StoreError::Corrupt`].
 //! - One process at a time: a second opener gets [`StoreError::Locked`].
 //!
