@@ -18,6 +18,8 @@ const POINTS_MAX: u64 = 2000;
 const SHORTEST_STEP_US: Micros = 10_000;
 /// Listeners that are drawn: with more, one could not be told from another.
 const LINES_MAX: usize = 4;
+/// How many times the mean the chart is high.
+const MEANS_SHOWN: f64 = 2.0;
 const COLOURS: [&str; LINES_MAX] = ["#1b6ca8", "#d1495b", "#2e8b57", "#8a5fbf"];
 
 /// Something that was done to the ring.
@@ -39,11 +41,10 @@ pub fn svg(title: &str, timelines: &[&Timeline], marks: &[Mark], from_us: Micros
             steps.iter().map(|count| *count as f64 * 1e6 / step_us as f64).collect()
         })
         .collect();
-    let highest = lines.iter().flatten().copied().fold(1.0, f64::max);
     let chart = Chart {
         seconds: span_us as f64 / 1e6,
         step_s: step_us as f64 / 1e6,
-        top: round_up(highest),
+        top: top(&lines),
     };
     let mut out = chart.frame(title);
     for (line, colour) in lines.iter().zip(COLOURS) {
@@ -54,6 +55,15 @@ pub fn svg(title: &str, timelines: &[&Timeline], marks: &[Mark], from_us: Micros
     }
     out.push_str("</svg>\n");
     out
+}
+
+/// The upper edge. What a silence held up comes in one step, many times as much as usual: it is cut off, for otherwise the
+/// usual, and with it the silence, could not be seen.
+fn top(lines: &[Vec<f64>]) -> f64 {
+    let all: Vec<f64> = lines.iter().flatten().copied().collect();
+    let mean = all.iter().sum::<f64>() / all.len().max(1) as f64;
+    let highest = all.into_iter().fold(1.0, f64::max);
+    round_up(highest.min((MEANS_SHOWN * mean).max(1.0)))
 }
 
 struct Chart {
@@ -105,7 +115,7 @@ impl Chart {
         }
         let _written = writeln!(
             out,
-            "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">seconds; messages a second at each listener, in steps of {:.0} ms</text>",
+            "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">seconds; messages a second at each listener, in steps of {:.0} ms; what is higher is cut off</text>",
             (LEFT + WIDTH - RIGHT) / 2.0,
             HEIGHT - 8.0,
             self.step_s * 1000.0
@@ -119,7 +129,7 @@ impl Chart {
             .enumerate()
             .map(|(step, per_s)| {
                 let middle = ((step as f64 + 0.5) * self.step_s).min(self.seconds);
-                format!("{:.1},{:.1}", self.x(middle), self.y(*per_s))
+                format!("{:.1},{:.1}", self.x(middle), self.y(per_s.min(self.top)))
             })
             .collect();
         let _written = writeln!(
@@ -207,6 +217,16 @@ mod tests {
         let svg = svg("", &[], &[], 5, 5);
         assert!(!elements(&svg).is_empty());
         assert!(!svg.contains("NaN") && !svg.contains("inf"), "{svg}");
+    }
+
+    #[test]
+    fn what_a_silence_held_up_is_cut_off() {
+        let mut usual = vec![1000.0; 100];
+        usual[50] = 0.0;
+        usual[51] = 100_000.0;
+        assert_eq!(top(&[usual]), 5000.0);
+        assert_eq!(top(&[vec![900.0, 1100.0]]), 2000.0);
+        assert_eq!(top(&[]), 1.0);
     }
 
     #[test]

@@ -13,8 +13,10 @@ use super::timeline::Silence;
 use crate::control::{Answer, Failure, KillReport, NodeCondition, Request, Role, StateReport, call, exit};
 use crate::supervisor::arguments::{Strike, Victim};
 
-/// A silence that belongs to a strike begins within this time after it; then the node is brought back.
+/// A silence that belongs to a strike begins within this time after it.
 pub const AFTERMATH: Duration = Duration::from_millis(600);
+/// A killed node is started so long after it was killed: a silence that this begins is not the kill's.
+const DEAD: Duration = Duration::from_millis(700);
 /// For how long a paused node stays so: longer than the longest `ring.suspect_after_ms` that is useful.
 const PAUSE: Duration = Duration::from_secs(3);
 /// The talk goes on for so long after the last node is back, so that every silence has an end.
@@ -105,7 +107,7 @@ impl Operator {
             call(&self.directory, &Request::Pause { id: id.into() }, KILL_TIMEOUT)?;
             None
         };
-        let lasts = if strike.kills { AFTERMATH } else { PAUSE };
+        let lasts = if strike.kills { DEAD } else { PAUSE };
         self.sleep_until(at_us + Micros::try_from(lasts.as_micros()).unwrap_or(0));
         let released_us = self.clock.now_us();
         let release = if strike.kills {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::support::{Broker, Cluster, Options, Process, descendants, keeper, run, wait_for, wait_until};
+use crate::support::{Broker, Cluster, Options, Process, descendants, keeper, run, wait_until};
 use crate::{SOON, alone, signal};
 
 /// Longest time for a whole bench, its ring's start and end included.
@@ -161,13 +161,13 @@ fn an_interrupted_bench_leaves_nothing() {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     let child = keeper::start(command).expect("it starts");
-    let nodes = || descendants(child.id()).len();
-    // The supervisor, two processes of the broker at the least, and four nodes.
-    wait_for(
+    let processes = || processes_of(directory.path()).len();
+    // The bench, its supervisor, the broker and its epmd, and four nodes.
+    wait_until(
         BENCH_DEADLINE,
         "its ring runs",
-        || nodes().to_string(),
-        || (nodes() >= 7).then_some(()),
+        || processes().to_string(),
+        || processes() >= 8,
     );
     signal(child.id(), Signal::SIGINT);
     let output = child.wait_with_output().expect("it ends");
