@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::pace::Micros;
@@ -17,6 +17,8 @@ const THREADS_MAX: usize = 4;
 const GATHER_DEADLINE: Duration = Duration::from_secs(120);
 /// How long all may take to come to an end after they were told to stop, everything heard.
 const END_DEADLINE: Duration = Duration::from_secs(120);
+/// How many connect at a time: thousands at once are more than a broker answers in the time that a connection has.
+const CONNECTING_MAX: usize = 32;
 /// What is said at first is not timed: connections, caches and the broker's flow control warm up.
 pub const WARM_UP: Duration = Duration::from_millis(300);
 
@@ -66,12 +68,23 @@ pub struct Seat {
     pub number: usize,
     pub clock: Clock,
     stage: watch::Receiver<Stage>,
+    turns: Arc<Semaphore>,
+    /// Held from this client's turn until it is there.
+    turn: Option<OwnedSemaphorePermit>,
     ready: Box<dyn Fn() + Send + Sync>,
 }
 
 impl Seat {
+    /// Waits for this client's turn to connect.
+    pub async fn turn_to_connect(&mut self) -> Result<(), Failure> {
+        let turn = self.turns.clone().acquire_owned().await;
+        self.turn = Some(turn.map_err(|_| sent_home())?);
+        Ok(())
+    }
+
     /// This client is there.
-    pub fn ready(&self) {
+    pub fn ready(&mut self) {
+        self.turn = None;
         (self.ready)();
     }
 
@@ -109,11 +122,12 @@ impl<T: Send + 'static> Crew<T> {
         let (reports, received) = mpsc::unbounded_channel();
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = cores.min(THREADS_MAX).min(members.max(1));
+        let turns = Arc::new(Semaphore::new(CONNECTING_MAX));
         let work = Arc::new(work);
         for thread in 0..threads {
             let seats: Vec<Seat> = (thread..members)
                 .step_by(threads)
-                .map(|number| seat(number, clock, watched.clone(), reports.clone()))
+                .map(|number| seat(number, clock, watched.clone(), turns.clone(), reports.clone()))
                 .collect();
             let (work, reports) = (work.clone(), reports.clone());
             std::thread::Builder::new()
@@ -190,6 +204,7 @@ fn seat<T: Send + 'static>(
     number: usize,
     clock: Clock,
     stage: watch::Receiver<Stage>,
+    turns: Arc<Semaphore>,
     reports: mpsc::UnboundedSender<Report<T>>,
 ) -> Seat {
     // Whoever no longer listens has given up.
@@ -198,6 +213,8 @@ fn seat<T: Send + 'static>(
         number,
         clock,
         stage,
+        turns,
+        turn: None,
         ready,
     }
 }

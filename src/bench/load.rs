@@ -207,7 +207,8 @@ struct Talking {
 }
 
 impl Client {
-    async fn run(self, seat: Seat, group: usize, options: Options) -> Result<Told, Failure> {
+    async fn run(self, mut seat: Seat, group: usize, options: Options) -> Result<Told, Failure> {
+        seat.turn_to_connect().await?;
         let talker = seat.number;
         let mut talking = Talking {
             hearing: Hearing::new(format!("{} in group {}", nick(talker), self.group)),
