@@ -11,6 +11,8 @@
 //! - **Strikes** (`--kill`, `--pause`). One round at `--rate`, by default 1,000 a second, in which nodes are killed or
 //!   paused and come back; the silences around that are those of the listener that heard nothing for longest.
 //!
+//! At its peak a client keeps 512 messages unacknowledged, or fewer if there are many clients: all together 8,192.
+//!
 //! Terms: a *latency* is from when a message was due to its delivery, at every listener. *Lone* messages are said one at a
 //! time, by one client. *Ordered per s* are messages that every listener of their group was told in the measured time,
 //! the warm-up left out.
@@ -56,6 +58,8 @@ use crate::terminal::Stop;
 const WINDOW: usize = crate::client::core::WINDOW;
 /// And at a rate, where a stall must not stop them from becoming due: what a session takes beside those.
 const RATE_WINDOW: usize = WINDOW + 256;
+/// Unacknowledged messages of all clients: with thousands of clients each has few, as people have.
+const UNACKNOWLEDGED_MAX: usize = 8192;
 /// A lone message comes so long after the one before was acknowledged.
 const LONE_PAUSE_US: u64 = 3_000;
 /// Messages a second around kills, if nothing else is said.
@@ -147,7 +151,7 @@ impl<'a> Bench<'a> {
                 clients: arguments.clients,
                 groups: arguments.groups,
                 size_bytes: arguments.size,
-                window: WINDOW,
+                window: window(WINDOW, arguments.clients),
                 rate_per_s: arguments.rate.or(is_struck.then_some(STRIKE_RATE)),
                 duration_s: arguments.duration.as_secs_f64(),
                 rounds: if is_struck { 1 } else { arguments.rounds },
@@ -199,6 +203,9 @@ impl<'a> Bench<'a> {
             .await?
             .per_s();
         let lone = self.lone(round).await?;
+        let full = Pace::Full {
+            window: self.report.question.window,
+        };
         let ordered = self.load(round, "the ring at its peak", move |_| full).await?.per_s();
         let half = self
             .steady(round, "the ring at half of its peak", ordered / 2.0)
@@ -329,12 +336,12 @@ impl<'a> Bench<'a> {
     }
 
     fn steady_pace(&self, rate: f64) -> impl Fn(usize) -> Pace + Send + Sync + 'static {
-        let clients = self.arguments.clients as f64;
+        let clients = self.arguments.clients;
         move |client| Pace::Steady {
-            every_us: clients * 1e6 / rate,
+            every_us: clients as f64 * 1e6 / rate,
             // In turns, not all at once.
             offset_us: client as f64 * 1e6 / rate,
-            window: RATE_WINDOW,
+            window: window(RATE_WINDOW, clients),
         }
     }
 
@@ -366,6 +373,11 @@ impl<'a> Bench<'a> {
     }
 }
 
+/// One client's share of what may be unacknowledged, of `most` that it could have alone.
+fn window(most: usize, clients: usize) -> usize {
+    (UNACKNOWLEDGED_MAX / clients.max(1)).clamp(1, most)
+}
+
 /// Microseconds, as a number to calculate with.
 fn at(latencies: &Latencies, quantile: f64) -> f64 {
     latencies.value_at_quantile(quantile) as f64
@@ -374,5 +386,16 @@ fn at(latencies: &Latencies, quantile: f64) -> f64 {
 fn add_latencies(figures: &mut Figures, of: &str, latencies: &Latencies) {
     for (name, quantile) in [("p50", 0.5), ("p99", 0.99), ("p999", 0.999), ("max", 1.0)] {
         figures.add(&format!("{of}_{name}_ms"), at(latencies, quantile) / 1e3);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_clients_share_what_may_be_unacknowledged() {
+        let windows = [1, 4, 16, 100, 2000, 100_000].map(|clients| window(WINDOW, clients));
+        assert_eq!(windows, [512, 512, 512, 81, 4, 1]);
     }
 }
