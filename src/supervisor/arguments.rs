@@ -197,7 +197,7 @@ pub struct BenchArguments {
     /// Nodes of the ring that is started to be measured (1 to 64) [default: 4]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
     pub nodes: Option<u16>,
-    /// Measure the ring that runs, which --state-dir or --cluster names, instead of one started for this
+    /// Measure the ring that runs, which --state-dir or --cluster names, instead of one started for this; what is said stays in its history
     #[arg(long, conflicts_with = "nodes")]
     pub running: bool,
     /// One JSON object instead of tables
