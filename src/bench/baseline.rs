@@ -274,7 +274,7 @@ impl Peer {
                 break;
             }
             if deadline.is_some_and(|deadline| tokio::time::Instant::now() >= deadline) {
-                let message = "a listener on the bare broker did not hear everything that was confirmed";
+                let message = "a listener on the bare broker did not hear everything that was confirmed: it lagged behind by more than a client's queue holds; measure for a shorter --duration";
                 return Err(Failure::new(exit::TIMEOUT, message));
             }
             let is_ending = deadline.is_some();

@@ -235,22 +235,24 @@ impl<'a> Bench<'a> {
     async fn measure_rate(&mut self, round: usize, rate: f64) -> Result<(), Failure> {
         let one_hop = self.one_hop(round).await?;
         let measured = self.steady(round, "the ring at the rate", rate).await?;
+        self.add_rate(&one_hop, &measured);
+        Ok(())
+    }
+
+    fn add_rate(&mut self, one_hop: &Measured, measured: &Measured) {
         let figures = &mut self.report.figures;
         figures.add("ordered_per_s", measured.per_s());
         add_latencies(figures, "latency", &measured.latencies);
         let ratio = at(&measured.latencies, 0.5) / at(&one_hop.latencies, 0.5);
         self.report.ratios.add("latency_p50_to_one_hop_p50", ratio);
-        Ok(())
     }
 
     async fn measure_strikes(&mut self, rate: f64) -> Result<(), Failure> {
-        self.one_hop(1).await?;
+        let one_hop = self.one_hop(1).await?;
         let (measured, struck) = self.talk_and_strike(rate).await?;
+        self.add_rate(&one_hop, &measured);
         let effects = strikes::effects(&measured, &struck);
-        let figures = &mut self.report.figures;
-        figures.add("ordered_per_s", measured.per_s());
-        add_latencies(figures, "latency", &measured.latencies);
-        strikes::add_to(figures, &effects);
+        strikes::add_to(&mut self.report.figures, &effects);
         self.report.effects = effects;
         if self.arguments.plot.is_some() {
             self.plot = Some(self.draw(&measured, &struck, rate));

@@ -25,6 +25,7 @@ const READY_DEADLINE: Duration = Duration::from_secs(120);
 const READY: &str = "[INFO] SERVER READY";
 /// How long the supervisor may take to end everything in good order; then it is killed, and all its children with it.
 const END_DEADLINE: Duration = Duration::from_secs(20);
+const KILLED_DEADLINE: Duration = Duration::from_secs(2);
 const STATE_TIMEOUT: Duration = Duration::from_secs(2);
 const LOOK: Duration = Duration::from_millis(20);
 /// How much of an error message is read.
@@ -152,6 +153,20 @@ fn start_supervisor(directory: &Path, nodes: u16, settings: Option<&Path>) -> Re
     Command::from(command).spawn().map_err(failed)
 }
 
+impl Own {
+    /// Whether the supervisor has ended, and with it all that it started, within `limit`.
+    fn ends_within(&mut self, limit: Duration) -> bool {
+        let started = Instant::now();
+        while started.elapsed() < limit {
+            if !matches!(self.supervisor.try_wait(), Ok(None)) {
+                return true;
+            }
+            std::thread::sleep(LOOK);
+        }
+        false
+    }
+}
+
 impl Drop for Own {
     fn drop(&mut self) {
         let Some(pid) = self.supervisor.id().and_then(|pid| i32::try_from(pid).ok()) else {
@@ -159,14 +174,10 @@ impl Drop for Own {
         };
         // It is not reaped yet, so the id is its own; if it has ended, this is in vain.
         let _ended = kill(Pid::from_raw(pid), Signal::SIGTERM);
-        let started = Instant::now();
-        while started.elapsed() < END_DEADLINE {
-            if !matches!(self.supervisor.try_wait(), Ok(None)) {
-                return;
-            }
-            std::thread::sleep(LOOK);
+        if !self.ends_within(END_DEADLINE) {
+            let _ended = self.supervisor.start_kill();
+            self.ends_within(KILLED_DEADLINE);
         }
-        let _ended = self.supervisor.start_kill();
     }
 }
 
