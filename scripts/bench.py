@@ -1,7 +1,7 @@
 """The table of scripts/bench: each row is measured by `chaleyd bench`, or with a ring of its own and /proc.
 
-A ratio is of figures of one run. A target that is missed is no error; an order that was not one is (exit code 1). What
-holds in a smaller sample than the target speaks of is "so far".
+A ratio is of figures of one run. A target that is missed is no error; an order that was not one is, and whatever else
+keeps a row from being measured (exit code 1). What holds in a smaller sample than the target speaks of is "so far".
 """
 
 import argparse
@@ -37,9 +37,20 @@ def main():
     with contextlib.ExitStack() as cleanup:
         table = Table(options, cleanup)
         table.head()
-        for name in options.rows or ROWS:
-            for row in ROWS[name](table):
-                print(f"| {name} | {row.figure} | {row.measured} | {row.target} | {row.reached} |", flush=True)
+        failed = [name for name in options.rows or ROWS if not is_measured(table, name)]
+    if failed:
+        sys.exit(f"error: not measured: {', '.join(failed)}; see above")
+
+
+def is_measured(table, name):
+    """Whether all went well. The other rows are measured all the same."""
+    try:
+        for row in ROWS[name](table):
+            print(f"| {name} | {row.figure} | {row.measured} | {row.target} | {row.reached} |", flush=True)
+    except (Failed, subprocess.SubprocessError) as failure:
+        print(f"error: {failure}", file=sys.stderr, flush=True)
+        return False
+    return True
 
 
 def arguments():
@@ -76,12 +87,8 @@ def positive(text):
 KILLS, PAUSES, MESSAGES, MINUTES, ROUNDS, SESSIONS = 200, 100, 1_000_000, 10, 5, 2000
 
 
-class Failed(SystemExit):
-    """A program said that something is wrong: the bench ends, with what it said."""
-
-    def __init__(self, what):
-        print(f"error: {what}", file=sys.stderr)
-        super().__init__(1)
+class Failed(Exception):
+    """A program says that something is wrong."""
 
 
 class Table:
@@ -129,7 +136,9 @@ class Table:
     @functools.cached_property
     def history(self):
         """A ring with a long history, and how it came about."""
-        return self.cleanup.enter_context(History(self))
+        history = self.cleanup.enter_context(History(self))
+        history.fill()
+        return history
 
 
 class Ring:
@@ -180,8 +189,7 @@ class Ring:
 class History(Ring):
     """`chaley send -` says it all, while one `chaley listen` hears it."""
 
-    def __enter__(self):
-        super().__enter__()
+    def fill(self):
         time.sleep(2)
         self.idle_mb = [resident_mb(pid) for pid in self.node_pids()]
         messages = self.table.options.messages
@@ -208,7 +216,6 @@ class History(Ring):
             raise Failed("chaley listen did not hear everything")
         lines.wait()
         self.full_mb = [resident_mb(pid) for pid in self.node_pids()]
-        return self
 
 
 # ---- rows ------------------------------------------------------------------------------------------------------------
