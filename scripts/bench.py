@@ -57,8 +57,8 @@ def arguments():
     parser = argparse.ArgumentParser(
         prog="scripts/bench",
         description="Measures rings of a release build, and the bare broker beside them; prints a table in Markdown.",
-        epilog="Rows (default: all): " + ", ".join(ROWS) + ". The order is judged in all that use chaleyd bench. What happens when "
-        "senders never wait for anything is not among them.",
+        epilog=f"Rows (default: all): {', '.join(ROWS)}. The order is judged in all that use chaleyd bench. "
+        "What happens when senders never wait for anything is not among them.",
     )
     parser.add_argument("rows", nargs="*", metavar="ROW", help="what to measure")
     parser.add_argument("--rounds", type=positive, default=5, help="of what is measured in turns (default 5)")

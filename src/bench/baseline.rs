@@ -191,7 +191,7 @@ struct Peer {
 
 impl Peer {
     async fn publish(mut self, pace: Pace, size: usize) -> Result<Option<Ear>, Failure> {
-        self.seat.turn_to_connect().await?;
+        self.seat.turn().await?;
         let connection = connect(&self.ring).await?;
         let channel = connection.create_channel().await.map_err(broken)?;
         declare_exchange(&channel, &self.objects.exchange)
@@ -256,7 +256,7 @@ impl Peer {
     }
 
     async fn listen(mut self) -> Result<Option<Ear>, Failure> {
-        self.seat.turn_to_connect().await?;
+        self.seat.turn().await?;
         let connection = connect(&self.ring).await?;
         let channel = connection.create_channel().await.map_err(broken)?;
         let mut consumer = self.consume(&channel).await.map_err(broken)?;

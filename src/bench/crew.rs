@@ -16,9 +16,9 @@ const THREADS_MAX: usize = 4;
 /// How long all may take until they are there.
 const GATHER_DEADLINE: Duration = Duration::from_secs(300);
 /// How long all may take to come to an end after they were told to stop, everything heard.
-const END_DEADLINE: Duration = Duration::from_secs(120);
-/// How many connect at a time: thousands at once are more than a broker answers in the time that a connection has.
-const CONNECTING_MAX: usize = 16;
+const END_DEADLINE: Duration = Duration::from_secs(300);
+/// How many come or go at a time: thousands at once are more than a broker answers in the time that a connection has.
+const COMING_AND_GOING_MAX: usize = 16;
 /// What is said at first is not timed: connections, caches and the broker's flow control warm up.
 pub const WARM_UP: Duration = Duration::from_millis(300);
 
@@ -69,14 +69,14 @@ pub struct Seat {
     pub clock: Clock,
     stage: watch::Receiver<Stage>,
     turns: Arc<Semaphore>,
-    /// Held from this client's turn until it is there.
+    /// Held from this client's turn until it is there, or gone.
     turn: Option<OwnedSemaphorePermit>,
     ready: Box<dyn Fn() + Send + Sync>,
 }
 
 impl Seat {
-    /// Waits for this client's turn to connect.
-    pub async fn turn_to_connect(&mut self) -> Result<(), Failure> {
+    /// Waits for this client's turn to come, or to go.
+    pub async fn turn(&mut self) -> Result<(), Failure> {
         let turn = self.turns.clone().acquire_owned().await;
         self.turn = Some(turn.map_err(|_| sent_home())?);
         Ok(())
@@ -122,7 +122,7 @@ impl<T: Send + 'static> Crew<T> {
         let (reports, received) = mpsc::unbounded_channel();
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = cores.min(THREADS_MAX).min(members.max(1));
-        let turns = Arc::new(Semaphore::new(CONNECTING_MAX));
+        let turns = Arc::new(Semaphore::new(COMING_AND_GOING_MAX));
         let work = Arc::new(work);
         for thread in 0..threads {
             let seats: Vec<Seat> = (thread..members)

@@ -208,7 +208,7 @@ struct Talking {
 
 impl Client {
     async fn run(self, mut seat: Seat, group: usize, options: Options) -> Result<Told, Failure> {
-        seat.turn_to_connect().await?;
+        seat.turn().await?;
         let talker = seat.number;
         let mut talking = Talking {
             hearing: Hearing::new(format!("{} in group {}", nick(talker), self.group)),
@@ -221,6 +221,7 @@ impl Client {
         };
         let ended = talking.talk().await;
         if ended.is_ok() {
+            talking.seat.turn().await?;
             leave(&mut talking.session, talking.client.group.clone()).await;
         }
         talking.session.close().await;
