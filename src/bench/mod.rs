@@ -207,6 +207,10 @@ impl<'a> Bench<'a> {
             window: self.report.question.window,
         };
         let ordered = self.load(round, "the ring at its peak", move |_| full).await?.per_s();
+        if ordered <= 0.0 {
+            let message = "no message was delivered in a round; measure for a longer --duration";
+            return Err(Failure::new(exit::TIMEOUT, message));
+        }
         let half = self
             .steady(round, "the ring at half of its peak", ordered / 2.0)
             .await?;

@@ -73,7 +73,8 @@ impl Pacer {
             Pace::Steady {
                 every_us, offset_us, ..
             } => {
-                let at = self.started_us + (offset_us + every_us * self.said as f64) as Micros;
+                let after_us = (offset_us + every_us * self.said as f64) as Micros;
+                let at = self.started_us.saturating_add(after_us);
                 due(at, now_us, at)
             }
         }
