@@ -121,7 +121,7 @@ fn a_running_ring_is_measured_and_left_as_it_was() {
         "--rounds",
         "1",
         "--duration",
-        "200ms",
+        "2s",
         "--groups",
         "2",
         "--json",
