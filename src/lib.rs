@@ -1,10 +1,11 @@
 //! chaley: a group chat that survives `kill -9`.
 //!
 //! Who may import whom, downwards only:
-//! `bin` -> `supervisor` | `node` | `client` + `terminal` -> `broker`, `store`, `control`, `config` -> `wire` -> `chat` -> `ring`.
+//! `bin` -> `bench` -> `supervisor` | `node` | `client` + `terminal` -> `broker`, `store`, `control`, `config` -> `wire` -> `chat` -> `ring`.
 //! `random` gives random bytes, and `hangup` waits for SIGHUP, for whoever is not pure.
 //! `ring` and `chat` are pure: no I/O, no clock, no randomness, no hash order.
 
+pub mod bench;
 pub mod broker;
 pub mod chat;
 pub mod client;

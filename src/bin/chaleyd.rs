@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    chaley::supervisor::commands::main(chaley::node::run)
+    chaley::supervisor::commands::main(chaley::node::run, chaley::bench::run)
 }

@@ -1,4 +1,4 @@
-//! RabbitMQ: the only folder that names lapin, the AMQP library.
+//! RabbitMQ: the only folder that names lapin, the AMQP library (`bench` does, too, to measure the broker without us).
 //!
 //! - [`names`]: what the objects of a cluster are called. Permissions are written in terms of these names.
 //! - [`connection`]: URLs, connecting with a deadline, back-off, and what a failure means to the operator.

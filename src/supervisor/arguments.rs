@@ -1,6 +1,7 @@
 //! The command line of `chaleyd`.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -95,6 +96,8 @@ pub enum Command {
         #[arg(long, value_name = "HOST")]
         host: Option<String>,
     },
+    /// Measure a ring beside the bare broker that it runs on, and judge its order
+    Bench(BenchArguments),
     /// The settings in force
     Config {
         #[command(subcommand)]
@@ -162,6 +165,96 @@ pub struct LogsArguments {
     pub since: Option<std::time::SystemTime>,
 }
 
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Without --rate, --kill and --pause: latency of lone messages, throughput, latency at half of that, beside a bare hop, fan-out and stream on the same broker.\nExit code 1 if a listener missed an acknowledged message, heard one twice, or heard another order."
+)]
+pub struct BenchArguments {
+    /// How many clients; each says and hears
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=4096))]
+    pub clients: usize,
+    /// How many groups they are in, each client in one
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=4096))]
+    pub groups: usize,
+    /// Bytes of a message (40 to 16384)
+    #[arg(long, value_name = "BYTES", default_value_t = 100, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(SIZES))]
+    pub size: usize,
+    /// Messages a second, of all clients together, said when they are due [default with --kill: 1000]
+    #[arg(long, value_name = "PER_S", value_parser = parse_rate)]
+    pub rate: Option<f64>,
+    /// How long each measurement takes: 500ms, 2s (at most 1h)
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = parse_measured_time)]
+    pub duration: Duration,
+    /// How many times everything is measured, in turns
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=1000))]
+    pub rounds: usize,
+    /// Kill a node at a time: an id, `head`, `middle` or `tail`, as in 2@5s. Repeatable; each node comes back before the next is killed
+    #[arg(long, value_name = "WHO@TIME", value_parser = parse_strike)]
+    pub kill: Vec<(Victim, Duration)>,
+    /// Pause a node (SIGSTOP) at a time, for three seconds
+    #[arg(long, value_name = "WHO@TIME", value_parser = parse_strike)]
+    pub pause: Vec<(Victim, Duration)>,
+    /// Nodes of the ring that is started to be measured (1 to 64) [default: 4]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub nodes: Option<u16>,
+    /// Measure the ring that runs, which --state-dir or --cluster names, instead of one started for this; what is said stays in its history
+    #[arg(long, conflicts_with = "nodes")]
+    pub running: bool,
+    /// One JSON object instead of tables
+    #[arg(long)]
+    pub json: bool,
+    /// Draw the deliveries over time, with the kills, as SVG
+    #[arg(long, value_name = "FILE")]
+    pub plot: Option<PathBuf>,
+}
+
+/// Bytes of a message that the bench sends: what it has to write into it, and the default of `chat.max_text_bytes`.
+pub const SIZES: std::ops::RangeInclusive<u64> = 40..=16384;
+
+/// Whom a strike of the bench is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Victim {
+    Node(u32),
+    Head,
+    Middle,
+    Tail,
+}
+
+/// What the bench does to a node, and when after the warm-up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Strike {
+    /// SIGKILL, or else SIGSTOP.
+    pub kills: bool,
+    pub victim: Victim,
+    pub at: Duration,
+}
+
+/// Which ring the bench measures.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MeasuredRing {
+    /// The one of the supervisor of this state directory.
+    Running(PathBuf),
+    /// One of its own, with these settings or the defaults.
+    Own { nodes: u16, settings: Option<PathBuf> },
+}
+
+impl BenchArguments {
+    /// All kills and pauses, the earliest first.
+    pub fn strikes(&self) -> Vec<Strike> {
+        let strike = |kills| {
+            move |(victim, at): &(Victim, Duration)| Strike {
+                kills,
+                victim: *victim,
+                at: *at,
+            }
+        };
+        let kills = self.kill.iter().map(strike(true));
+        let mut strikes: Vec<Strike> = kills.chain(self.pause.iter().map(strike(false))).collect();
+        strikes.sort_by_key(|strike| strike.at);
+        strikes
+    }
+}
+
 #[derive(Debug, Subcommand)]
 pub enum ConfigCommand {
     /// Print every setting
@@ -197,6 +290,35 @@ fn parse_log(text: &str) -> Result<Log, String> {
 fn parse_id(text: &str) -> Result<u32, String> {
     text.parse()
         .map_err(|_| "a node's id, such as 2; `chaleyd state` lists them".to_owned())
+}
+
+/// The longest that the bench measures at a time.
+const MEASURED_TIME_MAX: Duration = Duration::from_secs(3600);
+/// The most messages a second that the bench is asked for.
+const RATE_MAX: f64 = 10_000_000.0;
+
+fn parse_rate(text: &str) -> Result<f64, String> {
+    let rate = text.parse().ok().filter(|rate| (1.0..=RATE_MAX).contains(rate));
+    rate.ok_or_else(|| format!("messages a second, from 1 to {RATE_MAX:.0}"))
+}
+
+fn parse_measured_time(text: &str) -> Result<Duration, String> {
+    let time = humantime::parse_duration(text).ok();
+    let time = time.filter(|time| (Duration::from_millis(1)..=MEASURED_TIME_MAX).contains(time));
+    time.ok_or_else(|| "a time such as 500ms or 2s, at most 1h".to_owned())
+}
+
+fn parse_strike(text: &str) -> Result<(Victim, Duration), String> {
+    let wrong = || "who and when, as in 2@5s, head@500ms, middle@3s or tail@1m".to_owned();
+    let (who, at) = text.split_once('@').ok_or_else(wrong)?;
+    let victim = match who {
+        "head" => Victim::Head,
+        "middle" => Victim::Middle,
+        "tail" => Victim::Tail,
+        id => Victim::Node(id.parse().map_err(|_| wrong())?),
+    };
+    let at = humantime::parse_duration(at).ok().filter(|at| *at <= MEASURED_TIME_MAX);
+    Ok((victim, at.ok_or_else(wrong)?))
 }
 
 fn parse_nodes(text: &str) -> Result<Nodes, String> {
@@ -267,5 +389,55 @@ impl UpArguments {
             add("ring.failover", "--no-failover", toml::Value::Boolean(false));
         }
         flags
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strikes_name_a_node_and_a_time() {
+        let seconds = Duration::from_secs;
+        assert_eq!(parse_strike("2@5s"), Ok((Victim::Node(2), seconds(5))));
+        assert_eq!(
+            parse_strike("head@500ms"),
+            Ok((Victim::Head, Duration::from_millis(500)))
+        );
+        assert_eq!(parse_strike("middle@0s"), Ok((Victim::Middle, seconds(0))));
+        assert_eq!(parse_strike("tail@1m"), Ok((Victim::Tail, seconds(60))));
+        for wrong in ["", "2", "2@", "@5s", "2@5", "two@5s", "2@2h", "-1@5s", "2@5s@6s"] {
+            assert!(parse_strike(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn strikes_are_done_in_the_order_of_their_times() {
+        let line = [
+            "chaleyd", "bench", "--kill", "2@5s", "--pause", "tail@1s", "--kill", "head@3s",
+        ];
+        let Command::Bench(bench) = Arguments::parse_from(line).command else {
+            panic!("bench is a command");
+        };
+        let strikes: Vec<_> = bench
+            .strikes()
+            .iter()
+            .map(|strike| (strike.kills, strike.victim))
+            .collect();
+        assert_eq!(
+            strikes,
+            [(false, Victim::Tail), (true, Victim::Head), (true, Victim::Node(2))]
+        );
+    }
+
+    #[test]
+    fn rates_and_times_have_limits() {
+        assert_eq!(parse_rate("1000"), Ok(1000.0));
+        for wrong in ["0", "-1", "NaN", "inf", "1e9", "fast"] {
+            assert!(parse_rate(wrong).is_err(), "{wrong:?}");
+        }
+        for wrong in ["0s", "2h", "2", "soon"] {
+            assert!(parse_measured_time(wrong).is_err(), "{wrong:?}");
+        }
     }
 }

@@ -8,7 +8,10 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 
-use super::arguments::{Arguments, Colour, Command, ConfigCommand, PlaceArguments, StateArguments, UpArguments};
+use super::arguments::{
+    Arguments, BenchArguments, Colour, Command, ConfigCommand, MeasuredRing, PlaceArguments, StateArguments,
+    UpArguments,
+};
 use super::output::{error, print, print_line};
 use super::process::is_running;
 use super::{History, Plan, daemon, follow, launch, render};
@@ -32,8 +35,8 @@ impl From<ConfigError> for Failure {
     }
 }
 
-/// `chaleyd`. `node` is what the hidden subcommand of that name runs.
-pub fn main(node: fn() -> ExitCode) -> ExitCode {
+/// `chaleyd`. `node` is what the hidden subcommand of that name runs, `bench` what measures a ring.
+pub fn main(node: fn() -> ExitCode, bench: Bench) -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(wrong) => return refuse(&wrong),
@@ -47,12 +50,40 @@ pub fn main(node: fn() -> ExitCode) -> ExitCode {
     }
     let outcome = match arguments.command {
         Command::Node => return node(),
+        Command::Bench(wanted) => measured_ring(&arguments.place, &wanted).and_then(|ring| bench(&wanted, &ring)),
         command => run(&arguments.place, command),
     };
     ExitCode::from(outcome.unwrap_or_else(|failure| {
         error(&failure.message);
         failure.code
     }))
+}
+
+/// What measures a ring and returns the exit code.
+pub type Bench = fn(&BenchArguments, &MeasuredRing) -> Result<u8, Failure>;
+
+/// Which ring is to be measured. To name one and not say that it runs is a slip: the one that is started has its own
+/// name and place.
+fn measured_ring(place: &PlaceArguments, wanted: &BenchArguments) -> Result<MeasuredRing, Failure> {
+    let usage = |message: &str| Failure::new(exit::USAGE, message);
+    if wanted.groups > wanted.clients {
+        return Err(usage("there are more groups than clients; each client is in one group"));
+    }
+    if wanted.plot.is_some() && wanted.strikes().is_empty() {
+        return Err(usage("--plot draws what a kill does; add --kill 2@2s"));
+    }
+    if wanted.running {
+        return Ok(MeasuredRing::Running(state_dir(place)?));
+    }
+    if place.state_dir.is_some() || place.cluster.is_some() {
+        return Err(usage(
+            "--state-dir and --cluster name a ring that runs; add --running to measure it",
+        ));
+    }
+    Ok(MeasuredRing::Own {
+        nodes: wanted.nodes.unwrap_or(4),
+        settings: place.config.clone(),
+    })
 }
 
 /// Help and version are no errors; all else that the parser refuses is 64.
@@ -87,7 +118,9 @@ fn run(place: &PlaceArguments, command: Command) -> Result<u8, Failure> {
         Command::Down => down(&directory),
         Command::ClientUrl { host } => done(Request::ClientUrl { host }, QUICK_TIMEOUT),
         Command::Logs(arguments) => follow::logs(&directory, &arguments),
-        Command::Up(_) | Command::Supervise { .. } | Command::Config { .. } | Command::Node => Ok(exit::DONE),
+        Command::Up(_) | Command::Supervise { .. } | Command::Config { .. } | Command::Node | Command::Bench(_) => {
+            Ok(exit::DONE)
+        }
     }
 }
 

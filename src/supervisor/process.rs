@@ -142,7 +142,7 @@ pub fn start(
 }
 
 /// Has the child killed when this process ends, however it ends, and hands down no descriptor but the three.
-fn die_with_parent(command: &mut Command) {
+pub fn die_with_parent(command: &mut Command) {
     let parent = nix::unistd::getpid();
     // SAFETY: between fork and exec only async-signal-safe calls are made: prctl, getppid and close_range.
     unsafe {
@@ -150,7 +150,7 @@ fn die_with_parent(command: &mut Command) {
             nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
             // The parent may have ended before the line above took effect.
             if nix::unistd::getppid() != parent {
-                return Err(std::io::Error::other("the supervisor has ended"));
+                return Err(std::io::Error::other("the process that started it has ended"));
             }
             close_on_exec_from(3);
             Ok(())

@@ -49,6 +49,20 @@ fn what_is_not_grammar_is_64() {
         &["logs", "--since", "yesterday"],
         &["down", "now"],
         &["config"],
+        &["bench", "--kill", "two@5s"],
+        &["bench", "--kill", "2"],
+        &["bench", "--kill", "2@soon"],
+        &["bench", "--pause", "2@5"],
+        &["bench", "--clients", "0"],
+        &["bench", "--clients", "2", "--groups", "3"],
+        &["bench", "--size", "3"],
+        &["bench", "--rate", "fast"],
+        &["bench", "--duration", "2"],
+        &["bench", "--rounds", "0"],
+        &["bench", "--nodes", "65"],
+        &["bench", "--plot", "kill.svg"],
+        &["bench", "--state-dir", "there"],
+        &["bench", "--running", "--nodes", "3"],
     ] {
         refused(arguments, 64);
     }
@@ -79,6 +93,7 @@ fn help_and_version_are_no_errors() {
         "stop",
         "client-url",
         "check",
+        "bench",
     ] {
         assert!(help.contains(&format!("\n  {command} ")), "{command}: {help}");
     }
@@ -99,6 +114,7 @@ fn without_a_supervisor_commands_are_69_and_say_what_to_run() {
         &["down"],
         &["client-url"],
         &["logs"],
+        &["bench", "--running"],
     ] {
         assert!(refused(arguments, 69).contains("`chaleyd up`"), "{arguments:?}");
     }

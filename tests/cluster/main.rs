@@ -10,6 +10,7 @@ mod support;
 
 mod bad_commands;
 mod bad_requests;
+mod bench;
 mod clients_lost;
 mod garbage;
 mod history;
