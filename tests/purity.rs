@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// What each top-level module may import of the crate.
-const MAY_IMPORT: [(&str, &[&str]); 13] = [
+const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("ring", &[]),
     ("chat", &["ring"]),
     ("random", &[]),
