@@ -2,7 +2,7 @@
 //!
 //! Who may import whom, downwards only:
 //! `bin` -> `supervisor` | `node` | `client` + `terminal` -> `broker`, `store`, `control`, `config` -> `wire` -> `chat` -> `ring`.
-//! `random` gives random bytes to whoever is not pure.
+//! `random` gives random bytes to whoever is not pure, `shell` both programs' completions and manual pages.
 //! `ring` and `chat` are pure: no I/O, no clock, no randomness, no hash order.
 
 pub mod broker;
@@ -13,6 +13,7 @@ pub mod control;
 pub mod node;
 mod random;
 pub mod ring;
+mod shell;
 pub mod store;
 pub mod supervisor;
 pub mod terminal;

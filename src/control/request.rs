@@ -17,6 +17,8 @@ pub const MAX_REQUEST_BYTES: usize = 64 * 1024;
 #[serde(tag = "command", rename_all = "kebab-case")]
 pub enum Request {
     State,
+    /// The state without users and groups: no node is asked, so it is answered at once.
+    Summary,
     /// SIGKILL, then wait for the others to find it and to close the ring again.
     Kill {
         id: u32,

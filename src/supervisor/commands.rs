@@ -6,17 +6,19 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
+use serde_json::json;
 
 use super::arguments::{Arguments, Colour, Command, ConfigCommand, PlaceArguments, StateArguments, UpArguments};
 use super::output::{error, print, print_line};
 use super::process::is_running;
-use super::{History, Plan, daemon, follow, launch, render};
+use super::{History, Plan, check, daemon, events, follow, launch, render, wait};
 use crate::config::{ConfigError, Flag, Settings, Sources};
-use crate::control::{Answer, Failure, NodeCondition, Request, StateReport, call, exit};
+use crate::control::{Answer, Failure, Request, StateReport, call, exit};
+use crate::shell::{self, Shell};
 
 /// `state` answers within a second; a supervisor that takes longer is stopped or lost.
-const STATE_TIMEOUT: Duration = Duration::from_secs(2);
+pub(super) const STATE_TIMEOUT: Duration = Duration::from_secs(2);
 /// The supervisor's own limits for these are shorter, so that it is the one to say what took too long.
 const KILL_TIMEOUT: Duration = Duration::from_secs(15);
 const START_TIMEOUT: Duration = Duration::from_secs(70);
@@ -67,8 +69,10 @@ fn run(place: &PlaceArguments, command: Command) -> Result<u8, Failure> {
         Command::Up(up) => return self::up(place, &up),
         Command::Supervise { .. } => return Ok(launch::detached()),
         Command::Config {
-            command: ConfigCommand::Show { origin, file },
-        } => return show_config(place, file.as_deref(), origin),
+            command: ConfigCommand::Show { origin, json, file },
+        } => return show_config(place, file.as_deref(), origin, json),
+        Command::Completions { shell } => return completions(shell),
+        Command::Man { directory } => return manual(&directory),
         _ => {}
     }
     let directory = state_dir(place)?;
@@ -78,7 +82,8 @@ fn run(place: &PlaceArguments, command: Command) -> Result<u8, Failure> {
     };
     match command {
         Command::State(arguments) => state(&directory, &arguments),
-        Command::Check => check(&directory),
+        Command::Check { json } => check::check(&directory, json),
+        Command::Wait(arguments) => wait::wait(&directory, &arguments),
         Command::Kill { id, json } => kill(&directory, id, json),
         Command::Pause { id } => done(Request::Pause { id }, QUICK_TIMEOUT),
         Command::Resume { id } => done(Request::Resume { id }, QUICK_TIMEOUT),
@@ -87,7 +92,10 @@ fn run(place: &PlaceArguments, command: Command) -> Result<u8, Failure> {
         Command::Down => down(&directory),
         Command::ClientUrl { host } => done(Request::ClientUrl { host }, QUICK_TIMEOUT),
         Command::Logs(arguments) => follow::logs(&directory, &arguments),
+        Command::Events(arguments) => events::events(&directory, &arguments),
+        Command::Doctor { .. } | Command::Console => Ok(exit::DONE),
         Command::Up(_) | Command::Supervise { .. } | Command::Config { .. } | Command::Node => Ok(exit::DONE),
+        Command::Completions { .. } | Command::Man { .. } => Ok(exit::DONE),
     }
 }
 
@@ -129,8 +137,14 @@ fn state_dir(place: &PlaceArguments) -> Result<PathBuf, Failure> {
     Ok(Settings::load(&sources(place, None, Vec::new()))?.config.state_dir()?)
 }
 
-fn show_config(place: &PlaceArguments, file: Option<&Path>, origin: bool) -> Result<u8, Failure> {
+fn show_config(place: &PlaceArguments, file: Option<&Path>, origin: bool, json: bool) -> Result<u8, Failure> {
     let settings = Settings::load(&sources(place, file, Vec::new()))?;
+    if json {
+        let described = settings.describe().into_iter();
+        let described = described.map(|(key, value, from)| (key, json!({"value": value, "origin": from.to_string()})));
+        print_line(&serde_json::Value::Object(described.collect()).to_string());
+        return Ok(exit::DONE);
+    }
     let mut text = String::new();
     for (key, value, from) in settings.describe() {
         let setting = format!("{key} = {value}");
@@ -141,6 +155,24 @@ fn show_config(place: &PlaceArguments, file: Option<&Path>, origin: bool) -> Res
         }
     }
     print(&text);
+    Ok(exit::DONE)
+}
+
+// ---- the command line itself ------------------------------------------------------------------------------------------
+
+fn completions(shell: Shell) -> Result<u8, Failure> {
+    let script = shell::completions("chaleyd", &Arguments::command(), shell);
+    print(&String::from_utf8_lossy(&script));
+    Ok(exit::DONE)
+}
+
+fn manual(directory: &Path) -> Result<u8, Failure> {
+    let written = shell::manual(Arguments::command(), directory);
+    let page = written.map_err(|error| Failure::machine(directory.display(), error))?;
+    print_line(&format!(
+        "the pages are there; read the first with `man {}`",
+        page.display()
+    ));
     Ok(exit::DONE)
 }
 
@@ -211,7 +243,7 @@ fn down(directory: &Path) -> Result<u8, Failure> {
     Ok(exit::DONE)
 }
 
-fn strange_answer() -> Failure {
+pub(super) fn strange_answer() -> Failure {
     Failure::new(
         exit::FAILED,
         "the supervisor answered something else; is it of another version? `chaleyd down`, then `chaleyd up`",
@@ -220,7 +252,7 @@ fn strange_answer() -> Failure {
 
 // ---- state ------------------------------------------------------------------------------------------------------------
 
-fn ask_state(directory: &Path) -> Result<Box<StateReport>, Failure> {
+pub(super) fn ask_state(directory: &Path) -> Result<Box<StateReport>, Failure> {
     match call(directory, &Request::State, STATE_TIMEOUT)? {
         Answer::State(report) => Ok(report),
         _ => Err(strange_answer()),
@@ -233,7 +265,7 @@ fn state(directory: &Path, arguments: &StateArguments) -> Result<u8, Failure> {
     }
     let report = ask_state(directory)?;
     print(&shown_state(&report, arguments.json));
-    let bad = arguments.exit_code && !troubles(&report).is_empty();
+    let bad = arguments.exit_code && !check::troubles(&report).is_empty();
     Ok(if bad { exit::FAILED } else { exit::DONE })
 }
 
@@ -268,57 +300,6 @@ fn watch_state(directory: &Path, json: bool) -> ! {
         }
         std::thread::sleep(WATCH_INTERVAL);
     }
-}
-
-fn check(directory: &Path) -> Result<u8, Failure> {
-    let report = ask_state(directory)?;
-    let troubles = troubles(&report);
-    if troubles.is_empty() {
-        print_line(&format!(
-            "ok: {}, view {}, broker {}",
-            counted(&report),
-            report.epoch,
-            report.broker.status
-        ));
-        return Ok(exit::DONE);
-    }
-    print_line(&format!(
-        "not well: {}; see `chaleyd state` and `chaleyd logs`",
-        troubles.join("; ")
-    ));
-    Ok(exit::FAILED)
-}
-
-/// How many nodes are in the ring, and which are not because they were stopped.
-fn counted(report: &StateReport) -> String {
-    let stopped = report.nodes.iter().filter(|node| node.status == NodeCondition::Stopped);
-    let stopped: Vec<String> = stopped.map(|node| node.id.to_string()).collect();
-    let all = super::engine::count(report.nodes.len(), "node");
-    if stopped.is_empty() {
-        return all;
-    }
-    let running = report.nodes.len() - stopped.len();
-    format!("{running} of {all} (stopped: {})", stopped.join(", "))
-}
-
-/// What an operator would want to know. A node that was stopped on purpose is no trouble.
-fn troubles(report: &StateReport) -> Vec<String> {
-    let mut found = Vec::new();
-    if report.broker.status != "up" {
-        found.push(format!("the broker is {}", report.broker.status));
-    }
-    for node in &report.nodes {
-        match node.status {
-            NodeCondition::Stopped => {}
-            NodeCondition::Ready if report.members.contains(&node.id) => {}
-            NodeCondition::Ready => found.push(format!("node {} is not in the view", node.id)),
-            other => found.push(format!("node {} is {}", node.id, other.as_str())),
-        }
-    }
-    if report.members.is_empty() {
-        found.push("there is no ring".to_owned());
-    }
-    found
 }
 
 fn kill(directory: &Path, id: u32, json: bool) -> Result<u8, Failure> {

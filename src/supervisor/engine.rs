@@ -13,6 +13,7 @@ use super::broker::Broker;
 use super::calls::Wait;
 use super::console;
 use super::ending::Ending;
+use super::events::{EventLog, What};
 use super::helpers::Helper;
 use super::journal::{Journal, Printer};
 use super::logs;
@@ -83,6 +84,9 @@ pub struct Supervisor {
     pub(super) broker: Broker,
     pub(super) broker_state: BrokerState,
     pub(super) journal: Journal,
+    pub(super) events: EventLog,
+    /// As it was last noted among the events.
+    noted_broker: &'static str,
     pub(super) nodes: BTreeMap<u16, Node>,
     pub(super) phase: Phase,
     pub(super) waits: Vec<Wait>,
@@ -118,8 +122,10 @@ impl Supervisor {
             calls: call_queue,
         };
         let mut journal = journal;
-        let prepared = Broker::prepare(&plan.config).and_then(|broker| Ok((broker, listen(&place, &calls)?)));
-        let (broker, ()) = prepared.inspect_err(|failure| journal.failed(failure))?;
+        let prepared = Broker::prepare(&plan.config)
+            .and_then(|broker| Ok((broker, open_events(&place)?)))
+            .and_then(|(broker, events)| Ok((broker, events, listen(&place, &calls)?)));
+        let (broker, events, ()) = prepared.inspect_err(|failure| journal.failed(failure))?;
         let supervisor = Supervisor {
             nodes: plan
                 .config
@@ -134,6 +140,8 @@ impl Supervisor {
             broker,
             broker_state: BrokerState::Starting,
             journal,
+            events,
+            noted_broker: "",
             phase: Phase::Broker,
             waits: Vec::new(),
             last_number: 0,
@@ -154,6 +162,8 @@ impl Supervisor {
         let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
         let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
         let mut hangup = signal(SignalKind::hangup()).map_err(failed)?;
+        let (pid, nodes) = (std::process::id(), self.nodes.keys().copied().collect());
+        self.events.note(None, What::Up { pid, nodes });
         self.start_broker();
         loop {
             tokio::select! {
@@ -219,8 +229,10 @@ impl Supervisor {
         let Some(node) = self.nodes.get_mut(&id) else { return };
         match started {
             Ok(process) => {
-                let text = format!("node {id} started (pid {})", process.pid);
+                let pid = process.pid;
+                let text = format!("node {id} started (pid {pid})");
                 node.started(process);
+                self.events.note(Some(id), What::Started { pid });
                 self.journal.info(&text);
             }
             Err(failure) => {
@@ -306,6 +318,12 @@ impl Supervisor {
         let cause = node.last_cause.clone().unwrap_or_default();
         let again = node.restart_at().is_some();
         let deaths = node.deaths();
+        let ended = What::Ended {
+            pid,
+            cause: cause.clone(),
+            asked: end == End::OnPurpose || matches!(self.phase, Phase::Ending(_)),
+        };
+        self.events.note(Some(id), ended);
         if matches!(self.phase, Phase::Ending(_)) {
             return;
         }
@@ -357,6 +375,7 @@ impl Supervisor {
             return;
         }
         self.phase = Phase::Serving;
+        self.events.note(None, What::Ready { epoch: self.view().0 });
         self.journal.ready();
         if self.mode == Mode::Foreground {
             console::start(
@@ -408,6 +427,7 @@ impl Supervisor {
             self.rotate_logs();
         }
         self.look_at_waits(now);
+        self.note_broker();
         if let Phase::Ending(_) = self.phase {
             self.continue_ending(now);
             return;
@@ -438,6 +458,16 @@ impl Supervisor {
         }
     }
 
+    /// The broker's status is put together from what several processes know, so it is compared and not told.
+    fn note_broker(&mut self) {
+        let status = self.broker_status();
+        if status != self.noted_broker && !matches!(self.phase, Phase::Ending(_)) {
+            self.noted_broker = status;
+            let status = status.to_owned();
+            self.events.note(None, What::Broker { status });
+        }
+    }
+
     fn rotate_logs(&mut self) {
         let paths: Vec<_> = self
             .nodes
@@ -462,6 +492,10 @@ impl Supervisor {
         let text = format!("the nodes did not become one ring within {seconds} s; see `chaleyd logs`");
         Failure::new(exit::TIMEOUT, text)
     }
+}
+
+fn open_events(place: &Place) -> Result<EventLog, Failure> {
+    EventLog::open(&place.directory).map_err(|e| Failure::machine("opening the file of events", e))
 }
 
 fn listen(place: &Place, calls: &mpsc::Sender<Call>) -> Result<(), Failure> {

@@ -17,11 +17,13 @@
 pub mod arguments;
 mod broker;
 mod calls;
+mod check;
 pub mod commands;
 mod console;
 mod daemon;
 mod ending;
 mod engine;
+mod events;
 mod follow;
 mod helpers;
 mod journal;
@@ -36,6 +38,7 @@ mod process;
 mod recovery;
 mod render;
 pub(crate) mod socket;
+mod wait;
 
 use serde::{Deserialize, Serialize};
 

@@ -141,6 +141,13 @@ fn milliseconds(ms: f64) -> String {
     }
 }
 
+/// What others sent may be quoted: control characters are shown, not obeyed, and colours of the writers go too.
+pub fn harmless(text: &str) -> String {
+    text.chars()
+        .map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c })
+        .collect()
+}
+
 struct Cell {
     text: String,
     style: Style,

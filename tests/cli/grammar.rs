@@ -49,6 +49,15 @@ fn what_is_not_grammar_is_64() {
         &["logs", "--since", "yesterday"],
         &["down", "now"],
         &["config"],
+        &["wait"],
+        &["wait", "--for", "raedy"],
+        &["wait", "--for", "members"],
+        &["wait", "--for", "members=-1"],
+        &["wait", "--for", "ready", "--timeout", "-1"],
+        &["events", "--since", "yesterday"],
+        &["completions"],
+        &["completions", "tcsh"],
+        &["man"],
     ] {
         refused(arguments, 64);
     }
@@ -79,6 +88,12 @@ fn help_and_version_are_no_errors() {
         "stop",
         "client-url",
         "check",
+        "wait",
+        "events",
+        "doctor",
+        "console",
+        "completions",
+        "man",
     ] {
         assert!(help.contains(&format!("\n  {command} ")), "{command}: {help}");
     }
@@ -99,6 +114,7 @@ fn without_a_supervisor_commands_are_69_and_say_what_to_run() {
         &["down"],
         &["client-url"],
         &["logs"],
+        &["events"],
     ] {
         assert!(refused(arguments, 69).contains("`chaleyd up`"), "{arguments:?}");
     }
