@@ -12,7 +12,7 @@ use serde_json::json;
 use super::arguments::{Arguments, Colour, Command, ConfigCommand, PlaceArguments, StateArguments, UpArguments};
 use super::output::{error, print, print_line};
 use super::process::is_running;
-use super::{History, Plan, check, daemon, events, follow, launch, render, wait};
+use super::{History, Plan, check, daemon, doctor, events, follow, launch, render, wait};
 use crate::config::{ConfigError, Flag, Settings, Sources};
 use crate::control::{Answer, Failure, Request, StateReport, call, exit};
 use crate::shell::{self, Shell};
@@ -71,6 +71,14 @@ fn run(place: &PlaceArguments, command: Command) -> Result<u8, Failure> {
         Command::Config {
             command: ConfigCommand::Show { origin, json, file },
         } => return show_config(place, file.as_deref(), origin, json),
+        Command::Doctor { json, file } => {
+            let settings = Settings::load(&sources(place, file.as_deref(), Vec::new()));
+            let directory = match &settings {
+                Ok(settings) => settings.config.state_dir()?,
+                Err(_) => state_dir(place)?,
+            };
+            return doctor::doctor(settings.map_err(Failure::from), &directory, json);
+        }
         Command::Completions { shell } => return completions(shell),
         Command::Man { directory } => return manual(&directory),
         _ => {}
@@ -93,9 +101,9 @@ fn run(place: &PlaceArguments, command: Command) -> Result<u8, Failure> {
         Command::ClientUrl { host } => done(Request::ClientUrl { host }, QUICK_TIMEOUT),
         Command::Logs(arguments) => follow::logs(&directory, &arguments),
         Command::Events(arguments) => events::events(&directory, &arguments),
-        Command::Doctor { .. } | Command::Console => Ok(exit::DONE),
+        Command::Console => Ok(exit::DONE),
         Command::Up(_) | Command::Supervise { .. } | Command::Config { .. } | Command::Node => Ok(exit::DONE),
-        Command::Completions { .. } | Command::Man { .. } => Ok(exit::DONE),
+        Command::Doctor { .. } | Command::Completions { .. } | Command::Man { .. } => Ok(exit::DONE),
     }
 }
 

@@ -21,6 +21,7 @@ mod check;
 pub mod commands;
 mod console;
 mod daemon;
+mod doctor;
 mod ending;
 mod engine;
 mod events;
