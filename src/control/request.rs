@@ -139,6 +139,13 @@ pub struct NodeRow {
     pub report_age_ms: Option<u64>,
     /// Why it does not run, or why it ended last.
     pub cause: Option<String>,
+    /// Milliseconds since the node last heard each of its neighbours, at its last report; null for one that it has not
+    /// heard since it is connected to the broker.
+    #[serde(default)]
+    pub heard_ms: BTreeMap<u16, Option<u64>>,
+    /// Whom the node suspects.
+    #[serde(default)]
+    pub suspects: Vec<u16>,
     /// Frames that the node dropped, by reason.
     pub dropped: BTreeMap<String, u64>,
 }

@@ -296,6 +296,16 @@ fn parse_seconds(text: &str) -> Result<Duration, String> {
 }
 
 impl PlaceArguments {
+    /// The place of a supervisor that is known.
+    pub fn of(state_dir: &std::path::Path, cluster: &str) -> PlaceArguments {
+        PlaceArguments {
+            state_dir: Some(state_dir.to_owned()),
+            cluster: Some(cluster.to_owned()),
+            config: None,
+            color: Colour::Auto,
+        }
+    }
+
     pub fn flags(&self) -> Vec<Flag> {
         let mut flags = Vec::new();
         if let Some(directory) = &self.state_dir {

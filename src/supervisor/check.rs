@@ -190,6 +190,8 @@ pub mod tests {
             restarts: 0,
             report_age_ms: Some(10),
             cause: None,
+            heard_ms: BTreeMap::new(),
+            suspects: Vec::new(),
             dropped: BTreeMap::new(),
         };
         StateReport {

@@ -12,7 +12,7 @@ use serde_json::json;
 use super::arguments::{Arguments, Colour, Command, ConfigCommand, PlaceArguments, StateArguments, UpArguments};
 use super::output::{error, print, print_line};
 use super::process::is_running;
-use super::{History, Plan, check, daemon, doctor, events, follow, launch, render, wait};
+use super::{History, Plan, check, console, daemon, doctor, events, follow, launch, render, wait, watch};
 use crate::config::{ConfigError, Flag, Settings, Sources};
 use crate::control::{Answer, Failure, Request, StateReport, call, exit};
 use crate::shell::{self, Shell};
@@ -25,8 +25,6 @@ const START_TIMEOUT: Duration = Duration::from_secs(70);
 const STOP_TIMEOUT: Duration = Duration::from_secs(15);
 const DOWN_TIMEOUT: Duration = Duration::from_secs(40);
 const QUICK_TIMEOUT: Duration = Duration::from_secs(5);
-/// How often `state -w` looks.
-const WATCH_INTERVAL: Duration = Duration::from_millis(500);
 
 impl From<ConfigError> for Failure {
     fn from(error: ConfigError) -> Failure {
@@ -64,7 +62,8 @@ fn refuse(wrong: &clap::Error) -> ExitCode {
     ExitCode::from(if wrong.use_stderr() { exit::USAGE } else { exit::DONE })
 }
 
-fn run(place: &PlaceArguments, command: Command) -> Result<u8, Failure> {
+/// Does what a command says; the exit code, unless it failed.
+pub(super) fn run(place: &PlaceArguments, command: Command) -> Result<u8, Failure> {
     match command {
         Command::Up(up) => return self::up(place, &up),
         Command::Supervise { .. } => return Ok(launch::detached()),
@@ -74,10 +73,10 @@ fn run(place: &PlaceArguments, command: Command) -> Result<u8, Failure> {
         Command::Doctor { json, file } => {
             let settings = Settings::load(&sources(place, file.as_deref(), Vec::new()));
             let directory = match &settings {
-                Ok(settings) => settings.config.state_dir()?,
-                Err(_) => state_dir(place)?,
+                Ok(settings) => settings.config.state_dir().ok(),
+                Err(_) => state_dir(place).ok(),
             };
-            return doctor::doctor(settings.map_err(Failure::from), &directory, json);
+            return doctor::doctor(settings.map_err(Failure::from), directory.as_deref(), json);
         }
         Command::Completions { shell } => return completions(shell),
         Command::Man { directory } => return manual(&directory),
@@ -101,7 +100,7 @@ fn run(place: &PlaceArguments, command: Command) -> Result<u8, Failure> {
         Command::ClientUrl { host } => done(Request::ClientUrl { host }, QUICK_TIMEOUT),
         Command::Logs(arguments) => follow::logs(&directory, &arguments),
         Command::Events(arguments) => events::events(&directory, &arguments),
-        Command::Console => Ok(exit::DONE),
+        Command::Console => console::attach(place, &directory),
         Command::Up(_) | Command::Supervise { .. } | Command::Config { .. } | Command::Node => Ok(exit::DONE),
         Command::Doctor { .. } | Command::Completions { .. } | Command::Man { .. } => Ok(exit::DONE),
     }
@@ -269,7 +268,7 @@ pub(super) fn ask_state(directory: &Path) -> Result<Box<StateReport>, Failure> {
 
 fn state(directory: &Path, arguments: &StateArguments) -> Result<u8, Failure> {
     if arguments.watch {
-        watch_state(directory, arguments.json);
+        watch::watch(directory, arguments.json);
     }
     let report = ask_state(directory)?;
     print(&shown_state(&report, arguments.json));
@@ -277,36 +276,11 @@ fn state(directory: &Path, arguments: &StateArguments) -> Result<u8, Failure> {
     Ok(if bad { exit::FAILED } else { exit::DONE })
 }
 
-fn shown_state(report: &StateReport, json: bool) -> String {
+pub(super) fn shown_state(report: &StateReport, json: bool) -> String {
     if json {
         serde_json::to_string(report).unwrap_or_default() + "\n"
     } else {
         render::state(report)
-    }
-}
-
-/// Shows the state until interrupted; a supervisor that is away for a while is waited for.
-fn watch_state(directory: &Path, json: bool) -> ! {
-    let in_place = !json && std::io::IsTerminal::is_terminal(&std::io::stdout());
-    if in_place {
-        print("\x1b[2J");
-    }
-    loop {
-        let text = match ask_state(directory) {
-            Ok(report) => shown_state(&report, json),
-            Err(failure) if json => {
-                error(&failure.message);
-                String::new()
-            }
-            Err(failure) => format!("{failure}\n"),
-        };
-        if in_place {
-            // Home, each line cleared to its end as it is written, then the rest of the screen.
-            print(&format!("\x1b[H{}\x1b[J", text.replace('\n', "\x1b[K\n")));
-        } else {
-            print(&text);
-        }
-        std::thread::sleep(WATCH_INTERVAL);
     }
 }
 

@@ -22,11 +22,13 @@ use super::place::Place;
 use super::process::{ChildEvent, ChildMessage, Process, Talk, Who, start};
 use super::socket::{self, Call};
 use super::{History, Plan};
-use crate::control::{Failure, NodeReport, NodeSettings, exit};
+use crate::control::{Failure, NodeOrder, NodeReport, NodeSettings, exit};
 
 /// Messages of children, calls and news that wait for the supervisor. When full, their senders wait: it is only ever full
 /// for moments, because nothing that the supervisor does takes long.
 const QUEUE: usize = 256;
+/// How long a probe may take before another node is asked for one.
+const PROBE_AGAIN: Duration = Duration::from_secs(1);
 /// How long nodes may take to become a ring, from the moment the broker is ready.
 const READY_DEADLINE: Duration = Duration::from_secs(120);
 /// Crashes in a row after which a node that has never been a member is given up, and `up` with it.
@@ -73,9 +75,19 @@ pub enum Phase {
     /// Waiting for the nodes to be a ring.
     Nodes {
         deadline: Instant,
+        /// The question to a node of the ring whether what is ordered reaches all.
+        probe: Option<Probe>,
     },
     Serving,
     Ending(Ending),
+}
+
+/// A probe that is under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Probe {
+    number: u64,
+    /// When another node is asked.
+    again_at: Instant,
 }
 
 pub struct Supervisor {
@@ -215,6 +227,7 @@ impl Supervisor {
         }
         self.phase = Phase::Nodes {
             deadline: Instant::now() + READY_DEADLINE,
+            probe: None,
         };
         if self.plan.history == History::GivenUp {
             self.move_stores_aside();
@@ -303,6 +316,7 @@ impl Supervisor {
                 groups,
                 omitted,
             } => self.on_groups(id, number, groups, omitted),
+            NodeReport::Probed { number } => self.probed(number),
             NodeReport::Event(event) => self.on_event(id, &event),
             NodeReport::Fatal { code, message } => {
                 if let Some(node) = self.nodes.get_mut(&id) {
@@ -368,10 +382,37 @@ impl Supervisor {
         matches!(self.phase, Phase::Broker | Phase::Nodes { .. })
     }
 
-    /// Says READY once: when every node that is wanted is a synced member of one view, and nobody else is in it. With a
-    /// broker that is given, others may well be: nodes of other machines.
+    /// Once every node that is wanted is a synced member of one view, and nobody else is in it, a probe is sent through
+    /// the ring; nodes report several times a second, so this is when another node is asked, too. With a broker that is given, others may well be in it: nodes of other machines.
     fn is_it_ready(&mut self) {
-        if !matches!(self.phase, Phase::Nodes { .. }) || !self.ring_is_whole() {
+        let Phase::Nodes { probe, .. } = self.phase else { return };
+        let now = Instant::now();
+        if !self.ring_is_whole() || probe.is_some_and(|probe| now < probe.again_at) {
+            return;
+        }
+        self.last_number += 1;
+        let number = self.last_number;
+        // A node that does not answer is not asked twice in a row.
+        let running: Vec<&Node> = self.nodes.values().filter(|node| node.is_ready()).collect();
+        let turn = usize::try_from(number)
+            .unwrap_or(0)
+            .checked_rem(running.len())
+            .unwrap_or(0);
+        if let Some(process) = running.get(turn).and_then(|node| node.process()) {
+            process.order(NodeOrder::Probe { number });
+        }
+        if let Phase::Nodes { probe, .. } = &mut self.phase {
+            let again_at = now + PROBE_AGAIN;
+            *probe = Some(Probe { number, again_at });
+        }
+    }
+
+    /// Says READY once: what was ordered has been committed, so every member has it, and the ring is whole.
+    fn probed(&mut self, number: u64) {
+        let Phase::Nodes { probe: Some(probe), .. } = self.phase else {
+            return;
+        };
+        if probe.number != number || !self.ring_is_whole() {
             return;
         }
         self.phase = Phase::Serving;
@@ -380,6 +421,7 @@ impl Supervisor {
         if self.mode == Mode::Foreground {
             console::start(
                 &self.plan.config.cluster.state_dir,
+                &self.plan.config.cluster.name,
                 self.news.clone(),
                 self.calls.clone(),
             );
@@ -409,7 +451,7 @@ impl Supervisor {
         match &self.phase {
             Phase::Ending(ending) => consider(Some(ending.next_step())),
             phase => {
-                if let Phase::Nodes { deadline } = phase {
+                if let Phase::Nodes { deadline, .. } = phase {
                     consider(Some(*deadline));
                 }
                 self.nodes.values().for_each(|node| consider(node.restart_at()));
@@ -432,7 +474,7 @@ impl Supervisor {
             self.continue_ending(now);
             return;
         }
-        if matches!(self.phase, Phase::Nodes { deadline } if now >= deadline) {
+        if matches!(self.phase, Phase::Nodes { deadline, .. } if now >= deadline) {
             self.end(Some(self.not_ready_in_time()));
             return;
         }
@@ -489,7 +531,13 @@ impl Supervisor {
             let cause = format!("still {} after {seconds} s", node.condition().as_str());
             return self.start_failed(node.id, exit::TIMEOUT, &cause);
         }
-        let text = format!("the nodes did not become one ring within {seconds} s; see `chaleyd logs`");
+        let text = if self.ring_is_whole() {
+            format!(
+                "the nodes are one ring, but nothing that they order comes round within {seconds} s; see `chaleyd logs`"
+            )
+        } else {
+            format!("the nodes did not become one ring within {seconds} s; see `chaleyd logs`")
+        };
         Failure::new(exit::TIMEOUT, text)
     }
 }

@@ -40,6 +40,7 @@ mod recovery;
 mod render;
 pub(crate) mod socket;
 mod wait;
+mod watch;
 
 use serde::{Deserialize, Serialize};
 

@@ -278,6 +278,8 @@ impl Node {
                 NodeState::Dead { cause, .. } => Some(cause.clone()),
                 _ => self.last_cause.clone(),
             },
+            heard_ms: status.map(|status| status.heard_ms.clone()).unwrap_or_default(),
+            suspects: status.map(|status| status.suspects.clone()).unwrap_or_default(),
             dropped: status.map(|s| s.dropped.clone()).unwrap_or_default(),
         }
     }

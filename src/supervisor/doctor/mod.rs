@@ -90,8 +90,9 @@ impl Findings {
     }
 }
 
-/// Examines what `settings` describe. `directory` is where the supervisor is, also when the settings cannot be used.
-pub fn doctor(settings: Result<Settings, Failure>, directory: &Path, json: bool) -> Result<u8, Failure> {
+/// Examines what `settings` describe. `directory` is where the supervisor is, if that is known although the settings
+/// cannot be used.
+pub fn doctor(settings: Result<Settings, Failure>, directory: Option<&Path>, json: bool) -> Result<u8, Failure> {
     let mut findings = Findings::default();
     let config = match settings {
         Ok(settings) => {
@@ -106,8 +107,10 @@ pub fn doctor(settings: Result<Settings, Failure>, directory: &Path, json: bool)
             None
         }
     };
-    let running = ring::examine(directory, config.as_ref(), &mut findings);
-    machine::examine(directory, running.as_ref(), &mut findings);
+    let running = directory.and_then(|directory| ring::examine(directory, config.as_ref(), &mut findings));
+    if let Some(directory) = directory {
+        machine::examine(directory, running.as_ref(), &mut findings);
+    }
     if let Some(config) = &config {
         broker::examine(config, running.as_ref(), &mut findings);
         choices(config, &mut findings);
