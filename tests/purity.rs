@@ -5,10 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// What each top-level module may import of the crate.
-const MAY_IMPORT: [(&str, &[&str]); 12] = [
+const MAY_IMPORT: [(&str, &[&str]); 13] = [
     ("ring", &[]),
     ("chat", &["ring"]),
     ("random", &[]),
+    ("shell", &[]),
     ("wire", &["chat", "ring"]),
     ("config", &["broker", "control", "wire", "chat", "ring"]),
     ("control", &["config", "wire", "chat", "ring"]),
@@ -20,7 +21,9 @@ const MAY_IMPORT: [(&str, &[&str]); 12] = [
     ),
     (
         "supervisor",
-        &["broker", "store", "control", "config", "wire", "random", "chat", "ring"],
+        &[
+            "broker", "store", "control", "config", "wire", "random", "shell", "chat", "ring",
+        ],
     ),
     (
         "client",
@@ -28,7 +31,7 @@ const MAY_IMPORT: [(&str, &[&str]); 12] = [
     ),
     (
         "terminal",
-        &["client", "broker", "control", "config", "wire", "chat", "ring"],
+        &["client", "broker", "control", "config", "wire", "shell", "chat", "ring"],
     ),
 ];
 

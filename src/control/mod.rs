@@ -95,15 +95,23 @@ pub struct NodeStatus {
     pub digest: String,
     /// The broker as the node sees it: `up`, `down` or `blocked`.
     pub broker: String,
-    /// Milliseconds since each neighbour in the ring was last heard; null for one not heard since the own connection.
+    /// When each of its neighbours was heard last.
     #[serde(default)]
-    pub heard_ms: BTreeMap<u16, Option<u64>>,
+    pub heard: Vec<Heard>,
     /// Whom it suspects and asks the others about.
     #[serde(default)]
     pub suspects: Vec<u16>,
     /// Frames dropped since the process started, by reason (stale epoch, malformed, ...). Only reasons that occurred.
     #[serde(default)]
     pub dropped: BTreeMap<String, u64>,
+}
+
+/// A neighbour in the ring, and the milliseconds since it was last heard: null if it has not been since the own connection
+/// was made.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, PartialEq, Eq)]
+pub struct Heard {
+    pub node: u16,
+    pub ms: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy, Serialize, Deserialize, PartialEq, Eq)]

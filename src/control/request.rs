@@ -7,7 +7,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{GroupState, exit};
+use super::{GroupState, Heard, exit};
 
 /// Longest request line in bytes; a longer one is answered with a failure and the connection closed.
 pub const MAX_REQUEST_BYTES: usize = 64 * 1024;
@@ -139,10 +139,9 @@ pub struct NodeRow {
     pub report_age_ms: Option<u64>,
     /// Why it does not run, or why it ended last.
     pub cause: Option<String>,
-    /// Milliseconds since the node last heard each of its neighbours, at its last report; null for one that it has not
-    /// heard since it is connected to the broker.
+    /// When the node had heard each of its neighbours last, at its last report.
     #[serde(default)]
-    pub heard_ms: BTreeMap<u16, Option<u64>>,
+    pub heard: Vec<Heard>,
     /// Whom the node suspects.
     #[serde(default)]
     pub suspects: Vec<u16>,

@@ -19,7 +19,7 @@ use super::start::{Fatal, wall_clock_ms};
 use crate::broker::link::{LinkEvent, LinkHandle};
 use crate::broker::names::Names;
 use crate::chat::SessionId;
-use crate::control::{NodeOrder, NodePhase, NodeReport, NodeSettings, NodeStatus, STATUS_INTERVAL_MS};
+use crate::control::{Heard, NodeOrder, NodePhase, NodeReport, NodeSettings, NodeStatus, STATUS_INTERVAL_MS};
 use crate::ring::{Digest, Effect, Epoch, Index, Input, LogRead, Member, Millis, Node};
 use crate::store::{Store, StoreError};
 use crate::wire::frame::{Frame, Payload, decode_view};
@@ -517,6 +517,7 @@ impl Engine {
     }
 
     fn status(&self) -> NodeStatus {
+        let heard_of = |(member, ms): (Member, Option<Millis>)| Heard { node: member.id.0, ms };
         let progress = self.ring.progress();
         let heard = self.ring.heard_ages(self.now());
         let broker = match self.broker {
@@ -533,7 +534,7 @@ impl Engine {
             applied: self.chat.state.applied(),
             digest: self.chat.state.digest().to_string(),
             broker: broker.to_owned(),
-            heard_ms: heard.into_iter().map(|(member, age)| (member.id.0, age)).collect(),
+            heard: heard.into_iter().map(heard_of).collect(),
             suspects: self.ring.suspects().iter().map(|member| member.id.0).collect(),
             dropped: self.dropped.clone(),
         }

@@ -190,7 +190,7 @@ pub mod tests {
             restarts: 0,
             report_age_ms: Some(10),
             cause: None,
-            heard_ms: BTreeMap::new(),
+            heard: Vec::new(),
             suspects: Vec::new(),
             dropped: BTreeMap::new(),
         };

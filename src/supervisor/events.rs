@@ -129,12 +129,13 @@ impl EventLog {
         self.write(&Event::of_node(node, event));
     }
 
-    /// In one write, so that a reader sees whole lines. A full disk must not stop the supervisor: the event is lost then.
+    /// In one write, so that a reader sees whole lines, and after the rotation, so that the newest event is always there. A
+    /// full disk must not stop the supervisor: the event is lost then.
     fn write(&mut self, event: &Event) {
         let mut line = serde_json::to_vec(event).unwrap_or_default();
         line.push(b'\n');
-        let _lost = self.file.write_all(&line);
         let _tried_again_later = logs::rotate(&self.path, ROTATE_AT);
+        let _lost = self.file.write_all(&line);
     }
 }
 
@@ -168,14 +169,16 @@ pub fn events(state_dir: &Path, arguments: &EventsArguments) -> Result<u8, Failu
     }
     let skipped = arguments.lines.map_or(0, |wanted| lines.len().saturating_sub(wanted));
     print(&shown(&lines[skipped..], arguments.json));
-    while arguments.follow {
+    if !arguments.follow {
+        return Ok(exit::DONE);
+    }
+    loop {
         std::thread::sleep(POLL);
         let added: Vec<String> = reader.added().into_iter().map(|line| line.text).collect();
         if !added.is_empty() {
             print(&shown(&added, arguments.json));
         }
     }
-    Ok(exit::DONE)
 }
 
 fn happened(line: &str) -> Option<SystemTime> {

@@ -68,7 +68,7 @@ impl FromStr for Condition {
             .iter()
             .find_map(|(sign, is)| Some((text.split_once(sign)?, *is)));
         let Some(((name, number), is)) = split else {
-            return Err(match did_you_mean(text, ["ready"].into_iter()) {
+            return Err(match did_you_mean(text, ["ready"]) {
                 Some(near) => format!("did you mean {near}?"),
                 None => usual.to_owned(),
             });

@@ -106,6 +106,44 @@ fn settings_are_shown_as_json_too() {
     assert!(!shown.contains("secret"), "{shown}");
 }
 
+#[test]
+fn doctor_names_what_is_wrong_and_what_mends_it() {
+    let ring = Ring::new();
+    let examine = |environment: &[(&str, &str)]| {
+        let mut command = ring.command(&["doctor", "--json"]);
+        let output = command.envs(environment.iter().copied()).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+        let found = json(&String::from_utf8_lossy(&output.stdout))["findings"].clone();
+        found.as_array().unwrap().clone()
+    };
+    let error = |found: &[Value], what: &str, fix: &str| {
+        let text = |finding: &Value, key: &str| finding[key].as_str().unwrap_or_default().to_owned();
+        let is_it = |finding: &&Value| text(finding, "text").contains(what) && finding["level"] == "error";
+        let finding = found.iter().find(is_it).unwrap_or_else(|| panic!("{what}: {found:?}"));
+        assert!(text(finding, "fix").contains(fix), "{finding}");
+        assert!(
+            found
+                .iter()
+                .all(|it| it["level"] == "ok" || !text(it, "fix").is_empty()),
+            "{found:?}"
+        );
+    };
+    // Nobody listens there.
+    let found = examine(&[("CHALEY_BROKER_URL", "amqp://u:pass-word@127.0.0.1:1/%2f")]);
+    error(&found, "cannot be reached", "start it");
+    assert!(!format!("{found:?}").contains("pass-word"), "{found:?}");
+    // A setting that cannot be used keeps the rest from nothing that can be looked at without it.
+    std::fs::create_dir(ring.state_dir()).unwrap();
+    std::fs::set_permissions(ring.state_dir(), std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+    let found = examine(&[("CHALEY_RING_HEARTBEAT_MS", "1")]);
+    error(
+        &found,
+        "ring.heartbeat_ms (environment CHALEY_RING_HEARTBEAT_MS): 1 is out of range",
+        "correct it",
+    );
+    error(&found, "others may write to", "chmod 700");
+}
+
 /// One ring for all that is asked while it changes.
 #[test]
 fn a_script_waits_checks_and_reads_what_happened() {
@@ -125,6 +163,11 @@ fn a_script_waits_checks_and_reads_what_happened() {
         text(&output)
     );
 
+    let heard = ring.state()["nodes"][0]["heard"].clone();
+    assert_eq!(
+        heard,
+        serde_json::json!([{"node": 1, "ms": 12}, {"node": 2, "ms": null}])
+    );
     let well = json(&ring.ok(&["check", "--json"]));
     assert_eq!(
         (&well["ok"], &well["compared"], &well["applied"]),

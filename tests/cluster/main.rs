@@ -16,6 +16,7 @@ mod history;
 mod kills;
 mod logout;
 mod members;
+mod operator;
 mod outage;
 mod pauses;
 mod power;

@@ -13,7 +13,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use chaley::control::{
-    GroupMemberState, GroupState, NodeEvent, NodeOrder, NodePhase, NodeReport, NodeSettings, NodeStatus,
+    GroupMemberState, GroupState, Heard, NodeEvent, NodeOrder, NodePhase, NodeReport, NodeSettings, NodeStatus,
 };
 use serde::{Deserialize, Serialize};
 
@@ -183,7 +183,7 @@ impl FakeNode {
             applied: 5,
             digest: "00112233445566778899aabbccddeeff".to_owned(),
             broker: "up".to_owned(),
-            heard_ms: BTreeMap::from([(1, Some(12)), (2, None)]),
+            heard: vec![Heard { node: 1, ms: Some(12) }, Heard { node: 2, ms: None }],
             suspects: vec![9],
             dropped: BTreeMap::new(),
         }));
