@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fmt::Write;
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -25,10 +25,11 @@ const COLUMNS: usize = 80;
 
 /// Shows the state until interrupted; a supervisor that is away for a while is waited for.
 pub fn watch(directory: &Path, json: bool) -> ! {
-    let in_place = !json && std::io::stdout().is_terminal();
+    let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
+    let in_place = !json && !dumb && std::io::stdout().is_terminal();
     let mut rates = Rates::default();
     if in_place {
-        print("\x1b[2J");
+        raw("\x1b[2J");
     }
     loop {
         let (columns, rows) = size(in_place);
@@ -58,8 +59,17 @@ fn show(text: &str, rows: Option<usize>) {
     let Some(rows) = rows else {
         return print(text);
     };
+    let colourless = anstream::AutoStream::choice(&std::io::stdout()) == anstream::ColorChoice::Never;
+    let plain = anstream::adapter::strip_str(text).to_string();
+    let text = if colourless { &plain } else { text };
     let lines: Vec<&str> = text.lines().take(rows.saturating_sub(1)).collect();
-    print(&format!("\x1b[H{}\x1b[K\n\x1b[J", lines.join("\x1b[K\n")));
+    raw(&format!("\x1b[H{}\x1b[K\n\x1b[J", lines.join("\x1b[K\n")));
+}
+
+/// Where the cursor goes is no colour, so NO_COLOR does not forbid it.
+fn raw(text: &str) {
+    let mut stdout = std::io::stdout().lock();
+    let _closed = io::Write::write_all(&mut stdout, text.as_bytes()).and_then(|()| io::Write::flush(&mut stdout));
 }
 
 fn picture(report: &StateReport, rates: &Rates, directory: &Path, columns: usize) -> String {
