@@ -2,7 +2,8 @@
 //!
 //! Who may import whom, downwards only:
 //! `bin` -> `bench` -> `supervisor` | `node` | `client` + `terminal` -> `broker`, `store`, `control`, `config` -> `wire` -> `chat` -> `ring`.
-//! `random` gives random bytes, and `hangup` waits for SIGHUP, for whoever is not pure.
+//! `random` gives random bytes and `hangup` waits for SIGHUP, for whoever is not pure; `shell` makes both programs'
+//! completions and manual pages.
 //! `ring` and `chat` are pure: no I/O, no clock, no randomness, no hash order.
 
 pub mod bench;
@@ -15,6 +16,7 @@ mod hangup;
 pub mod node;
 mod random;
 pub mod ring;
+mod shell;
 pub mod store;
 pub mod supervisor;
 pub mod terminal;

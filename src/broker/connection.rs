@@ -28,6 +28,9 @@ const FRAME_MAX: u32 = 32 * 1024;
 /// broker closes the connection. When there are as many, a broker must first answer on a plain socket.
 const LEFT_BEHIND: u32 = 8;
 
+/// Longest greeting of a broker that is looked at; a real one has about 500 bytes.
+const MAX_GREETING_BYTES: u64 = 16 * 1024;
+
 /// First delay of [`Backoff`].
 const BACKOFF_FIRST: Duration = Duration::from_millis(50);
 
@@ -171,6 +174,25 @@ impl BrokerUrl {
         answer.await.is_ok()
     }
 
+    /// The version in the broker's greeting. None over TLS, where nobody greets before the handshake, and from a broker that
+    /// does not say.
+    pub async fn version(&self) -> Option<String> {
+        let greeting = async {
+            let mut stream = TcpStream::connect((self.host().trim_matches(['[', ']']), self.port())).await?;
+            stream.write_all(b"AMQP\x00\x00\x09\x01").await?;
+            // A frame: its type, a channel (2 bytes), a length (4), then Connection.Start.
+            let mut header = [0; 7];
+            stream.read_exact(&mut header).await?;
+            let [.., a, b, c, d] = header;
+            let length = u64::from(u32::from_be_bytes([a, b, c, d])).min(MAX_GREETING_BYTES);
+            let mut greeting = Vec::new();
+            stream.take(length).read_to_end(&mut greeting).await?;
+            io::Result::Ok(greeting)
+        };
+        let greeting = tokio::time::timeout(CONNECT_DEADLINE, greeting).await.ok()?.ok()?;
+        version_in(&greeting)
+    }
+
     pub fn host(&self) -> &str {
         &self.uri.authority.host
     }
@@ -204,6 +226,17 @@ impl fmt::Debug for BrokerUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
+}
+
+/// The value of `version` in the table of properties: a long string behind the key, as AMQP 0-9-1 writes it.
+fn version_in(greeting: &[u8]) -> Option<String> {
+    let key = b"\x07versionS";
+    let behind = greeting.windows(key.len()).position(|window| window == key)? + key.len();
+    let (length, rest) = greeting.get(behind..)?.split_first_chunk()?;
+    let text = rest.get(..usize::try_from(u32::from_be_bytes(*length)).ok()?)?;
+    let is_one = |byte: &u8| byte.is_ascii_alphanumeric() || b".-+".contains(byte);
+    let text = text.iter().all(is_one).then_some(text)?;
+    String::from_utf8(text.to_vec()).ok()
 }
 
 /// A URL as it may be shown: what stands between the scheme and the last `@` keeps only the user's name. A password with
@@ -330,6 +363,22 @@ mod tests {
             assert!(!error.to_string().contains("s3"), "{error}");
             assert_eq!(error.exit_code(), 78);
         }
+    }
+
+    #[test]
+    fn the_version_is_found_in_the_greeting_whatever_else_is_there() {
+        let mut greeting = b"\x00\x0a\x00\x0a\x00\x09\x00\x00\x00\x40\x07productS\x00\x00\x00\x08RabbitMQ".to_vec();
+        assert_eq!(version_in(&greeting), None);
+        greeting.extend_from_slice(b"\x07versionS\x00\x00\x00\x063.10.8");
+        assert_eq!(version_in(&greeting).as_deref(), Some("3.10.8"));
+        greeting.truncate(greeting.len() - 1);
+        assert_eq!(version_in(&greeting), None, "cut off");
+        assert_eq!(version_in(b"\x07versionS\xff\xff\xff\xff3"), None);
+        assert_eq!(
+            version_in(b"\x07versionS\x00\x00\x00\x02\x1b["),
+            None,
+            "not fit to be shown"
+        );
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! - [`link`]: a node's link to the broker: its mailbox, the view register, requests, publications with confirms.
 //! - [`client_link`]: a client's: its queue, its groups' events, its requests with confirms.
 //! - [`register`]: deleting the view register, for a deliberate fresh start.
+//! - [`examine`]: whether a broker can carry a ring, for `chaleyd doctor`.
 //! - [`private`]: the RabbitMQ that a supervisor runs for itself when it is given no broker.
 //!
 //! lapin logs each returned message in full and each lost connection as an error. Both are everyday events here and are
@@ -12,6 +13,7 @@
 
 pub mod client_link;
 pub mod connection;
+pub mod examine;
 pub mod link;
 pub mod names;
 pub mod private;

@@ -48,6 +48,9 @@ pub struct NodeSettings {
 pub enum NodeOrder {
     /// Answer with [`NodeReport::Groups`] and the same number.
     Groups { number: u64 },
+    /// Have something without effect ordered, and answer with [`NodeReport::Probed`] and the same number when it is
+    /// applied here. It may get lost with a head or a connection; then it is asked for again.
+    Probe { number: u64 },
     /// Leave the view, then end with exit code 0.
     Leave,
 }
@@ -63,6 +66,10 @@ pub enum NodeReport {
         groups: Vec<GroupState>,
         /// Groups that found no room in the report.
         omitted: usize,
+    },
+    /// A probe was committed, so every member has it (rule 3 of [`crate::ring`]), and this node has applied it.
+    Probed {
+        number: u64,
     },
     Event(NodeEvent),
     /// The last line of a node that ends itself: sysexits code, what and why, what to run next.
@@ -88,9 +95,23 @@ pub struct NodeStatus {
     pub digest: String,
     /// The broker as the node sees it: `up`, `down` or `blocked`.
     pub broker: String,
+    /// When each of its neighbours was heard last.
+    #[serde(default)]
+    pub heard: Vec<Heard>,
+    /// Whom it suspects and asks the others about.
+    #[serde(default)]
+    pub suspects: Vec<u16>,
     /// Frames dropped since the process started, by reason (stale epoch, malformed, ...). Only reasons that occurred.
     #[serde(default)]
     pub dropped: BTreeMap<String, u64>,
+}
+
+/// A neighbour in the ring, and the milliseconds since it was last heard: null if it has not been since the own connection
+/// was made.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, PartialEq, Eq)]
+pub struct Heard {
+    pub node: u16,
+    pub ms: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy, Serialize, Deserialize, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{GroupState, exit};
+use super::{GroupState, Heard, exit};
 
 /// Longest request line in bytes; a longer one is answered with a failure and the connection closed.
 pub const MAX_REQUEST_BYTES: usize = 64 * 1024;
@@ -17,6 +17,8 @@ pub const MAX_REQUEST_BYTES: usize = 64 * 1024;
 #[serde(tag = "command", rename_all = "kebab-case")]
 pub enum Request {
     State,
+    /// The state without users and groups: no node is asked, so it is answered at once.
+    Summary,
     /// SIGKILL, then wait for the others to find it and to close the ring again.
     Kill {
         id: u32,
@@ -137,6 +139,12 @@ pub struct NodeRow {
     pub report_age_ms: Option<u64>,
     /// Why it does not run, or why it ended last.
     pub cause: Option<String>,
+    /// When the node had heard each of its neighbours last, at its last report.
+    #[serde(default)]
+    pub heard: Vec<Heard>,
+    /// Whom the node suspects.
+    #[serde(default)]
+    pub suspects: Vec<u16>,
     /// Frames that the node dropped, by reason.
     pub dropped: BTreeMap<String, u64>,
 }

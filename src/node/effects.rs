@@ -2,6 +2,7 @@
 
 use super::apply::lost_entry;
 use super::engine::Engine;
+use super::requests::probe_command;
 use super::start::{END_LOST, Fatal};
 use crate::broker::link::{Exchange, Lane, Publication};
 use crate::broker::names::Names;
@@ -166,12 +167,24 @@ impl Engine {
     }
 
     fn commit(&mut self, upto: Index) -> Result<(), Fatal> {
-        let head = &mut self.head;
+        let (head, probe) = (&mut self.head, self.probe);
+        let mut probed = None;
         self.chat.apply_upto(&mut self.store, upto, |commands| {
             if let Some(head) = head {
                 head.applied(commands);
             }
-        })
+            let is_probe = |session| commands.iter().any(|command| *command == probe_command(session));
+            if let Some((number, session)) = probe
+                && is_probe(session)
+            {
+                probed = Some(number);
+            }
+        })?;
+        if let Some(number) = probed {
+            self.probe = None;
+            self.reports.send(&NodeReport::Probed { number });
+        }
+        Ok(())
     }
 
     fn synced(&mut self, epoch: Epoch) -> Result<(), Fatal> {

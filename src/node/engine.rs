@@ -18,7 +18,8 @@ use super::signals::EndSignals;
 use super::start::{Fatal, wall_clock_ms};
 use crate::broker::link::{LinkEvent, LinkHandle};
 use crate::broker::names::Names;
-use crate::control::{NodeOrder, NodePhase, NodeReport, NodeSettings, NodeStatus, STATUS_INTERVAL_MS};
+use crate::chat::SessionId;
+use crate::control::{Heard, NodeOrder, NodePhase, NodeReport, NodeSettings, NodeStatus, STATUS_INTERVAL_MS};
 use crate::ring::{Digest, Effect, Epoch, Index, Input, LogRead, Member, Millis, Node};
 use crate::store::{Store, StoreError};
 use crate::wire::frame::{Frame, Payload, decode_view};
@@ -70,6 +71,8 @@ pub struct Engine {
     pub(super) former_heads: VecDeque<Member>,
     /// The incarnation whose mailbox is being declared.
     pub(super) reborn: Option<Member>,
+    /// The supervisor's question, and the session that stands in what was ordered to answer it.
+    pub(super) probe: Option<(u64, SessionId)>,
     pub(super) dropped: BTreeMap<String, u64>,
     pub(super) effects: Vec<Effect>,
     started: Instant,
@@ -143,6 +146,7 @@ impl Engine {
             reads: Vec::new(),
             former_heads: VecDeque::new(),
             reborn: None,
+            probe: None,
             dropped: BTreeMap::new(),
             effects: Vec::new(),
             started: Instant::now(),
@@ -480,6 +484,10 @@ impl Engine {
                 });
                 Ok(())
             }
+            NodeOrder::Probe { number } => {
+                self.probe(number);
+                Ok(())
+            }
             NodeOrder::Leave => self.step(Input::Leave),
         }
     }
@@ -509,7 +517,9 @@ impl Engine {
     }
 
     fn status(&self) -> NodeStatus {
+        let heard_of = |(member, ms): (Member, Option<Millis>)| Heard { node: member.id.0, ms };
         let progress = self.ring.progress();
+        let heard = self.ring.heard_ages(self.now());
         let broker = match self.broker {
             BrokerStatus::Down => "down",
             BrokerStatus::Up => "up",
@@ -524,6 +534,8 @@ impl Engine {
             applied: self.chat.state.applied(),
             digest: self.chat.state.digest().to_string(),
             broker: broker.to_owned(),
+            heard: heard.into_iter().map(heard_of).collect(),
+            suspects: self.ring.suspects().iter().map(|member| member.id.0).collect(),
             dropped: self.dropped.clone(),
         }
     }

@@ -7,7 +7,7 @@ use super::effects::NO_TOKEN;
 use super::engine::Engine;
 use super::start::Fatal;
 use crate::broker::link::{Exchange, Lane, OUTBOX_BYTES, Publication, RequestTag};
-use crate::chat::{Admit, GroupView, SessionId, home};
+use crate::chat::{Admit, Command, GroupView, SessionId, home};
 use crate::control::{GroupMemberState, GroupState, MAX_LINE_BYTES};
 use crate::ring::Index;
 use crate::wire::client::valid_reply_to;
@@ -69,6 +69,11 @@ const GROUPS_BYTES: usize = MAX_LINE_BYTES / 2;
 /// What a group and a member take in that report, names at their longest, in bytes. A user's name may double by escaping.
 const GROUP_BYTES: usize = 192;
 const MEMBER_BYTES: usize = 192;
+
+/// What a probe orders: the end of a grace of a session that does not exist, which changes nothing on any node.
+pub(super) fn probe_command(session: SessionId) -> Command {
+    Command::Expire { session, away_at: 0 }
+}
 
 impl Engine {
     /// One publish of a client: a request or an array of them.
@@ -254,18 +259,33 @@ impl Engine {
         for (queue, event) in turn.beats {
             self.publish_to_client(queue, encode_delivery(epoch, &[event]), true);
         }
-        if turn.commands.is_empty() {
+        self.ask_head(turn.commands);
+    }
+
+    /// Asks the head, which may be this node, to order commands that are not a client's. They may get lost.
+    fn ask_head(&mut self, commands: Vec<Command>) {
+        if commands.is_empty() {
             return;
         }
+        let epoch = self.ring.view().epoch;
         match (&mut self.head, self.ring.view().head()) {
             (Some(head), _) => {
-                for command in turn.commands {
+                for command in commands {
                     head.command(command);
                 }
             }
-            (None, Some(head)) => self.send_payload(head, epoch, Payload::Order(turn.commands), NO_TOKEN),
+            (None, Some(head)) => self.send_payload(head, epoch, Payload::Order(commands), NO_TOKEN),
             (None, None) => {}
         }
+    }
+
+    /// The supervisor asks whether what is ordered reaches every node.
+    pub(super) fn probe(&mut self, number: u64) {
+        // Without randomness there is no probe; the supervisor asks another node.
+        let Ok(bytes) = crate::random::random() else { return };
+        let session = SessionId(u128::from_le_bytes(bytes));
+        self.probe = Some((number, session));
+        self.ask_head(vec![probe_command(session)]);
     }
 
     fn reply(&mut self, queue: String, events: &[Event]) {

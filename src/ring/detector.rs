@@ -122,6 +122,11 @@ impl Detector {
         self.heard.contains_key(&member)
     }
 
+    /// When this member was last heard, since the own connection was made.
+    pub fn last_heard(&self, member: Member) -> Option<Millis> {
+        self.heard.get(&member).copied()
+    }
+
     pub fn loop_heard(&mut self, sent_at: Millis) {
         self.loop_heard = self.loop_heard.max(sent_at);
     }

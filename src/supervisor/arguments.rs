@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::wait::Condition;
 use crate::config::{Flag, Nodes, limits};
+use crate::shell::Shell;
 
 /// A group chat that survives kill -9: the supervisor of its nodes.
 #[derive(Debug, Parser)]
@@ -56,8 +58,14 @@ pub enum Command {
     Up(UpArguments),
     /// Show users, servers and the ring
     State(StateArguments),
-    /// Say in one line whether all is well; exit code 0 if so, 1 if not
-    Check,
+    /// Say in one line whether all is well: nodes ready, ring whole, digests equal; exit code 0 if so, 1 if not
+    Check {
+        /// One JSON object instead of a sentence
+        #[arg(long)]
+        json: bool,
+    },
+    /// Wait until the ring is as named; exit code 75 if that takes too long
+    Wait(WaitArguments),
     /// Kill a node (SIGKILL) and wait until the others have closed the ring without it
     Kill {
         #[arg(value_name = "ID", value_parser = parse_id)]
@@ -90,6 +98,19 @@ pub enum Command {
     Down,
     /// Show what the nodes and the supervisor have logged
     Logs(LogsArguments),
+    /// Show what happened: suspicions, views, nodes that ended and came back, the broker
+    Events(EventsArguments),
+    /// Look for what is wrong, or will be, and name what mends it; exit code 1 if something is wrong
+    Doctor {
+        /// One JSON object instead of sentences
+        #[arg(long)]
+        json: bool,
+        /// Settings file, as --config
+        #[arg(short = 'f', value_name = "FILE", conflicts_with = "config")]
+        file: Option<PathBuf>,
+    },
+    /// Commands at a prompt, for a ring that runs
+    Console,
     /// Print the AMQP URL (with the clients' account) for other programs and other machines
     ClientUrl {
         /// Name or address by which the clients reach this machine
@@ -102,6 +123,16 @@ pub enum Command {
     Config {
         #[command(subcommand)]
         command: ConfigCommand,
+    },
+    /// Print the script that completes this program's commands and options in a shell
+    Completions {
+        #[arg(value_name = "SHELL")]
+        shell: Shell,
+    },
+    /// Write this program's manual pages into a directory
+    Man {
+        #[arg(value_name = "DIR")]
+        directory: PathBuf,
     },
     /// One node; started by the supervisor
     #[command(hide = true)]
@@ -255,6 +286,36 @@ impl BenchArguments {
     }
 }
 
+#[derive(Debug, Args)]
+pub struct EventsArguments {
+    /// One JSON object a line
+    #[arg(long)]
+    pub json: bool,
+    /// Go on with what happens
+    #[arg(short = 'f', long)]
+    pub follow: bool,
+    /// Only the last so many events
+    #[arg(short = 'n', long, value_name = "EVENTS")]
+    pub lines: Option<usize>,
+    /// Only what is newer: an age (90s, 10m, 2h) or a time (2026-01-31T12:00:00Z)
+    #[arg(long, value_name = "TIME", value_parser = parse_since)]
+    pub since: Option<std::time::SystemTime>,
+}
+
+#[derive(Debug, Args)]
+pub struct WaitArguments {
+    /// `ready` (as `check`), or one of members, epoch, commit with =, >= or <= and a number, as in members=3; repeat it
+    /// and all must hold
+    #[arg(long = "for", value_name = "CONDITION", required = true)]
+    pub conditions: Vec<Condition>,
+    /// Give up after so many seconds (exit code 75)
+    #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = parse_seconds)]
+    pub timeout: Duration,
+    /// The state as JSON, once it is as named
+    #[arg(long)]
+    pub json: bool,
+}
+
 #[derive(Debug, Subcommand)]
 pub enum ConfigCommand {
     /// Print every setting
@@ -262,6 +323,9 @@ pub enum ConfigCommand {
         /// Where each value comes from
         #[arg(long)]
         origin: bool,
+        /// One JSON object: of each key its value and its origin
+        #[arg(long)]
+        json: bool,
         /// Settings file, as --config
         #[arg(short = 'f', value_name = "FILE", conflicts_with = "config")]
         file: Option<PathBuf>,
@@ -345,7 +409,24 @@ fn parse_since(text: &str) -> Result<std::time::SystemTime, String> {
         .map_err(|_| "an age such as 10m, or a time such as 2026-01-31T12:00:00Z".to_owned())
 }
 
+fn parse_seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text
+        .parse()
+        .map_err(|_| "a number of seconds, such as 2.5".to_owned())?;
+    Duration::try_from_secs_f64(seconds).map_err(|_| "a number of seconds from 0 on, such as 2.5".to_owned())
+}
+
 impl PlaceArguments {
+    /// The place of a supervisor that is known.
+    pub fn of(state_dir: &std::path::Path, cluster: &str) -> PlaceArguments {
+        PlaceArguments {
+            state_dir: Some(state_dir.to_owned()),
+            cluster: Some(cluster.to_owned()),
+            config: None,
+            color: Colour::Auto,
+        }
+    }
+
     pub fn flags(&self) -> Vec<Flag> {
         let mut flags = Vec::new();
         if let Some(directory) = &self.state_dir {

@@ -84,6 +84,7 @@ impl Supervisor {
                 "the supervisor is ending; `chaleyd up` starts it again",
             )),
             Request::State => return self.tell_state(reply),
+            Request::Summary => Ok(Answer::State(Box::new(self.report(None)))),
             Request::Kill { id } => return self.kill(id, reply),
             Request::Start { id } => return self.start(id, reply),
             Request::Stop { id } => return self.stop(id, reply),
@@ -338,7 +339,7 @@ impl Supervisor {
     }
 
     /// The supervisor knows whether a private broker runs; how it serves, the nodes know.
-    fn broker_status(&self) -> &'static str {
+    pub(super) fn broker_status(&self) -> &'static str {
         match self.broker_state {
             BrokerState::Starting => return "starting",
             BrokerState::Down => return "down",
@@ -365,6 +366,7 @@ impl Supervisor {
     }
 
     pub(super) fn on_event(&mut self, from: u16, event: &NodeEvent) {
+        self.events.reported(from, event);
         for wait in &mut self.waits {
             if let Awaited::Found { watch, .. } = &mut wait.what {
                 watch.observe(from, event);

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
+use serde_json::json;
 
 use super::arguments::{
     Arguments, BenchArguments, Colour, Command, ConfigCommand, MeasuredRing, PlaceArguments, StateArguments,
@@ -14,20 +15,19 @@ use super::arguments::{
 };
 use super::output::{error, print, print_line};
 use super::process::is_running;
-use super::{History, Plan, daemon, follow, launch, render};
+use super::{History, Plan, check, console, daemon, doctor, events, follow, launch, render, wait, watch};
 use crate::config::{ConfigError, Flag, Settings, Sources};
-use crate::control::{Answer, Failure, NodeCondition, Request, StateReport, call, exit};
+use crate::control::{Answer, Failure, Request, StateReport, call, exit};
+use crate::shell::{self, Shell};
 
 /// `state` answers within a second; a supervisor that takes longer is stopped or lost.
-const STATE_TIMEOUT: Duration = Duration::from_secs(2);
+pub(super) const STATE_TIMEOUT: Duration = Duration::from_secs(2);
 /// The supervisor's own limits for these are shorter, so that it is the one to say what took too long.
 const KILL_TIMEOUT: Duration = Duration::from_secs(15);
 const START_TIMEOUT: Duration = Duration::from_secs(70);
 const STOP_TIMEOUT: Duration = Duration::from_secs(15);
 const DOWN_TIMEOUT: Duration = Duration::from_secs(40);
 const QUICK_TIMEOUT: Duration = Duration::from_secs(5);
-/// How often `state -w` looks.
-const WATCH_INTERVAL: Duration = Duration::from_millis(500);
 
 impl From<ConfigError> for Failure {
     fn from(error: ConfigError) -> Failure {
@@ -93,13 +93,24 @@ fn refuse(wrong: &clap::Error) -> ExitCode {
     ExitCode::from(if wrong.use_stderr() { exit::USAGE } else { exit::DONE })
 }
 
-fn run(place: &PlaceArguments, command: Command) -> Result<u8, Failure> {
+/// Does what a command says; the exit code, unless it failed.
+pub(super) fn run(place: &PlaceArguments, command: Command) -> Result<u8, Failure> {
     match command {
         Command::Up(up) => return self::up(place, &up),
         Command::Supervise { .. } => return Ok(launch::detached()),
         Command::Config {
-            command: ConfigCommand::Show { origin, file },
-        } => return show_config(place, file.as_deref(), origin),
+            command: ConfigCommand::Show { origin, json, file },
+        } => return show_config(place, file.as_deref(), origin, json),
+        Command::Doctor { json, file } => {
+            let settings = Settings::load(&sources(place, file.as_deref(), Vec::new()));
+            let directory = match &settings {
+                Ok(settings) => settings.config.state_dir().ok(),
+                Err(_) => state_dir(place).ok(),
+            };
+            return doctor::doctor(settings.map_err(Failure::from), directory.as_deref(), json);
+        }
+        Command::Completions { shell } => return completions(shell),
+        Command::Man { directory } => return manual(&directory),
         _ => {}
     }
     let directory = state_dir(place)?;
@@ -109,7 +120,8 @@ fn run(place: &PlaceArguments, command: Command) -> Result<u8, Failure> {
     };
     match command {
         Command::State(arguments) => state(&directory, &arguments),
-        Command::Check => check(&directory),
+        Command::Check { json } => check::check(&directory, json),
+        Command::Wait(arguments) => wait::wait(&directory, &arguments),
         Command::Kill { id, json } => kill(&directory, id, json),
         Command::Pause { id } => done(Request::Pause { id }, QUICK_TIMEOUT),
         Command::Resume { id } => done(Request::Resume { id }, QUICK_TIMEOUT),
@@ -118,7 +130,10 @@ fn run(place: &PlaceArguments, command: Command) -> Result<u8, Failure> {
         Command::Down => down(&directory),
         Command::ClientUrl { host } => done(Request::ClientUrl { host }, QUICK_TIMEOUT),
         Command::Logs(arguments) => follow::logs(&directory, &arguments),
-        Command::Up(_) | Command::Supervise { .. } | Command::Config { .. } | Command::Node | Command::Bench(_) => {
+        Command::Events(arguments) => events::events(&directory, &arguments),
+        Command::Console => console::attach(place, &directory),
+        Command::Up(_) | Command::Supervise { .. } | Command::Config { .. } | Command::Node => Ok(exit::DONE),
+        Command::Bench(_) | Command::Doctor { .. } | Command::Completions { .. } | Command::Man { .. } => {
             Ok(exit::DONE)
         }
     }
@@ -162,8 +177,14 @@ fn state_dir(place: &PlaceArguments) -> Result<PathBuf, Failure> {
     Ok(Settings::load(&sources(place, None, Vec::new()))?.config.state_dir()?)
 }
 
-fn show_config(place: &PlaceArguments, file: Option<&Path>, origin: bool) -> Result<u8, Failure> {
+fn show_config(place: &PlaceArguments, file: Option<&Path>, origin: bool, json: bool) -> Result<u8, Failure> {
     let settings = Settings::load(&sources(place, file, Vec::new()))?;
+    if json {
+        let described = settings.describe().into_iter();
+        let described = described.map(|(key, value, from)| (key, json!({"value": value, "origin": from.to_string()})));
+        print_line(&serde_json::Value::Object(described.collect()).to_string());
+        return Ok(exit::DONE);
+    }
     let mut text = String::new();
     for (key, value, from) in settings.describe() {
         let setting = format!("{key} = {value}");
@@ -174,6 +195,24 @@ fn show_config(place: &PlaceArguments, file: Option<&Path>, origin: bool) -> Res
         }
     }
     print(&text);
+    Ok(exit::DONE)
+}
+
+// ---- the command line itself ------------------------------------------------------------------------------------------
+
+fn completions(shell: Shell) -> Result<u8, Failure> {
+    let script = shell::completions("chaleyd", &Arguments::command(), shell);
+    print(&String::from_utf8_lossy(&script));
+    Ok(exit::DONE)
+}
+
+fn manual(directory: &Path) -> Result<u8, Failure> {
+    let written = shell::manual(Arguments::command(), directory);
+    let page = written.map_err(|error| Failure::machine(directory.display(), error))?;
+    print_line(&format!(
+        "the pages are there; read the first with `man {}`",
+        page.display()
+    ));
     Ok(exit::DONE)
 }
 
@@ -244,7 +283,7 @@ fn down(directory: &Path) -> Result<u8, Failure> {
     Ok(exit::DONE)
 }
 
-fn strange_answer() -> Failure {
+pub(super) fn strange_answer() -> Failure {
     Failure::new(
         exit::FAILED,
         "the supervisor answered something else; is it of another version? `chaleyd down`, then `chaleyd up`",
@@ -253,7 +292,7 @@ fn strange_answer() -> Failure {
 
 // ---- state ------------------------------------------------------------------------------------------------------------
 
-fn ask_state(directory: &Path) -> Result<Box<StateReport>, Failure> {
+pub(super) fn ask_state(directory: &Path) -> Result<Box<StateReport>, Failure> {
     match call(directory, &Request::State, STATE_TIMEOUT)? {
         Answer::State(report) => Ok(report),
         _ => Err(strange_answer()),
@@ -262,96 +301,20 @@ fn ask_state(directory: &Path) -> Result<Box<StateReport>, Failure> {
 
 fn state(directory: &Path, arguments: &StateArguments) -> Result<u8, Failure> {
     if arguments.watch {
-        watch_state(directory, arguments.json);
+        watch::watch(directory, arguments.json);
     }
     let report = ask_state(directory)?;
     print(&shown_state(&report, arguments.json));
-    let bad = arguments.exit_code && !troubles(&report).is_empty();
+    let bad = arguments.exit_code && !check::troubles(&report).is_empty();
     Ok(if bad { exit::FAILED } else { exit::DONE })
 }
 
-fn shown_state(report: &StateReport, json: bool) -> String {
+pub(super) fn shown_state(report: &StateReport, json: bool) -> String {
     if json {
         serde_json::to_string(report).unwrap_or_default() + "\n"
     } else {
         render::state(report)
     }
-}
-
-/// Shows the state until interrupted; a supervisor that is away for a while is waited for.
-fn watch_state(directory: &Path, json: bool) -> ! {
-    let in_place = !json && std::io::IsTerminal::is_terminal(&std::io::stdout());
-    if in_place {
-        print("\x1b[2J");
-    }
-    loop {
-        let text = match ask_state(directory) {
-            Ok(report) => shown_state(&report, json),
-            Err(failure) if json => {
-                error(&failure.message);
-                String::new()
-            }
-            Err(failure) => format!("{failure}\n"),
-        };
-        if in_place {
-            // Home, each line cleared to its end as it is written, then the rest of the screen.
-            print(&format!("\x1b[H{}\x1b[J", text.replace('\n', "\x1b[K\n")));
-        } else {
-            print(&text);
-        }
-        std::thread::sleep(WATCH_INTERVAL);
-    }
-}
-
-fn check(directory: &Path) -> Result<u8, Failure> {
-    let report = ask_state(directory)?;
-    let troubles = troubles(&report);
-    if troubles.is_empty() {
-        print_line(&format!(
-            "ok: {}, view {}, broker {}",
-            counted(&report),
-            report.epoch,
-            report.broker.status
-        ));
-        return Ok(exit::DONE);
-    }
-    print_line(&format!(
-        "not well: {}; see `chaleyd state` and `chaleyd logs`",
-        troubles.join("; ")
-    ));
-    Ok(exit::FAILED)
-}
-
-/// How many nodes are in the ring, and which are not because they were stopped.
-fn counted(report: &StateReport) -> String {
-    let stopped = report.nodes.iter().filter(|node| node.status == NodeCondition::Stopped);
-    let stopped: Vec<String> = stopped.map(|node| node.id.to_string()).collect();
-    let all = super::engine::count(report.nodes.len(), "node");
-    if stopped.is_empty() {
-        return all;
-    }
-    let running = report.nodes.len() - stopped.len();
-    format!("{running} of {all} (stopped: {})", stopped.join(", "))
-}
-
-/// What an operator would want to know. A node that was stopped on purpose is no trouble.
-fn troubles(report: &StateReport) -> Vec<String> {
-    let mut found = Vec::new();
-    if report.broker.status != "up" {
-        found.push(format!("the broker is {}", report.broker.status));
-    }
-    for node in &report.nodes {
-        match node.status {
-            NodeCondition::Stopped => {}
-            NodeCondition::Ready if report.members.contains(&node.id) => {}
-            NodeCondition::Ready => found.push(format!("node {} is not in the view", node.id)),
-            other => found.push(format!("node {} is {}", node.id, other.as_str())),
-        }
-    }
-    if report.members.is_empty() {
-        found.push("there is no ring".to_owned());
-    }
-    found
 }
 
 fn kill(directory: &Path, id: u32, json: bool) -> Result<u8, Failure> {

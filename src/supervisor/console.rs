@@ -1,39 +1,60 @@
-//! The console: `state | killnode 3 | startnode 3 | help | quit` on the stdin of a supervisor in the foreground.
+//! The console: `state | killnode 3 | startnode 3 | help | quit`, and every other command of `chaleyd` that has an end.
 //!
-//! A thread of its own reads, because reading a terminal blocks; it puts the same requests as the control socket does.
-//! On a terminal it edits lines and lets messages appear above the prompt. The end of a stdin that is no terminal ends
-//! the console and not the supervisor.
+//! It is on the stdin of a supervisor in the foreground, where a thread of its own reads, because reading a terminal
+//! blocks; it puts the same requests as the control socket does. `chaleyd console` is the same in another terminal. On a
+//! terminal it edits lines, completes commands and node ids, and lets messages appear above the prompt. The end of a stdin
+//! that is no terminal ends the console and not the supervisor.
 
 use std::io::{BufRead, IsTerminal, Read};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use clap::Parser;
+use rustyline::completion::Completer;
 use rustyline::error::ReadlineError;
+use rustyline::highlight::Highlighter;
+use rustyline::hint::Hinter;
+use rustyline::history::FileHistory;
+use rustyline::validate::Validator;
+use rustyline::{Context, Editor, Helper};
 use tokio::sync::{mpsc, oneshot};
 
+use super::arguments::{Arguments, Command, PlaceArguments};
+use super::commands;
 use super::engine::News;
-use super::output::{print, print_line};
+use super::output::{error, print, print_line};
 use super::render;
 use super::socket::Call;
 use crate::config::did_you_mean;
-use crate::control::{Answer, Request};
+use crate::control::{Answer, Failure, Request, call, exit};
 
 /// Longest command in bytes; what is longer is cut up and makes no sense.
 const MAX_LINE_BYTES: u64 = 4096;
 /// Commands that the arrow keys bring back.
 const MAX_HISTORY: usize = 500;
 const PROMPT: &str = "chaleyd> ";
+/// The longest that a request may take: a start, until the node is a member. The supervisor's own limits are shorter.
+const TIMEOUT: Duration = Duration::from_secs(70);
 
-/// The commands with their arguments, for `help` and for guessing what was meant.
-const COMMANDS: [(&str, &str, &str); 8] = [
+/// The commands with their arguments, for `help`, for completion and for guessing what was meant.
+const COMMANDS: [(&str, &str, &str); 16] = [
     ("state", "", "users, servers and the ring"),
+    ("check", "", "whether all is well, in one line"),
     ("killnode", "ID", "kill a node (SIGKILL) and watch the others find it"),
     ("startnode", "ID", "bring a node back, or a new one into the ring"),
     ("stopnode", "ID", "let a node leave the ring and end"),
     ("pausenode", "ID", "freeze a node (SIGSTOP)"),
     ("resumenode", "ID", "let it go on"),
+    ("wait", "--for X", "until the ring is so, as in: wait --for members=3"),
+    ("logs", "[ID]", "what was logged, as in: logs 2 -n 20"),
+    ("events", "", "what happened, as in: events --since 10m"),
+    ("doctor", "", "what is wrong, or will be, and what mends it"),
+    ("client-url", "", "the AMQP URL for other programs"),
+    ("config", "show", "the settings, as in: config show --origin"),
     ("help", "", "this list"),
-    ("quit", "", "end all nodes and the supervisor; everything is kept"),
+    ("down", "", "end all nodes and the supervisor; everything is kept"),
+    ("quit", "", ""),
 ];
 
 /// What a line asks for.
@@ -41,36 +62,93 @@ const COMMANDS: [(&str, &str, &str); 8] = [
 enum Entry {
     Nothing,
     Ask(Request),
+    /// A command of `chaleyd`, as its command line has it.
+    Run(Vec<String>),
     Help,
     Quit,
+    Down,
     Wrong(String),
 }
 
 /// Starts reading stdin, if it is ours to read.
-pub fn start(state_dir: &Path, news: mpsc::Sender<News>, calls: mpsc::Sender<Call>) {
+pub fn start(state_dir: &Path, cluster: &str, news: mpsc::Sender<News>, calls: mpsc::Sender<Call>) {
     let stdin = std::io::stdin();
     let terminal = stdin.is_terminal();
     // A background job that reads its terminal is stopped by the kernel, and every node's supervision with it.
     if terminal && nix::unistd::tcgetpgrp(stdin.as_fd()).ok() != Some(nix::unistd::getpgrp()) {
         return;
     }
-    let console = Console { news, calls };
-    let history = state_dir.join("console.history");
-    std::thread::spawn(move || {
-        if terminal {
-            console.edit(&history)
-        } else {
-            console.read()
+    let place = PlaceArguments::of(state_dir, cluster);
+    let console = Console {
+        place,
+        directory: state_dir.to_owned(),
+        ring: Ring::Own { news, calls },
+    };
+    std::thread::spawn(move || console.run(terminal));
+}
+
+/// `chaleyd console`: the same for a supervisor that runs elsewhere. Leaving it ends nothing.
+pub fn attach(place: &PlaceArguments, directory: &Path) -> Result<u8, Failure> {
+    call(directory, &Request::Settings, TIMEOUT)?;
+    let mut place = place.clone();
+    place.state_dir = Some(directory.to_owned());
+    let console = Console {
+        place,
+        directory: directory.to_owned(),
+        ring: Ring::Elsewhere(directory.to_owned()),
+    };
+    console.run(std::io::stdin().is_terminal());
+    Ok(exit::DONE)
+}
+
+/// Whom the console asks.
+#[derive(Clone)]
+enum Ring {
+    /// The supervisor in whose process it runs.
+    Own {
+        news: mpsc::Sender<News>,
+        calls: mpsc::Sender<Call>,
+    },
+    /// That of another process, by its state directory.
+    Elsewhere(PathBuf),
+}
+
+impl Ring {
+    /// `None` when there is no supervisor any more.
+    fn ask(&self, request: Request) -> Option<Answer> {
+        match self {
+            Ring::Own { calls, .. } => {
+                let (reply, answer) = oneshot::channel();
+                calls.blocking_send(Call { request, reply }).ok()?;
+                answer.blocking_recv().ok()
+            }
+            Ring::Elsewhere(directory) => Some(call(directory, &request, TIMEOUT).unwrap_or_else(Answer::Failed)),
         }
-    });
+    }
+
+    fn tell(&self, message: News) {
+        if let Ring::Own { news, .. } = self {
+            // The supervisor has ended, and this thread is about to.
+            let _ended = news.blocking_send(message);
+        }
+    }
 }
 
 struct Console {
-    news: mpsc::Sender<News>,
-    calls: mpsc::Sender<Call>,
+    place: PlaceArguments,
+    directory: PathBuf,
+    ring: Ring,
 }
 
 impl Console {
+    fn run(&self, terminal: bool) {
+        if terminal {
+            self.edit(&self.directory.join("console.history"));
+        } else {
+            self.read();
+        }
+    }
+
     fn read(&self) {
         let mut stdin = std::io::stdin().lock();
         loop {
@@ -83,17 +161,16 @@ impl Console {
         }
     }
 
-    fn edit(&self, history: &PathBuf) {
+    fn edit(&self, history: &Path) {
         // Without an editor the terminal still gives whole lines.
-        let config = rustyline::Config::builder()
-            .auto_add_history(true)
-            .max_history_size(MAX_HISTORY);
-        let Ok(mut editor) = config.and_then(|config| rustyline::DefaultEditor::with_config(config.build())) else {
+        let Ok(mut editor) = self.editor() else {
             return self.read();
         };
         let _first_time = editor.load_history(history);
-        if let Ok(printer) = editor.create_external_printer() {
-            self.tell(News::Console(Box::new(printer)));
+        if let Ring::Own { .. } = self.ring
+            && let Ok(printer) = editor.create_external_printer()
+        {
+            self.ring.tell(News::Console(Box::new(printer)));
         }
         loop {
             match editor.readline(PROMPT) {
@@ -102,53 +179,163 @@ impl Console {
                 Ok(_) => break,
                 // Ctrl-C, Ctrl-D and a terminal that is gone all mean to leave.
                 Err(_) => {
-                    self.tell(News::ConsoleEnded);
-                    self.tell(News::Quit);
+                    self.quit();
                     return;
                 }
             }
             let _only_comfort = editor.save_history(history);
         }
-        self.tell(News::ConsoleEnded);
+        self.ring.tell(News::ConsoleEnded);
+    }
+
+    fn editor(&self) -> rustyline::Result<Editor<Completion, FileHistory>> {
+        let config = rustyline::Config::builder()
+            .auto_add_history(true)
+            .max_history_size(MAX_HISTORY)?
+            .completion_type(rustyline::CompletionType::List);
+        let mut editor = Editor::with_config(config.build())?;
+        editor.set_helper(Some(Completion {
+            ring: self.ring.clone(),
+        }));
+        Ok(editor)
     }
 
     /// Does what the line says; false when there is nothing more to read for.
     fn obey(&self, line: &str) -> bool {
         match parse(line) {
             Entry::Nothing => {}
-            Entry::Help => print(&help()),
+            Entry::Help => print(&help(matches!(self.ring, Ring::Own { .. }))),
             Entry::Wrong(message) => print_line(&message),
             Entry::Quit => {
-                self.tell(News::ConsoleEnded);
-                self.tell(News::Quit);
+                self.quit();
                 return false;
             }
+            Entry::Down if matches!(self.ring, Ring::Own { .. }) => {
+                self.quit();
+                return false;
+            }
+            Entry::Down => {
+                self.ask(Request::Down);
+                return false;
+            }
+            Entry::Run(words) => self.command(&words),
             Entry::Ask(request) => return self.ask(request),
         }
         true
     }
 
+    /// Leaves; the supervisor in whose process this runs ends with it.
+    fn quit(&self) {
+        self.ring.tell(News::ConsoleEnded);
+        self.ring.tell(News::Quit);
+    }
+
     fn ask(&self, request: Request) -> bool {
-        let (reply, answer) = oneshot::channel();
-        if self.calls.blocking_send(Call { request, reply }).is_err() {
-            return false;
-        }
-        match answer.blocking_recv() {
-            Ok(Answer::Failed(failure)) => print_line(&format!("error: {failure}")),
-            Ok(answer) => print_line(&render::answer(&answer)),
-            Err(_) => return false,
+        match self.ring.ask(request) {
+            Some(Answer::Failed(failure)) => print_line(&format!("error: {failure}")),
+            Some(answer) => print_line(&render::answer(&answer)),
+            None => return false,
         }
         true
     }
 
-    fn tell(&self, news: News) {
-        // The supervisor has ended, and this thread is about to.
-        let _ended = self.news.blocking_send(news);
+    /// As on the command line, for this ring. What goes on until it is interrupted would hold the prompt up for ever.
+    fn command(&self, words: &[String]) {
+        let arguments = match Arguments::try_parse_from(words) {
+            Ok(arguments) => arguments,
+            Err(wrong) => return print_line(&wrong.to_string()),
+        };
+        let endless = match &arguments.command {
+            Command::Logs(logs) => logs.follow,
+            Command::Events(events) => events.follow,
+            _ => false,
+        };
+        if endless {
+            return print_line("following has no end: use another terminal for it, or leave out -f");
+        }
+        if let Err(failure) = commands::run(&self.place, arguments.command) {
+            error(&failure.message);
+        }
     }
 }
 
-fn help() -> String {
-    let line = |(name, argument, what): &(&str, &str, &str)| format!("  {:<14} {what}\n", format!("{name} {argument}"));
+/// Completes commands, then the ids of the nodes that there are.
+struct Completion {
+    ring: Ring,
+}
+
+impl Completion {
+    fn candidates(&self, before: &[&str]) -> Vec<String> {
+        let Some((command, rest)) = before.split_first() else {
+            return COMMANDS.iter().map(|(name, ..)| (*name).to_owned()).collect();
+        };
+        let takes_node = |(name, argument, _): &&(&str, &str, &str)| *name == *command && argument.contains("ID");
+        if !rest.is_empty() || COMMANDS.iter().find(takes_node).is_none() {
+            return match (*command, rest) {
+                ("config", []) => vec!["show".to_owned()],
+                ("wait", []) => vec!["--for".to_owned()],
+                ("wait", [.., "--for"]) => ["ready", "members=", "epoch>="].map(str::to_owned).to_vec(),
+                _ => Vec::new(),
+            };
+        }
+        let Some(Answer::State(report)) = self.ring.ask(Request::Summary) else {
+            return Vec::new();
+        };
+        let nodes = report.nodes.iter().map(|node| node.id.to_string());
+        let others = ["supervisor", "broker"].map(str::to_owned);
+        nodes.chain(others.into_iter().filter(|_| *command == "logs")).collect()
+    }
+}
+
+/// The words before the one that is being typed, and where that begins.
+fn split(line: &str) -> (Vec<&str>, usize) {
+    let start = line.rfind(char::is_whitespace).map_or(0, |space| space + 1);
+    (line[..start].split_whitespace().collect(), start)
+}
+
+impl Completer for Completion {
+    type Candidate = String;
+
+    fn complete(&self, line: &str, position: usize, _: &Context<'_>) -> rustyline::Result<(usize, Vec<String>)> {
+        let typed = line.get(..position).unwrap_or(line).to_lowercase();
+        let (before, start) = split(&typed);
+        let word = &typed[start..];
+        let fitting = self
+            .candidates(&before)
+            .into_iter()
+            .filter(|candidate| candidate.starts_with(word));
+        // A value follows at once behind a sign, anything else behind a space.
+        let spaced = fitting.map(|candidate| {
+            if candidate.ends_with('=') {
+                candidate
+            } else {
+                candidate + " "
+            }
+        });
+        Ok((start, spaced.collect()))
+    }
+}
+
+impl Hinter for Completion {
+    type Hint = String;
+}
+
+impl Highlighter for Completion {}
+
+impl Validator for Completion {}
+
+impl Helper for Completion {}
+
+fn help(own: bool) -> String {
+    let quit = if own {
+        "as down"
+    } else {
+        "leave the console; the ring goes on"
+    };
+    let line = |(name, argument, what): &(&str, &str, &str)| {
+        let what = if *name == "quit" { quit } else { what };
+        format!("  {:<14} {what}\n", format!("{name} {argument}"))
+    };
     COMMANDS.iter().map(line).collect()
 }
 
@@ -158,6 +345,13 @@ fn parse(line: &str) -> Entry {
         return Entry::Nothing;
     };
     let command = first.to_lowercase();
+    if matches!(
+        command.as_str(),
+        "check" | "wait" | "logs" | "events" | "doctor" | "client-url" | "config"
+    ) {
+        let words = words.map(str::to_owned);
+        return Entry::Run(["chaleyd".to_owned(), command].into_iter().chain(words).collect());
+    }
     let argument = words.next();
     if words.next().is_some() {
         return Entry::Wrong(format!("{first} takes at most one argument; `help` lists the commands"));
@@ -165,7 +359,8 @@ fn parse(line: &str) -> Entry {
     let request: fn(u32) -> Request = match command.as_str() {
         "state" => return without_argument(&command, argument, Entry::Ask(Request::State)),
         "help" | "?" => return without_argument(&command, argument, Entry::Help),
-        "quit" | "exit" | "down" => return without_argument(&command, argument, Entry::Quit),
+        "quit" | "exit" => return without_argument(&command, argument, Entry::Quit),
+        "down" => return without_argument(&command, argument, Entry::Down),
         "killnode" | "kill" => |id| Request::Kill { id },
         "startnode" | "start" => |id| Request::Start { id },
         "stopnode" | "stop" => |id| Request::Stop { id },
@@ -226,5 +421,45 @@ mod tests {
             };
             assert!(message.contains(hint), "{line}: {message}");
         }
+    }
+
+    #[test]
+    fn other_commands_are_those_of_the_command_line() {
+        let words = |line: &str| match parse(line) {
+            Entry::Run(words) => words.join(" "),
+            other => panic!("{line}: {other:?}"),
+        };
+        assert_eq!(words("LOGS 2 -n 5"), "chaleyd logs 2 -n 5");
+        assert_eq!(words("check"), "chaleyd check");
+        assert_eq!(parse("down"), Entry::Down);
+        for (name, argument, _) in COMMANDS {
+            let line = format!(
+                "{name} {}",
+                argument.replace("[ID]", "1").replace("ID", "1").replace('X', "ready")
+            );
+            match parse(&line) {
+                Entry::Wrong(message) => panic!("{line}: {message}"),
+                Entry::Run(words) => drop(Arguments::try_parse_from(words).expect("the grammar")),
+                _ => {}
+            }
+        }
+    }
+
+    #[test]
+    fn words_are_completed_in_their_places() {
+        let completion = Completion {
+            ring: Ring::Elsewhere(PathBuf::from("/nowhere")),
+        };
+        let history = FileHistory::new();
+        let complete = |line: &str| completion.complete(line, line.len(), &Context::new(&history)).unwrap();
+        assert_eq!(complete("KILL"), (0, vec!["killnode ".to_owned()]));
+        assert_eq!(complete("st").1, ["state ", "startnode ", "stopnode "]);
+        assert_eq!(complete("wait --for mem"), (11, vec!["members=".to_owned()]));
+        assert_eq!(complete("config "), (7, vec!["show ".to_owned()]));
+        assert!(complete("state ").1.is_empty() && complete("killnode 1 ").1.is_empty());
+        assert!(
+            complete("killnode ").1.is_empty(),
+            "nobody is there to say which nodes there are"
+        );
     }
 }

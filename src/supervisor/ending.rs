@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
 use super::engine::{Phase, Supervisor};
+use super::events::What;
 use super::node::Node;
 use crate::control::{Answer, Failure};
 use crate::store::Store;
@@ -193,6 +194,8 @@ impl Supervisor {
         if asked {
             tokio::time::sleep(LAST_ANSWERS).await;
         }
+        let cause = outcome.failure.as_ref().map(|failure| failure.message.clone());
+        self.events.note(None, What::Down { cause });
         if let Some(failure) = outcome.failure {
             self.journal.failed(&failure);
             return Err(failure);

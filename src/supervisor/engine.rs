@@ -13,6 +13,7 @@ use super::broker::Broker;
 use super::calls::Wait;
 use super::console;
 use super::ending::Ending;
+use super::events::{EventLog, What};
 use super::helpers::Helper;
 use super::journal::{Journal, Printer};
 use super::logs;
@@ -21,12 +22,14 @@ use super::place::Place;
 use super::process::{ChildEvent, ChildMessage, Process, Talk, Who, start};
 use super::socket::{self, Call};
 use super::{History, Plan};
-use crate::control::{Failure, NodeReport, NodeSettings, exit};
+use crate::control::{Failure, NodeOrder, NodeReport, NodeSettings, exit};
 use crate::hangup::HangUp;
 
 /// Messages of children, calls and news that wait for the supervisor. When full, their senders wait: it is only ever full
 /// for moments, because nothing that the supervisor does takes long.
 const QUEUE: usize = 256;
+/// How long a probe may take before another node is asked for one.
+const PROBE_AGAIN: Duration = Duration::from_secs(1);
 /// How long nodes may take to become a ring, from the moment the broker is ready.
 const READY_DEADLINE: Duration = Duration::from_secs(120);
 /// Crashes in a row after which a node that has never been a member is given up, and `up` with it.
@@ -73,9 +76,19 @@ pub enum Phase {
     /// Waiting for the nodes to be a ring.
     Nodes {
         deadline: Instant,
+        /// The question to a node of the ring whether what is ordered reaches all.
+        probe: Option<Probe>,
     },
     Serving,
     Ending(Ending),
+}
+
+/// A probe that is under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Probe {
+    number: u64,
+    /// When another node is asked.
+    again_at: Instant,
 }
 
 pub struct Supervisor {
@@ -84,6 +97,9 @@ pub struct Supervisor {
     pub(super) broker: Broker,
     pub(super) broker_state: BrokerState,
     pub(super) journal: Journal,
+    pub(super) events: EventLog,
+    /// As it was last noted among the events.
+    noted_broker: &'static str,
     pub(super) nodes: BTreeMap<u16, Node>,
     pub(super) phase: Phase,
     pub(super) waits: Vec<Wait>,
@@ -119,8 +135,10 @@ impl Supervisor {
             calls: call_queue,
         };
         let mut journal = journal;
-        let prepared = Broker::prepare(&plan.config).and_then(|broker| Ok((broker, listen(&place, &calls)?)));
-        let (broker, ()) = prepared.inspect_err(|failure| journal.failed(failure))?;
+        let prepared = Broker::prepare(&plan.config)
+            .and_then(|broker| Ok((broker, open_events(&place)?)))
+            .and_then(|(broker, events)| Ok((broker, events, listen(&place, &calls)?)));
+        let (broker, events, ()) = prepared.inspect_err(|failure| journal.failed(failure))?;
         let supervisor = Supervisor {
             nodes: plan
                 .config
@@ -135,6 +153,8 @@ impl Supervisor {
             broker,
             broker_state: BrokerState::Starting,
             journal,
+            events,
+            noted_broker: "",
             phase: Phase::Broker,
             waits: Vec::new(),
             last_number: 0,
@@ -155,6 +175,8 @@ impl Supervisor {
         let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
         let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
         let mut hangup = HangUp::listen().map_err(failed)?;
+        let (pid, nodes) = (std::process::id(), self.nodes.keys().copied().collect());
+        self.events.note(None, What::Up { pid, nodes });
         self.start_broker();
         loop {
             tokio::select! {
@@ -206,6 +228,7 @@ impl Supervisor {
         }
         self.phase = Phase::Nodes {
             deadline: Instant::now() + READY_DEADLINE,
+            probe: None,
         };
         if self.plan.history == History::GivenUp {
             self.move_stores_aside();
@@ -220,8 +243,10 @@ impl Supervisor {
         let Some(node) = self.nodes.get_mut(&id) else { return };
         match started {
             Ok(process) => {
-                let text = format!("node {id} started (pid {})", process.pid);
+                let pid = process.pid;
+                let text = format!("node {id} started (pid {pid})");
                 node.started(process);
+                self.events.note(Some(id), What::Started { pid });
                 self.journal.info(&text);
             }
             Err(failure) => {
@@ -292,6 +317,7 @@ impl Supervisor {
                 groups,
                 omitted,
             } => self.on_groups(id, number, groups, omitted),
+            NodeReport::Probed { number } => self.probed(number),
             NodeReport::Event(event) => self.on_event(id, &event),
             NodeReport::Fatal { code, message } => {
                 if let Some(node) = self.nodes.get_mut(&id) {
@@ -307,6 +333,12 @@ impl Supervisor {
         let cause = node.last_cause.clone().unwrap_or_default();
         let again = node.restart_at().is_some();
         let deaths = node.deaths();
+        let ended = What::Ended {
+            pid,
+            cause: cause.clone(),
+            asked: end == End::OnPurpose || matches!(self.phase, Phase::Ending(_)),
+        };
+        self.events.note(Some(id), ended);
         if matches!(self.phase, Phase::Ending(_)) {
             return;
         }
@@ -351,17 +383,46 @@ impl Supervisor {
         matches!(self.phase, Phase::Broker | Phase::Nodes { .. })
     }
 
-    /// Says READY once: when every node that is wanted is a synced member of one view, and nobody else is in it. With a
-    /// broker that is given, others may well be: nodes of other machines.
+    /// Once every node that is wanted is a synced member of one view, and nobody else is in it, a probe is sent through
+    /// the ring; nodes report several times a second, so this is when another node is asked, too. With a broker that is given, others may well be in it: nodes of other machines.
     fn is_it_ready(&mut self) {
-        if !matches!(self.phase, Phase::Nodes { .. }) || !self.ring_is_whole() {
+        let Phase::Nodes { probe, .. } = self.phase else { return };
+        let now = Instant::now();
+        if !self.ring_is_whole() || probe.is_some_and(|probe| now < probe.again_at) {
+            return;
+        }
+        self.last_number += 1;
+        let number = self.last_number;
+        // A node that does not answer is not asked twice in a row.
+        let running: Vec<&Node> = self.nodes.values().filter(|node| node.is_ready()).collect();
+        let turn = usize::try_from(number)
+            .unwrap_or(0)
+            .checked_rem(running.len())
+            .unwrap_or(0);
+        if let Some(process) = running.get(turn).and_then(|node| node.process()) {
+            process.order(NodeOrder::Probe { number });
+        }
+        if let Phase::Nodes { probe, .. } = &mut self.phase {
+            let again_at = now + PROBE_AGAIN;
+            *probe = Some(Probe { number, again_at });
+        }
+    }
+
+    /// Says READY once: what was ordered has been committed, so every member has it, and the ring is whole.
+    fn probed(&mut self, number: u64) {
+        let Phase::Nodes { probe: Some(probe), .. } = self.phase else {
+            return;
+        };
+        if probe.number != number || !self.ring_is_whole() {
             return;
         }
         self.phase = Phase::Serving;
+        self.events.note(None, What::Ready { epoch: self.view().0 });
         self.journal.ready();
         if self.mode == Mode::Foreground {
             console::start(
                 &self.plan.config.cluster.state_dir,
+                &self.plan.config.cluster.name,
                 self.news.clone(),
                 self.calls.clone(),
             );
@@ -391,7 +452,7 @@ impl Supervisor {
         match &self.phase {
             Phase::Ending(ending) => consider(Some(ending.next_step())),
             phase => {
-                if let Phase::Nodes { deadline } = phase {
+                if let Phase::Nodes { deadline, .. } = phase {
                     consider(Some(*deadline));
                 }
                 self.nodes.values().for_each(|node| consider(node.restart_at()));
@@ -409,11 +470,12 @@ impl Supervisor {
             self.rotate_logs();
         }
         self.look_at_waits(now);
+        self.note_broker();
         if let Phase::Ending(_) = self.phase {
             self.continue_ending(now);
             return;
         }
-        if matches!(self.phase, Phase::Nodes { deadline } if now >= deadline) {
+        if matches!(self.phase, Phase::Nodes { deadline, .. } if now >= deadline) {
             self.end(Some(self.not_ready_in_time()));
             return;
         }
@@ -439,6 +501,16 @@ impl Supervisor {
         }
     }
 
+    /// The broker's status is put together from what several processes know, so it is compared and not told.
+    fn note_broker(&mut self) {
+        let status = self.broker_status();
+        if status != self.noted_broker && !matches!(self.phase, Phase::Ending(_)) {
+            self.noted_broker = status;
+            let status = status.to_owned();
+            self.events.note(None, What::Broker { status });
+        }
+    }
+
     fn rotate_logs(&mut self) {
         let paths: Vec<_> = self
             .nodes
@@ -460,9 +532,19 @@ impl Supervisor {
             let cause = format!("still {} after {seconds} s", node.condition().as_str());
             return self.start_failed(node.id, exit::TIMEOUT, &cause);
         }
-        let text = format!("the nodes did not become one ring within {seconds} s; see `chaleyd logs`");
+        let text = if self.ring_is_whole() {
+            format!(
+                "the nodes are one ring, but nothing that they order comes round within {seconds} s; see `chaleyd logs`"
+            )
+        } else {
+            format!("the nodes did not become one ring within {seconds} s; see `chaleyd logs`")
+        };
         Failure::new(exit::TIMEOUT, text)
     }
+}
+
+fn open_events(place: &Place) -> Result<EventLog, Failure> {
+    EventLog::open(&place.directory).map_err(|e| Failure::machine("opening the file of events", e))
 }
 
 fn listen(place: &Place, calls: &mpsc::Sender<Call>) -> Result<(), Failure> {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::arguments::{Log, LogsArguments};
 use super::logs::{LogLine, Reader};
 use super::output::print;
+use super::render::harmless;
 use super::{broker, place};
 use crate::control::{Failure, exit};
 
@@ -47,13 +48,6 @@ fn show<'a>(lines: impl Iterator<Item = &'a LogLine>, prefix: bool) {
         text.push('\n');
     }
     print(&text);
-}
-
-/// What others sent may be quoted in a log: control characters are shown, not obeyed. Colours of the writers go too.
-fn harmless(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c })
-        .collect()
 }
 
 fn one(state_dir: &Path, which: &Log) -> Result<Reader, Failure> {

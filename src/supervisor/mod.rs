@@ -17,11 +17,14 @@
 pub mod arguments;
 mod broker;
 mod calls;
+mod check;
 pub mod commands;
 mod console;
 mod daemon;
+mod doctor;
 mod ending;
 mod engine;
+mod events;
 mod follow;
 mod helpers;
 mod journal;
@@ -36,6 +39,8 @@ pub(crate) mod process;
 mod recovery;
 mod render;
 pub(crate) mod socket;
+mod wait;
+mod watch;
 
 use serde::{Deserialize, Serialize};
 

@@ -37,7 +37,7 @@ pub enum NodeState {
     Running {
         process: Process,
         purpose: Purpose,
-        status: NodeStatus,
+        status: Box<NodeStatus>,
         reported: Instant,
         /// Since when it has been a synced member without a break.
         member_since: Option<Instant>,
@@ -150,6 +150,7 @@ impl Node {
     pub fn report(&mut self, status: NodeStatus, now: Instant) {
         self.last_status = Some(status.clone());
         let ready = status.phase == NodePhase::Ready;
+        let status = Box::new(status);
         let state = std::mem::replace(&mut self.state, NodeState::Stopped);
         self.state = match state {
             NodeState::Starting { process, purpose } => NodeState::Running {
@@ -278,6 +279,8 @@ impl Node {
                 NodeState::Dead { cause, .. } => Some(cause.clone()),
                 _ => self.last_cause.clone(),
             },
+            heard: status.map(|status| status.heard.clone()).unwrap_or_default(),
+            suspects: status.map(|status| status.suspects.clone()).unwrap_or_default(),
             dropped: status.map(|s| s.dropped.clone()).unwrap_or_default(),
         }
     }

@@ -23,6 +23,19 @@ pub fn answer(answer: &Answer) -> String {
 /// The tables of users and servers, and the ring.
 pub fn state(report: &StateReport) -> String {
     let mut text = String::new();
+    text.push_str(&self::users(report));
+    text.push_str("\nServers\n");
+    text.push_str(&servers(report));
+    let broker = &report.broker;
+    let _infallible = writeln!(text, "\nBroker  {} ({})", broker.url, broker.status);
+    let _infallible = writeln!(text, "View    {} of {}", report.epoch, report.cluster);
+    let _infallible = writeln!(text, "Ring    {}", ring(&report.members));
+    text
+}
+
+/// The members of all groups.
+pub fn users(report: &StateReport) -> String {
+    let mut text = String::new();
     let mut users = Table::new(["ID", "USER", "STATUS", "GROUP"]);
     for group in &report.groups {
         for member in &group.members {
@@ -47,12 +60,6 @@ pub fn state(report: &StateReport) -> String {
             report.groups_omitted
         );
     }
-    text.push_str("\nServers\n");
-    text.push_str(&servers(report));
-    let broker = &report.broker;
-    let _infallible = writeln!(text, "\nBroker  {} ({})", broker.url, broker.status);
-    let _infallible = writeln!(text, "View    {} of {}", report.epoch, report.cluster);
-    let _infallible = writeln!(text, "Ring    {}", ring(&report.members));
     text
 }
 
@@ -71,10 +78,7 @@ fn servers(report: &StateReport) -> String {
     for node in &report.nodes {
         table.row([
             Cell::plain(node.id.to_string()),
-            Cell {
-                text: node.status.as_str().to_owned(),
-                style: style_of(node.status),
-            },
+            Cell::status(node.status),
             Cell::plain(node.role.map_or("-", |role| role.as_str())),
             Cell::plain(node.pid.map_or("-".to_owned(), |pid| pid.to_string())),
             Cell::plain(node.log_end.to_string()),
@@ -141,14 +145,28 @@ fn milliseconds(ms: f64) -> String {
     }
 }
 
-struct Cell {
+/// What others sent may be quoted: control characters are shown, not obeyed, and colours of the writers go too.
+pub fn harmless(text: &str) -> String {
+    text.chars()
+        .map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c })
+        .collect()
+}
+
+pub struct Cell {
     text: String,
     style: Style,
 }
 
 impl Cell {
+    pub fn status(condition: NodeCondition) -> Cell {
+        Cell {
+            text: condition.as_str().to_owned(),
+            style: style_of(condition),
+        }
+    }
+
     /// Control characters are shown, not obeyed: names come from others.
-    fn plain(text: impl AsRef<str>) -> Cell {
+    pub fn plain(text: impl AsRef<str>) -> Cell {
         let shown = |c: char| if c.is_control() { '\u{fffd}' } else { c };
         Cell {
             text: text.as_ref().chars().map(shown).collect(),
@@ -158,21 +176,21 @@ impl Cell {
 }
 
 /// Columns padded to their widest cell.
-struct Table<const N: usize> {
+pub struct Table<const N: usize> {
     head: [&'static str; N],
     rows: Vec<[Cell; N]>,
 }
 
 impl<const N: usize> Table<N> {
-    fn new(head: [&'static str; N]) -> Self {
+    pub fn new(head: [&'static str; N]) -> Self {
         Table { head, rows: Vec::new() }
     }
 
-    fn row(&mut self, cells: [Cell; N]) {
+    pub fn row(&mut self, cells: [Cell; N]) {
         self.rows.push(cells);
     }
 
-    fn text(&self) -> String {
+    pub fn text(&self) -> String {
         let mut widths = self.head.map(UnicodeWidthStr::width);
         for row in &self.rows {
             for (width, cell) in widths.iter_mut().zip(row) {

@@ -3,12 +3,13 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
 use super::render::Paint;
 use super::{chat, listen, send};
 use crate::broker::names::Names;
 use crate::client::{Exit, Failure, Options, address, names};
+use crate::shell::{self, Shell};
 
 /// Chat in groups over a ring that survives kill -9. Without a command: a prompt (JOINGROUP 1 dennis, then type).
 #[derive(Debug, Parser)]
@@ -60,6 +61,16 @@ pub enum Command {
     Send(Send),
     /// Join, print what happens in a group, one event a line
     Listen(Listen),
+    /// Print the script that completes this program's commands and options in a shell
+    Completions {
+        #[arg(value_name = "SHELL")]
+        shell: Shell,
+    },
+    /// Write this program's manual pages into a directory
+    Man {
+        #[arg(value_name = "DIR")]
+        directory: PathBuf,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -166,13 +177,31 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
             };
             listen::run(cli.shared.options(true)?, who, form, command.count).await
         }
+        Some(Command::Completions { shell }) => print(&shell::completions("chaley", &Cli::command(), shell)),
+        Some(Command::Man { directory }) => {
+            let written = shell::manual(Cli::command(), &directory);
+            let failed = |error| Failure::new(Exit::Failed, format!("{}: {error}", directory.display()));
+            let page = written.map_err(failed)?;
+            print(format!("the pages are there; read the first with `man {}`\n", page.display()).as_bytes())
+        }
+    }
+}
+
+/// To stdout. A closed pipe (`chaley completions bash | head`) takes nothing, and is no error.
+fn print(bytes: &[u8]) -> Result<(), Failure> {
+    use std::io::Write as _;
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Failure::new(Exit::Failed, format!("stdout: {error}")))
+        }
+        _ => Ok(()),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory as _;
 
     #[test]
     fn the_command_line_is_sound() {

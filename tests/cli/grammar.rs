@@ -63,6 +63,15 @@ fn what_is_not_grammar_is_64() {
         &["bench", "--plot", "kill.svg"],
         &["bench", "--state-dir", "there"],
         &["bench", "--running", "--nodes", "3"],
+        &["wait"],
+        &["wait", "--for", "raedy"],
+        &["wait", "--for", "members"],
+        &["wait", "--for", "members=-1"],
+        &["wait", "--for", "ready", "--timeout", "-1"],
+        &["events", "--since", "yesterday"],
+        &["completions"],
+        &["completions", "tcsh"],
+        &["man"],
     ] {
         refused(arguments, 64);
     }
@@ -94,6 +103,12 @@ fn help_and_version_are_no_errors() {
         "client-url",
         "check",
         "bench",
+        "wait",
+        "events",
+        "doctor",
+        "console",
+        "completions",
+        "man",
     ] {
         assert!(help.contains(&format!("\n  {command} ")), "{command}: {help}");
     }
@@ -115,6 +130,7 @@ fn without_a_supervisor_commands_are_69_and_say_what_to_run() {
         &["client-url"],
         &["logs"],
         &["bench", "--running"],
+        &["events"],
     ] {
         assert!(refused(arguments, 69).contains("`chaleyd up`"), "{arguments:?}");
     }

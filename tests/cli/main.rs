@@ -1,6 +1,7 @@
 //! `chaleyd` on the command line, and its supervisor with nodes of the tests' own.
 
 mod grammar;
+mod operator;
 mod private;
 mod supervisor;
 mod support;

@@ -17,6 +17,7 @@ mod history;
 mod kills;
 mod logout;
 mod members;
+mod operator;
 mod outage;
 mod pauses;
 mod power;

@@ -354,3 +354,19 @@ fn names_of_evidence_and_of_what_is_dropped_are_what_people_read() {
     ];
     assert_eq!(dropped.map(DropReason::as_str), names);
 }
+
+/// What an operator is shown of the detector is what it goes by.
+#[test]
+fn who_was_heard_when_and_who_is_suspected_can_be_seen() {
+    let mut head = Alone::settled(1, &[1, 2, 3, 4], 0);
+    head.hear(2, beat(at(0)));
+    let now = head.now;
+    head.hear(4, beat(at(0)));
+    let ages = |head: &Alone, now| head.node.heard_ages(now);
+    assert_eq!(ages(&head, now + 7), [(member(2), Some(7)), (member(4), Some(7))]);
+    assert_eq!(head.node.suspects(), []);
+    returned(&mut head, 2);
+    assert_eq!(head.node.suspects(), [member(2)]);
+    head.step(Input::Disconnected);
+    assert_eq!(head.node.suspects(), [], "without a connection nobody is");
+}

@@ -10,7 +10,7 @@ mod views;
 use super::detector::{Detector, Timing};
 use super::join::Joiner;
 use super::link::{LINK_WINDOW, LogRead, Upstream};
-use super::membership::Membership;
+use super::membership::{Inquiry, Membership};
 use super::message::{DropReason, Effect, Halt, Input, Message, Note, Progress, Role};
 use super::sabotage::{self, Bug};
 use super::types::{ClusterId, Digest, Epoch, Index, Member, Millis};
@@ -171,6 +171,22 @@ impl Node {
     pub fn is_linked(&self) -> bool {
         let linked = |member: &Membership| !matches!(member.upstream, Upstream::Syncing { .. });
         self.is_up() && matches!(&self.standing, Standing::Member(member) if member.synced && linked(member))
+    }
+
+    /// For each neighbour in the view, how long ago it was last heard; none for one that has not been heard since the own
+    /// connection was made. For people: nothing is decided by it.
+    pub fn heard_ages(&self, now: Millis) -> Vec<(Member, Option<Millis>)> {
+        let age = |member: Member| self.detector.last_heard(member).map(|at| now.saturating_sub(at));
+        let neighbours = self.view.neighbours(self.me).into_iter();
+        neighbours.map(|member| (member, age(member))).collect()
+    }
+
+    /// Whom it suspects at present. For people, too.
+    pub fn suspects(&self) -> Vec<Member> {
+        match &self.standing {
+            Standing::Member(member) => member.inquiry.as_ref().map(Inquiry::failed).unwrap_or_default(),
+            _ => Vec::new(),
+        }
     }
 
     pub fn is_halted(&self) -> bool {

@@ -13,7 +13,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use chaley::control::{
-    GroupMemberState, GroupState, NodeEvent, NodeOrder, NodePhase, NodeReport, NodeSettings, NodeStatus,
+    GroupMemberState, GroupState, Heard, NodeEvent, NodeOrder, NodePhase, NodeReport, NodeSettings, NodeStatus,
 };
 use serde::{Deserialize, Serialize};
 
@@ -66,6 +66,7 @@ impl FakeNode {
             match orders.recv_timeout(Duration::from_millis(10)) {
                 Ok(NodeOrder::Groups { .. }) if manners == "mute" => {}
                 Ok(NodeOrder::Groups { number }) => self.tell_groups(number),
+                Ok(NodeOrder::Probe { number }) => self.say(&NodeReport::Probed { number }),
                 Ok(NodeOrder::Leave) => self.leave(),
                 Err(mpsc::RecvTimeoutError::Timeout) => {}
                 Err(mpsc::RecvTimeoutError::Disconnected) => std::process::exit(0),
@@ -182,6 +183,8 @@ impl FakeNode {
             applied: 5,
             digest: "00112233445566778899aabbccddeeff".to_owned(),
             broker: "up".to_owned(),
+            heard: vec![Heard { node: 1, ms: Some(12) }, Heard { node: 2, ms: None }],
+            suspects: vec![9],
             dropped: BTreeMap::new(),
         }));
     }
