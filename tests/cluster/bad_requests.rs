@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use crate::support::{Broker, Cluster, Options, RawClient, new_session, wait_for};
-use crate::together;
+use crate::{alone, together};
 use chaley::ring::{ClusterId, Digest, Entry, Epoch, Incarnation, Member, Message, NodeId, Progress};
 use chaley::wire::frame::{Frame, Payload};
 use serde_json::{Value, json};
@@ -92,7 +92,7 @@ fn what_clients_get_wrong_is_answered_and_changes_nothing() {
 #[test]
 fn what_is_repeated_may_be_larger_than_any_message() {
     const TEXTS: u64 = 300;
-    let _turn = together();
+    let _turn = alone();
     let ring = Cluster::start(3, Options::default());
     let mut client = raw(&ring);
     client.bind("1");
