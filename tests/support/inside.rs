@@ -41,7 +41,8 @@ pub fn evaluate(directory: &Path, amqp: u16, epmd: u16, bindings: &[(&str, &str)
     program.push('\n');
     let mut call = Command::new("erl_call");
     // The cookie is read from the home directory, not from the arguments.
-    call.args(["-sname", &format!("chaley-test-{amqp}@localhost"), "-e"])
+    // -r: under one name a second call that runs at the same time would not be let in.
+    call.args(["-r", "-sname", &format!("chaley-test-{amqp}@localhost"), "-e"])
         .env("HOME", directory)
         .env("ERL_EPMD_PORT", epmd.to_string());
     call.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
