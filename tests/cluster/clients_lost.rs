@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use crate::support::{Broker, Cluster, Listener, Options, RawClient, check_history, new_session};
-use crate::together;
+use crate::{alone, together};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
@@ -168,7 +168,7 @@ fn a_client_whose_connection_the_broker_closes_misses_nothing_and_repeats_nothin
 
 #[test]
 fn a_client_that_freezes_stops_nobody_and_catches_up_later() {
-    let _turn = together();
+    let _turn = alone();
     let ring = ring(3);
     let mut eve = ring.listen("1", "eve");
     let frozen = ring.listen("1", "frozen");
