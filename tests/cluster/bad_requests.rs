@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::support::{Broker, Cluster, Options, RawClient, new_session, wait_for};
 use crate::{alone, together};
+use chaley::control::STATUS_INTERVAL_MS;
 use chaley::ring::{ClusterId, Digest, Entry, Epoch, Incarnation, Member, Message, NodeId, Progress};
 use chaley::wire::frame::{Frame, Payload};
 use serde_json::{Value, json};
@@ -56,6 +57,18 @@ fn dropped(ring: &Cluster, reason: &str) -> u64 {
     let state = ring.state();
     let nodes = state["nodes"].as_array().expect("nodes");
     nodes.iter().filter_map(|node| node["dropped"][reason].as_u64()).sum()
+}
+
+/// The same, once what nodes tell the supervisor now and then has come up to what they have done.
+fn dropped_so_far(ring: &Cluster, reason: &str) -> u64 {
+    let a_few_reports = Duration::from_millis(3 * STATUS_INTERVAL_MS);
+    loop {
+        let before = dropped(ring, reason);
+        std::thread::sleep(a_few_reports);
+        if dropped(ring, reason) == before {
+            return before;
+        }
+    }
 }
 
 fn node_log(ring: &Cluster, id: u16) -> String {
@@ -368,7 +381,7 @@ fn answers_that_are_to_go_elsewhere(ring: &Cluster, client: &mut RawClient) {
     assert_eq!(boxes.len(), 3, "{boxes:?}");
     names.extend(boxes.into_iter().chain(list("requests.")));
 
-    let (refusals, epoch) = (dropped(ring, "refused request"), ring.state()["epoch"].clone());
+    let (refusals, epoch) = (dropped_so_far(ring, "refused request"), ring.state()["epoch"].clone());
     let session = new_session();
     let requests = json!([
         join(&session, 1, "elsewhere"),
@@ -384,7 +397,7 @@ fn answers_that_are_to_go_elsewhere(ring: &Cluster, client: &mut RawClient) {
     wait_for(
         SOON,
         "all of them are counted as refused",
-        || ring.what_it_says(),
+        || format!("{} of {expected}\n{}", dropped(ring, "refused request"), ring.what_it_says()),
         || (dropped(ring, "refused request") == expected).then_some(()),
     );
     // What is asked now is answered after what came before it.
