@@ -397,7 +397,13 @@ fn answers_that_are_to_go_elsewhere(ring: &Cluster, client: &mut RawClient) {
     wait_for(
         SOON,
         "all of them are counted as refused",
-        || format!("{} of {expected}\n{}", dropped(ring, "refused request"), ring.what_it_says()),
+        || {
+            format!(
+                "{} of {expected}\n{}",
+                dropped(ring, "refused request"),
+                ring.what_it_says()
+            )
+        },
         || (dropped(ring, "refused request") == expected).then_some(()),
     );
     // What is asked now is answered after what came before it.
