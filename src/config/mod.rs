@@ -83,7 +83,7 @@ impl Default for Broker {
 pub struct Ring {
     /// Milliseconds between two heartbeats to each neighbour.
     pub heartbeat_ms: u64,
-    /// Milliseconds of silence after which a neighbour is suspected.
+    /// Milliseconds of silence after which a neighbour is suspected at the latest; it may be learned to be less.
     pub suspect_after_ms: u64,
     /// Milliseconds after a (re)connection to the broker in which nobody is suspected.
     pub grace_ms: u64,

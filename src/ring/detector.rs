@@ -1,12 +1,13 @@
 //! Who lives: the failure detector, told what arrived and when, asked whom to suspect.
 //!
 //! Two kinds of evidence: a message that the broker returns (the mailbox died with its connection) counts at once;
-//! silence counts after `suspect_after_ms`. Neither counts when the fault may be this node's own (rule 10): right after
-//! its own (re)connection, while the broker blocks it, after it did not run itself, or while its own heartbeat, looped
-//! through its own mailbox, does not come back.
+//! silence counts when it is unusually long ([`Arrivals`]), and after `suspect_after_ms` in any case. Neither counts when
+//! the fault may be this node's own (rule 10): right after its own (re)connection, while the broker blocks it, after it
+//! did not run itself, or while its own heartbeat, looped through its own mailbox, does not come back.
 
 use std::collections::BTreeMap;
 
+use super::arrivals::Arrivals;
 use super::sabotage::{self, Bug};
 use super::types::{Member, Millis};
 
@@ -15,7 +16,7 @@ use super::types::{Member, Millis};
 pub struct Timing {
     /// Between two heartbeats to each neighbour; also the caller's tick.
     pub heartbeat_ms: Millis,
-    /// Silence after which a neighbour is suspected.
+    /// Silence after which a neighbour is suspected at the latest.
     pub suspect_after_ms: Millis,
     /// After an own connection: nobody who was not heard from since is suspected.
     pub grace_ms: Millis,
@@ -26,6 +27,11 @@ pub struct Timing {
 }
 
 impl Timing {
+    /// Silence for less is never suspicious.
+    pub(super) fn least_suspicion_ms(&self) -> Millis {
+        (self.suspect_after_ms / 4).max(5 * self.heartbeat_ms)
+    }
+
     /// A member that is owed entries and does not move its log end for so long is useless (rule 10).
     pub fn useless_after_ms(&self) -> Millis {
         2 * self.suspect_after_ms
@@ -60,8 +66,8 @@ pub(super) struct Detector {
     judging_since: Option<Millis>,
     /// Silence is counted from here at the earliest.
     watched_since: Millis,
-    /// Who was heard from since the connection was made, in the current epoch, and when last.
-    heard: BTreeMap<Member, Millis>,
+    /// Who was heard from since the connection was made, in the current epoch, and how.
+    heard: BTreeMap<Member, Arrivals>,
     last_tick: Option<Millis>,
     /// When the newest own heartbeat that came back was sent; and the newest that the broker took.
     loop_heard: Millis,
@@ -114,7 +120,13 @@ impl Detector {
 
     /// A message of the current epoch came from this member.
     pub fn heard(&mut self, from: Member, now: Millis) {
-        self.heard.insert(from, now);
+        match self.heard.get_mut(&from) {
+            // What lies between was watched: this view's heartbeats, and this node was awake.
+            Some(arrivals) if arrivals.last() >= self.watched_since => arrivals.arrived(now),
+            Some(_) | None => {
+                self.heard.insert(from, Arrivals::new(now));
+            }
+        }
     }
 
     /// Whether it was heard in some epoch that was current, since the own connection was made.
@@ -124,7 +136,7 @@ impl Detector {
 
     /// When this member was last heard, since the own connection was made.
     pub fn last_heard(&self, member: Member) -> Option<Millis> {
-        self.heard.get(&member).copied()
+        self.heard.get(&member).map(Arrivals::last)
     }
 
     pub fn loop_heard(&mut self, sent_at: Millis) {
@@ -164,7 +176,8 @@ impl Detector {
             return false;
         }
         let (last, limit) = match self.heard.get(&member) {
-            Some(at) => ((*at).max(self.watched_since), self.timing.suspect_after_ms),
+            Some(arrivals) if arrivals.last() >= self.watched_since => (arrivals.last(), arrivals.limit(&self.timing)),
+            Some(_) => (self.watched_since, self.timing.suspect_after_ms),
             None => (
                 self.watched_since,
                 self.timing.suspect_after_ms.max(self.timing.grace_ms),
@@ -239,6 +252,27 @@ mod tests {
         assert!(!detector.is_silent(peer(), 1100));
         run(&mut detector, 1120, 1120);
         assert!(detector.is_silent(peer(), 1120));
+    }
+
+    #[test]
+    fn who_was_heard_regularly_is_missed_earlier_and_afresh_after_an_own_sleep() {
+        let mut detector = Detector::new(timing());
+        detector.resume(0);
+        for now in (0..=1000).step_by(20) {
+            detector.heard(peer(), now);
+            run(&mut detector, now, now);
+        }
+        run(&mut detector, 1020, 1240);
+        assert!(!detector.is_silent(peer(), 1250));
+        assert!(detector.is_silent(peer(), 1251));
+        assert_eq!(detector.tick(1500), Some(260));
+        run(&mut detector, 1520, 2500);
+        assert!(!detector.is_silent(peer(), 2500), "all of the time from here");
+        detector.heard(peer(), 2500);
+        run(&mut detector, 2520, 3500);
+        assert!(!detector.is_silent(peer(), 3500), "nothing is learned yet");
+        run(&mut detector, 3520, 3520);
+        assert!(detector.is_silent(peer(), 3520));
     }
 
     #[test]

@@ -203,7 +203,7 @@ pub enum Note {
 pub enum Evidence {
     /// A message to it came back: its queue died with its connection.
     Returned,
-    /// Nothing of the current epoch for `suspect_after_ms`.
+    /// Nothing of the current epoch for unusually long, or for `suspect_after_ms`.
     Silence,
     /// Its log end stands still while it is owed entries (rule 10).
     NoProgress,

@@ -82,12 +82,13 @@
 //!
 //! # What lies where
 //!
-//! [`types`] the nouns; [`view`] views and the register; [`message`] inputs, messages, effects; [`detector`] who lives;
-//! [`link`] the two ends of a link; [`membership`] what a member keeps for one view; [`join`] becoming a member;
-//! [`node`] the step function.
+//! [`types`] the nouns; [`view`] views and the register; [`message`] inputs, messages, effects; [`detector`] who lives,
+//! [`arrivals`] what silence is unusual; [`link`] the two ends of a link; [`membership`] what a member keeps for one view;
+//! [`join`] becoming a member; [`node`] the step function.
 
 #![deny(clippy::disallowed_types, clippy::disallowed_methods)]
 
+mod arrivals;
 mod detector;
 mod join;
 mod link;

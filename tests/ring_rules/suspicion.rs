@@ -2,7 +2,7 @@
 
 use chaley::ring::{DropReason, Evidence, Halt, Input, Message, Note};
 
-use crate::alone::{Alone, Done, GRACE_MS, HEARTBEAT_MS, SUSPECT_MS, at, beat, join, member, record};
+use crate::alone::{Alone, Done, GRACE_MS, HEARTBEAT_MS, LEARNED_MS, SUSPECT_MS, at, beat, join, member, record};
 
 fn probes(done: &Done, id: u16) -> Vec<u64> {
     let number = |message: &Message| match message {
@@ -82,7 +82,7 @@ fn returned_messages_count_while_connected_and_for_members_only() {
 #[test]
 fn silence_is_suspected_and_an_answer_to_this_inquiry_clears() {
     let mut head = Alone::settled(1, &[1, 2, 3], 0);
-    head.pass(SUSPECT_MS, &[2]);
+    assert_eq!(head.pass(LEARNED_MS, &[2]).notes(), []);
     let done = head.pass(HEARTBEAT_MS, &[2]);
     let (whom, evidence) = (member(3), Evidence::Silence);
     assert!(done.notes().contains(&Note::Suspected { whom, evidence }));
@@ -113,8 +113,10 @@ fn each_inquiry_has_another_number() {
     let mut head = Alone::settled(1, &[1, 2, 3], 0);
     let mut numbers = Vec::new();
     for _ in 0..3 {
-        let done = head.pass(SUSPECT_MS + HEARTBEAT_MS, &[2]);
-        let number = probes(&done, 3)[0];
+        // The silence is learned each time, so the next one has to be longer.
+        let mut asked = (0..=SUSPECT_MS).step_by(HEARTBEAT_MS as usize);
+        let asked = asked.find_map(|_| probes(&head.pass(HEARTBEAT_MS, &[2]), 3).first().copied());
+        let number = asked.expect("it is suspected");
         numbers.push(number);
         head.hear(3, reply(number));
         head.hear(2, reply(number));
