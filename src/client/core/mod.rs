@@ -390,7 +390,7 @@ impl Core {
             Link::Resuming => self
                 .reads
                 .has_waiting(|purpose| matches!(purpose, Purpose::Resume { .. })),
-            Link::Up => self.window.has_unpublished() || self.reads.has_waiting(|_| true),
+            Link::Up => self.window_is_due() || self.reads.has_waiting(|_| true),
         }
     }
 
@@ -402,7 +402,7 @@ impl Core {
         }
         while self.has_unpublished() && self.unconfirmed.len() < UNCONFIRMED_MAX {
             let mut requests = self.take_reads(now);
-            let lowest = if self.link == Link::Up {
+            let lowest = if self.window_is_due() {
                 self.window
                     .fill(self.session, &mut requests, BATCH_REQUESTS, BATCH_BYTES)
             } else {
@@ -417,6 +417,15 @@ impl Core {
             self.active_at = now;
             self.outputs.push_back(Output::Publish { id, requests });
         }
+    }
+
+    /// A lone request goes at once. While another one is on its way to the broker, new ones wait for its confirm and
+    /// travel together, unless they fill a publication: small ones are what costs the broker most.
+    fn window_is_due(&self) -> bool {
+        let on_the_way = || self.unconfirmed.values().any(Option::is_some);
+        self.link == Link::Up
+            && self.window.has_unpublished()
+            && (self.window.is_urgent(BATCH_REQUESTS, BATCH_BYTES) || !on_the_way())
     }
 
     fn take_reads(&mut self, now: Millis) -> Vec<Request> {
