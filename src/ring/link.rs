@@ -9,9 +9,12 @@ pub trait LogRead {
     fn digest_at(&self, index: Index) -> Option<Digest>;
 }
 
-/// Most entries that travel to a successor without its acknowledgement, and that a head orders beyond the commit.
-/// When it is full the predecessor waits, the head orders nothing and requests wait at the broker.
+/// Most entries that travel to a successor without its acknowledgement. When it is full the predecessor waits.
 pub const LINK_WINDOW: Index = 256;
+
+/// Most entries that a head orders beyond the commit. When it is full what waits goes into the next entry together: a busy
+/// ring carries few large entries, each hop with one or two of them at a time, and a quiet one each request by itself.
+pub const ORDER_WINDOW: Index = 8;
 
 /// A receiver acknowledges at the latest after so many entries.
 pub const ACK_EVERY: Index = LINK_WINDOW / 4;

@@ -3,8 +3,8 @@
 
 use chaley::chat::{Action, Admission, Admit, Command, EventKind, Outcome, SessionId, State, home};
 use chaley::ring::{
-    Cause, ClusterId, Digest, Effect, Entry, Epoch, Evidence, Halt, Incarnation, Index, Input, LINK_WINDOW, LogRead,
-    Member, Message, Node, NodeId, Note, Progress, Start, Timing, ViewRecord,
+    Cause, ClusterId, Digest, Effect, Entry, Epoch, Evidence, Halt, Incarnation, Index, Input, LogRead, Member,
+    Message, Node, NodeId, Note, ORDER_WINDOW, Progress, Start, Timing, ViewRecord,
 };
 
 const CLUSTER: ClusterId = ClusterId(9);
@@ -192,7 +192,7 @@ impl Lone {
 #[test]
 fn rule_1_a_head_waits_for_the_tail() {
     let mut head = Lone::member(1, 0);
-    for _ in 0..LINK_WINDOW {
+    for _ in 0..ORDER_WINDOW {
         assert!(head.node.can_order(), "there is room");
         head.order();
     }

@@ -1,6 +1,8 @@
 //! Rules 1, 2, 3 and 6: who orders, what is appended and passed on, what is committed, how a link is made again.
 
-use chaley::ring::{CATCH_UP_WINDOW, DropReason, Entry, Halt, Input, LINK_WINDOW, Message, Note, Progress, Role};
+use chaley::ring::{
+    CATCH_UP_WINDOW, DropReason, Entry, Halt, Input, LINK_WINDOW, Message, Note, ORDER_WINDOW, Progress, Role,
+};
 
 use crate::alone::{Alone, Done, HEARTBEAT_MS, at, beat, entries, join, log_of, record, sync};
 
@@ -24,21 +26,18 @@ fn a_place_in_the_view_is_a_role() {
 
 /// Rule 1, and the window: what is on its way round is bounded, and so is what the tail has not delivered.
 #[test]
-fn the_head_orders_up_to_a_window_beyond_the_commit_and_two_beyond_the_delivered() {
+fn the_head_orders_up_to_a_window_beyond_the_commit_and_two_of_a_link_beyond_the_delivered() {
     let mut head = Alone::member(1, &[1, 2], 0);
-    for place in 1..=LINK_WINDOW {
-        assert!(head.node.can_order(), "{place}");
-        assert_eq!(head.order().dropped(), None);
-    }
-    assert!(!head.node.can_order());
-    assert_eq!(head.order().dropped(), Some(DropReason::NotReady));
     let committed = |commit| Progress { commit, ..at(commit) };
-    head.hear(2, beat(committed(LINK_WINDOW)));
-    for place in 1..=LINK_WINDOW {
-        assert!(head.node.can_order(), "{place}");
-        head.order();
+    for windows in 1..=2 * LINK_WINDOW / ORDER_WINDOW {
+        for place in 1..=ORDER_WINDOW {
+            assert!(head.node.can_order(), "{place}");
+            assert_eq!(head.order().dropped(), None);
+        }
+        assert!(!head.node.can_order());
+        assert_eq!(head.order().dropped(), Some(DropReason::NotReady));
+        head.hear(2, beat(committed(windows * ORDER_WINDOW)));
     }
-    head.hear(2, beat(committed(2 * LINK_WINDOW)));
     assert!(!head.node.can_order(), "nothing of all this is delivered");
     let delivered = Progress {
         delivered: 1,
@@ -57,9 +56,9 @@ fn only_the_successor_makes_room_on_its_link() {
     head.hear(2, sync(0));
     for place in 1..=LINK_WINDOW {
         assert_eq!(head.order().sends(), Some((place, place)));
+        let commit = place;
+        head.hear(3, beat(Progress { commit, ..at(commit) }));
     }
-    let commit = LINK_WINDOW;
-    head.hear(3, beat(Progress { commit, ..at(commit) }));
     assert_eq!(head.order().sends(), None, "ordered, but the link is full");
     let (first, last) = (LINK_WINDOW + 1, LINK_WINDOW + 1);
     assert_eq!(head.hear(2, beat(at(LINK_WINDOW))).sends(), Some((first, last)));

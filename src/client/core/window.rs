@@ -157,7 +157,10 @@ impl Window {
         };
         self.cursor <= self.published
             || self.entries.len().saturating_sub(place) >= max_requests
-            || self.entries.range(place.min(self.entries.len())..).any(|entry| fills(entry))
+            || self
+                .entries
+                .range(place.min(self.entries.len())..)
+                .any(|entry| fills(entry))
     }
 
     /// Moves what waits to be published into `batch` until it holds `max_requests` or about `max_bytes`; a request

@@ -9,7 +9,7 @@ mod views;
 
 use super::detector::{Detector, Timing};
 use super::join::Joiner;
-use super::link::{LINK_WINDOW, LogRead, Upstream};
+use super::link::{LINK_WINDOW, LogRead, ORDER_WINDOW, Upstream};
 use super::membership::{Inquiry, Membership};
 use super::message::{DropReason, Effect, Halt, Input, Message, Note, Progress, Role};
 use super::sabotage::{self, Bug};
@@ -223,7 +223,7 @@ impl Node {
     /// Whether this node may give the next place in the order now: it is the head, and what it ordered and what the
     /// tail has not delivered yet leaves room (rule 1).
     pub fn can_order(&self) -> bool {
-        let room = self.log_end - self.commit < LINK_WINDOW && self.log_end - self.delivered < 2 * LINK_WINDOW;
+        let room = self.log_end - self.commit < ORDER_WINDOW && self.log_end - self.delivered < 2 * LINK_WINDOW;
         (self.role().is_head() || sabotage::is(Bug::AnyoneOrders))
             && self.is_up()
             && self.is_synced()

@@ -56,7 +56,11 @@ fn what_waits_goes_as_one_publication_and_the_window_is_a_limit() {
     assert_eq!(world.core.submit(1, Ask::Say { group, text }, 1), Err(AskError::Full));
     world.run();
     let sizes: Vec<usize> = world.to_ring.iter().map(|(_, requests)| requests.len()).collect();
-    assert_eq!(sizes, [1, BATCH_REQUESTS], "what fills no publication waits for the confirm");
+    assert_eq!(
+        sizes,
+        [1, BATCH_REQUESTS],
+        "what fills no publication waits for the confirm"
+    );
     let (id, _) = world.to_ring.remove(1);
     world.core.confirmed(1, world.now);
     world.core.confirmed(id, world.now);
