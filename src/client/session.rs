@@ -18,7 +18,7 @@ use crate::broker::names::Names;
 use crate::chat::{ErrorCode, SessionId};
 use crate::random::{NoRandomness, random};
 use crate::ring::Millis;
-use crate::wire::client::{DELIVERY_VERSION, Delivery, MAX_TEXT_BYTES};
+use crate::wire::client::{MAX_TEXT_BYTES, decode_delivery};
 
 /// Requests on their way into the session; beyond it [`SessionHandle::ask`] waits.
 pub const ASKS_MAX: usize = 1024;
@@ -348,9 +348,7 @@ impl Driver {
                     return;
                 }
                 // What is not a delivery of this version is dropped; if it mattered, the gap shows.
-                if let Ok(delivery) = serde_json::from_slice::<Delivery>(&body)
-                    && delivery.v == DELIVERY_VERSION
-                {
+                if let Ok(delivery) = decode_delivery(&body) {
                     self.core.receive(delivery, reply, now);
                 }
             }

@@ -40,8 +40,9 @@ const NEVER: u64 = u64::MAX;
 /// Open files kept. When it is full the least recently used are closed.
 const OPEN_FILES: usize = 64;
 
-/// One thread can write memtables out while the other one compacts.
-const WORKER_THREADS: usize = 2;
+/// One thread writes memtables out and compacts. With two the engine's first one waits for the end of the other's
+/// compaction by taking a message out of their queue and putting it back, over and over: a processor's whole time.
+const WORKER_THREADS: usize = 1;
 
 pub(super) type Pair = Result<(Slice, Slice), StoreError>;
 

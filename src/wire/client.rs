@@ -12,6 +12,7 @@
 //! [`encode_delivery`] and [`encode_group_events`].
 
 mod parse;
+mod read;
 mod time;
 mod write;
 
@@ -25,6 +26,7 @@ pub use parse::{
     Incoming, MAX_BODY_BYTES, MAX_HISTORY_LIMIT, MAX_QUEUE_NAME_BYTES, MAX_REQUESTS, MAX_TEXT_BYTES, RequestError,
     RequestLimits, parse_requests, valid_reply_to,
 };
+pub use read::{DeliveryError, decode_delivery};
 pub use time::rfc3339;
 pub use write::{encode_delivery, encode_group_events};
 

@@ -1,6 +1,9 @@
 //! Writing what clients are told.
 
-use serde::Serialize;
+use std::rc::Rc;
+
+use serde::ser::Error as _;
+use serde::{Serialize, Serializer};
 
 use super::{DELIVERY_VERSION, Event, Message, Presence, rfc3339};
 use crate::chat::{ErrorCode, EventKind, GroupEvent, LeftReason, Reply};
@@ -71,7 +74,18 @@ pub fn encode_delivery(epoch: Epoch, events: &[Event]) -> Vec<u8> {
 /// A delivery frame with these events of groups. It says the same as [`encode_delivery`] of the converted events, but
 /// copies no text on the way: this is the path of every message.
 pub fn encode_group_events<'a>(epoch: Epoch, events: impl IntoIterator<Item = &'a GroupEvent>) -> Vec<u8> {
-    let events: Vec<Line<'a>> = events.into_iter().map(Line::from).collect();
+    // All that an entry brought forth has one time, and it takes longer to write a time than a message.
+    let mut last: Option<(u64, Rc<str>)> = None;
+    let mut time = |time_ms| match &last {
+        Some((same, ts)) if *same == time_ms => ts.clone(),
+        Some(_) | None => {
+            let ts: Rc<str> = rfc3339(time_ms).into();
+            last = Some((time_ms, ts.clone()));
+            ts
+        }
+    };
+    let line = |event: &'a GroupEvent| Line::new(event, time(event.time_ms));
+    let events: Vec<Line<'a>> = events.into_iter().map(line).collect();
     to_json(&Frame {
         v: DELIVERY_VERSION,
         epoch: epoch.0,
@@ -100,16 +114,17 @@ struct Line<'a> {
     member: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     text: Option<&'a str>,
-    ts: String,
-    digest: String,
+    ts: Rc<str>,
+    #[serde(serialize_with = "write_hex")]
+    digest: Digest,
     #[serde(rename = "ref", skip_serializing_if = "Option::is_none")]
     reference: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'static str>,
 }
 
-impl<'a> From<&'a GroupEvent> for Line<'a> {
-    fn from(event: &'a GroupEvent) -> Line<'a> {
+impl<'a> Line<'a> {
+    fn new(event: &'a GroupEvent, ts: Rc<str>) -> Line<'a> {
         let (from, user, text) = match &event.kind {
             EventKind::Message { text } => (Some(event.user.as_str()), None, Some(text.as_str())),
             _ => (None, Some(event.user.as_str()), None),
@@ -126,8 +141,8 @@ impl<'a> From<&'a GroupEvent> for Line<'a> {
             user,
             member: event.member,
             text,
-            ts: rfc3339(event.time_ms),
-            digest: hex(event.digest),
+            ts,
+            digest: event.digest,
             reference: event.reference,
             reason,
         }
@@ -135,15 +150,21 @@ impl<'a> From<&'a GroupEvent> for Line<'a> {
 }
 
 fn hex(digest: Digest) -> String {
-    const DIGITS: [char; 16] = [
-        '0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f',
-    ];
-    let digit = |nibble: u8| DIGITS[usize::from(nibble & 15)];
-    digest
-        .0
-        .iter()
-        .flat_map(|&byte| [digit(byte >> 4), digit(byte)])
-        .collect()
+    String::from_utf8_lossy(&hex_digits(digest)).into_owned()
+}
+
+fn write_hex<S: Serializer>(digest: &Digest, serializer: S) -> Result<S::Ok, S::Error> {
+    let digits = hex_digits(*digest);
+    serializer.serialize_str(std::str::from_utf8(&digits).map_err(S::Error::custom)?)
+}
+
+fn hex_digits(digest: Digest) -> [u8; 32] {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut digits = [0; 32];
+    for (pair, byte) in digits.chunks_exact_mut(2).zip(digest.0) {
+        pair.copy_from_slice(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
+    }
+    digits
 }
 
 fn to_json<T: Serialize>(value: &T) -> Vec<u8> {

@@ -8,7 +8,7 @@ use chaley::ring::{Entry, Epoch};
 use chaley::terminal::render::Paint;
 use chaley::wire::client::{
     DELIVERY_VERSION, Delivery, Event, Incoming, MAX_HISTORY_LIMIT, MAX_REQUESTS, Message, Presence, RequestLimits,
-    ResumedGroup, encode_delivery, parse_requests, valid_reply_to,
+    ResumedGroup, decode_delivery, encode_delivery, parse_requests, valid_reply_to,
 };
 
 use super::memory::{AT_ONCE, within};
@@ -82,7 +82,13 @@ fn taken(incoming: Incoming) {
 
 pub fn delivery(bytes: &[u8]) {
     let limit = AT_ONCE + BYTES_A_JSON_BYTE * bytes.len();
-    let Ok(delivery) = within(limit, || serde_json::from_slice::<Delivery>(bytes)) else {
+    let read = within(limit, || decode_delivery(bytes)).ok();
+    if let Ok(plainly) = serde_json::from_slice::<Delivery>(bytes)
+        && plainly.v == DELIVERY_VERSION
+    {
+        assert_eq!(read.as_ref(), Some(&plainly), "both ways of reading say the same");
+    }
+    let Some(delivery) = read else {
         return;
     };
     for event in &delivery.events {
