@@ -1,6 +1,6 @@
 //! The chat's state on this node: applied from the log, kept in the store.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use super::past::Past;
@@ -134,6 +134,13 @@ impl Chat {
             }
             for (group, first_seq) in groups {
                 batch.group_index(group, first_seq, index);
+            }
+            let mut conversations: BTreeMap<String, u64> = BTreeMap::new();
+            for event in result.private_events() {
+                conversations.entry(event.conversation()).or_insert(event.seq);
+            }
+            for (conversation, first_seq) in conversations {
+                batch.group_index(&conversation, first_seq, index);
             }
             kept.push((index, Arc::new(result)));
         }

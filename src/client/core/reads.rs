@@ -1,8 +1,8 @@
-//! Questions that are not ordered (resume, history, who): asked until they are answered.
+//! Questions that are not ordered (resume, history, who, ...): asked until they are answered.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::{READ_REFERENCE_BASE, READS_MAX, RETRY_MAX_MS, RETRY_MS};
+use super::{Ask, READ_REFERENCE_BASE, READS_MAX, RETRY_MAX_MS, RETRY_MS};
 use crate::ring::Millis;
 use crate::wire::client::Event;
 
@@ -12,18 +12,28 @@ pub(super) enum Purpose {
     /// The session takes up again on a new connection. `known`: the ring had given it an outcome by then, so that
     /// it knows the session, unless the session is over.
     Resume { known: bool },
-    /// Closes a gap, or makes sure after a fail-over that there is none.
-    CatchUp { group: String },
-    /// The user wants to see numbers above `after` up to `until`; `collected` came so far.
+    /// Closes a gap of a group or a private conversation, or makes sure after a fail-over that there is none.
+    CatchUp { group: String, with: Option<u64> },
+    /// The user wants to see the last `count`: numbers above `after` up to `until`, once that is known; `collected` came so
+    /// far.
     Recent {
         tag: u64,
         group: String,
+        count: u64,
         after: u64,
-        until: u64,
+        until: Option<u64>,
         collected: Vec<Event>,
     },
     /// The user wants to know who is there.
     Who { tag: u64, group: String },
+    /// The user's question that has one answer, handed on as it is.
+    Page { tag: u64, ask: Ask },
+    /// The user's question that each node answers; these have.
+    Digest {
+        tag: u64,
+        ask: Ask,
+        answered: BTreeSet<u16>,
+    },
 }
 
 #[derive(Debug)]
@@ -62,9 +72,14 @@ impl Reads {
         self.pending.len() < READS_MAX
     }
 
-    /// Whether every question is answered.
-    pub fn is_empty(&self) -> bool {
-        self.pending.is_empty()
+    /// Whether every question is answered, but those that a node which hangs may never answer.
+    pub fn are_answered(&self) -> bool {
+        !self.contains(|purpose| !matches!(purpose, Purpose::Digest { .. }))
+    }
+
+    /// The question that an answer belongs to, which others may follow.
+    pub fn get_mut(&mut self, reference: u64) -> Option<&mut Purpose> {
+        self.pending.get_mut(&reference).map(|read| &mut read.purpose)
     }
 
     pub fn ask(&mut self, purpose: Purpose) -> u64 {

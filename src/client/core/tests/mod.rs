@@ -49,11 +49,11 @@ fn what_waits_goes_as_one_publication_and_the_window_is_a_limit() {
     world.join();
     for _ in 0..WINDOW - 1 {
         let (group, text) = ("1".to_owned(), "x".to_owned());
-        world.core.submit(1, Ask::Say { group, text }, 1).unwrap();
+        world.core.submit(1, Ask::say(group, text), 1).unwrap();
     }
     assert_eq!(world.core.room(), 0);
     let (group, text) = ("1".to_owned(), "x".to_owned());
-    assert_eq!(world.core.submit(1, Ask::Say { group, text }, 1), Err(AskError::Full));
+    assert_eq!(world.core.submit(1, Ask::say(group, text), 1), Err(AskError::Full));
     world.run();
     let sizes: Vec<usize> = world.to_ring.iter().map(|(_, requests)| requests.len()).collect();
     assert_eq!(sizes, [1, BATCH_REQUESTS, WINDOW - 1 - BATCH_REQUESTS]);
@@ -68,7 +68,7 @@ fn a_batch_stays_below_its_bytes_and_a_giant_goes_alone() {
     world.calm_down();
     for size in [40_000, 40_000, 200_000, 10] {
         let (group, text) = ("1".to_owned(), "x".repeat(size));
-        world.core.submit(1, Ask::Say { group, text }, world.now).unwrap();
+        world.core.submit(1, Ask::say(group, text), world.now).unwrap();
     }
     world.run();
     let sizes: Vec<usize> = world.to_ring.iter().map(|(_, requests)| requests.len()).collect();
@@ -330,6 +330,7 @@ fn an_answer_that_holds_more_than_was_asked_for_is_cut() {
     }
     let history = Event::History {
         group: "1".to_owned(),
+        with: None,
         events,
         first: 1,
         last: u64::MAX,
@@ -363,6 +364,7 @@ fn the_hearing_of_hostile_deliveries_changes_nothing() {
     let before = world.told.len();
     let history = |reference| Event::History {
         group: "1".to_owned(),
+        with: None,
         events: Vec::new(),
         first: u64::MAX,
         last: u64::MAX,
