@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use chaley::chat::{
     Action, Admission, Admit, Applied, Command, ENCODED_HEADER_BYTES, ErrorCode, EventKind, GroupEvent, Outcome,
-    Output, Presence, SessionId, State, decode, encode, fold_nick,
+    Output, Presence, Reply, SessionId, State, conversation_name, decode, encode, fold_nick, normalise_group,
 };
 use chaley::ring::{Digest, Epoch};
 use chaley::wire::client::{
@@ -30,15 +30,26 @@ fn queue() -> impl Strategy<Value = String> {
     name(&["q1", "q2"])
 }
 
+fn nick() -> impl Strategy<Value = String> {
+    name(&["anna", "ANNA", "bert", "Straße", "STRASSE", "a b", ""])
+}
+
+fn key() -> impl Strategy<Value = String> {
+    name(&["k1", "k2", "no key", ""])
+}
+
 fn join() -> impl Strategy<Value = Action> {
-    let user = name(&["anna", "ANNA", "bert", "Straße", "STRASSE", "a b", ""]);
-    (group(), user, queue()).prop_map(|(group, user, queue)| Action::Join { group, user, queue })
+    (group(), nick(), queue()).prop_map(|(group, user, queue)| Action::Join { group, user, queue })
 }
 
 fn action() -> impl Strategy<Value = Action> {
     prop_oneof![
         4 => join(),
         4 => (group(), ".{0,8}").prop_map(|(group, text)| Action::Say { group, text }),
+        2 => (group(), key()).prop_map(|(group, key)| Action::SayOnce { group, text: "once".into(), key }),
+        4 => (group(), nick(), ".{0,8}", proptest::option::of(key()))
+            .prop_map(|(group, to, text, key)| Action::Tell { group, to, text, key }),
+        2 => (group(), 0..40u64).prop_map(|(group, seq)| Action::Read { group, seq }),
         2 => group().prop_map(|group| Action::Leave { group }),
         1 => Just(Action::Refuse { code: ErrorCode::TextTooLong }),
     ]
@@ -214,7 +225,23 @@ proptest! {
             let expected = match done {
                 Some(event) => Outcome::Done { group: event.group.clone(), seq: event.seq },
                 None => match applied.outputs.as_slice() {
-                    [Output::Reply { reply: chaley::chat::Reply::Refused { code, .. }, .. }] => Outcome::Refused { code: *code },
+                    [Output::Reply { reply: Reply::Refused { code, .. }, .. }] => Outcome::Refused { code: *code },
+                    [Output::Reply { reply: Reply::Repeated { group, seq, n: told }, .. }] if told == n => {
+                        Outcome::Repeated { group: group.clone(), seq: *seq }
+                    }
+                    [Output::Reply { reply: Reply::Read { group, seq, n: told }, .. }] if told == n => {
+                        Outcome::Read { group: group.clone(), seq: *seq }
+                    }
+                    [Output::Private { event, .. }] if event.reference == *n => {
+                        let Some(Outcome::Told { group, mut members, seq }) = after.outcome(*session, *n) else {
+                            panic!("told is told: {event:?}");
+                        };
+                        members.sort_unstable();
+                        let mut parties = [event.from.member, event.to.member];
+                        parties.sort_unstable();
+                        assert_eq!((&group, members, seq), (&event.group, parties, event.seq));
+                        return;
+                    }
                     other => panic!("neither done nor refused: {other:?}"),
                 },
             };
@@ -247,6 +274,96 @@ proptest! {
                     assert_eq!(after.group_latest(group), Some(seq));
                     assert!(after.who(group).iter().any(|m| (m.member, m.session) == (member, session.id())));
                 }
+            }
+        });
+    }
+
+    /// C16: a conversation is told to its two members' queues and to nobody else, without gaps, its chain is sound, its
+    /// two members and nobody else see how far it is, and none is kept that nobody may read.
+    #[test]
+    fn what_is_private_is_the_two_members_own(moves in moves()) {
+        let mut conversations: BTreeMap<String, (u64, Digest)> = BTreeMap::new();
+        play(&moves, |_, command, after, applied| {
+            let told: Vec<_> = applied.outputs.iter().filter(|o| matches!(o, Output::Private { .. })).collect();
+            assert!(told.len() <= 1 && (told.is_empty() || applied.outputs.len() == 1), "nothing else with it: {applied:?}");
+            for output in told {
+                let Output::Private { event, queues } = output else { continue };
+                let (seq, digest) = conversations.entry(event.conversation()).or_insert((0, Digest::ZERO));
+                assert_eq!(event.seq, *seq + 1);
+                assert!(event.follows(*digest));
+                (*seq, *digest) = (event.seq, event.digest);
+                for (party, queue) in [&event.from, &event.to].into_iter().zip(queues) {
+                    let members = after.who(&event.group);
+                    let member = members.iter().find(|m| m.member == party.member).expect("both are members");
+                    assert_eq!((member.user, after.session(member.session).unwrap().queue()), (&*party.user, queue.as_str()));
+                }
+                let Command::Request { session, .. } = command else { panic!("told by nobody") };
+                let sender = after.session(*session).unwrap();
+                assert!(sender.groups().any(|(group, member, _)| (group, member) == (&*event.group, event.from.member)));
+            }
+            for session in after.sessions() {
+                for (group, me, it) in session.conversations() {
+                    assert!(session.groups().any(|(name, member, _)| (name, member) == (group, me)));
+                    let told = conversations[&conversation_name(group, me, it.with)];
+                    assert_eq!((it.seq, it.digest), told);
+                    assert_eq!(session.conversation(group, it.with), Some((me, Some(it))));
+                }
+                assert_eq!(session.conversation("nowhere", 1), None);
+            }
+        });
+    }
+
+    /// C17: under one key a nick says one thing to everybody, and one to each other nick, in a group.
+    #[test]
+    fn a_key_is_used_once(moves in moves()) {
+        let mut first: BTreeMap<(String, String, String, String), u64> = BTreeMap::new();
+        play(&moves, |before, command, _, applied| {
+            let Command::Request { session, action, .. } = command else { return };
+            let (group, to, key) = match action {
+                Action::SayOnce { group, key, .. } => (group, "", key),
+                Action::Tell { group, to, key: Some(key), .. } => (group, to.as_str(), key),
+                _ => return,
+            };
+            let Some(view) = normalise_group(group).and_then(|name| before.group(name)) else { return };
+            let Some(me) = view.members().find(|m| m.session == *session) else { return };
+            let whose = (view.name().to_owned(), fold_nick(me.user), fold_nick(to), key.clone());
+            let (seq, is_new) = match applied.outputs.as_slice() {
+                [Output::Event(event)] => (event.seq, true),
+                [Output::Private { event, .. }] => (event.seq, true),
+                [Output::Reply { reply: Reply::Repeated { seq, .. }, .. }] => (*seq, false),
+                _ => return,
+            };
+            assert_eq!(first.contains_key(&whose), !is_new);
+            assert_eq!(*first.entry(whose).or_insert(seq), seq);
+        });
+    }
+
+    /// C18: a mark goes forward only, not past the group's latest number, and is told to whoever joins under the nick.
+    #[test]
+    fn marks_go_forward_and_are_told_to_who_comes_back(moves in moves()) {
+        let mut marks: BTreeMap<(String, String), u64> = BTreeMap::new();
+        play(&moves, |before, command, after, applied| {
+            for output in &applied.outputs {
+                let Output::Reply { reply, .. } = output else { continue };
+                let (event, read) = match reply {
+                    Reply::Joined(event) => (event, None),
+                    Reply::JoinedAgain { event, read } => (event, Some(*read)),
+                    Reply::Read { group, seq, .. } => {
+                        let Command::Request { session, action: Action::Read { seq: asked, .. }, .. } = command else {
+                            panic!("nobody asked")
+                        };
+                        let members = before.who(group);
+                        let user = members.iter().find(|m| m.session == *session).expect("a member").user;
+                        let mark = marks.entry((group.clone(), fold_nick(user))).or_insert(0);
+                        let latest = before.group_latest(group).unwrap();
+                        assert_eq!(*seq, (*mark).max((*asked).min(latest)));
+                        assert_eq!(after.read_mark(group, user), Some(*seq));
+                        *mark = *seq;
+                        continue;
+                    }
+                    _ => continue,
+                };
+                assert_eq!(read, marks.get(&(event.group.clone(), fold_nick(&event.user))).copied());
             }
         });
     }

@@ -1,9 +1,9 @@
-//! The rules of the chat (C1 to C14 in `src/chat/mod.rs`), one story each.
+//! The rules of the chat (C1 to C20 in `src/chat/mod.rs`), one story each.
 
 use chaley::chat::{
-    Action, Admission, Admit, Applied, Command, ENDED_KEPT, ErrorCode, EventKind, GroupEvent, LeftReason, MAX_GROUPS,
-    MAX_GROUPS_PER_SESSION, MAX_MEMBERS_PER_GROUP, MAX_SESSIONS, OUTCOMES_KEPT, Outcome, Output, Presence, Reply,
-    SessionId, State,
+    Action, Admission, Admit, Applied, Command, ConversationView, ENDED_KEPT, ErrorCode, EventKind, GroupEvent,
+    LeftReason, MAX_CONVERSATIONS_PER_SESSION, MAX_GROUPS, MAX_GROUPS_PER_SESSION, MAX_MEMBERS_PER_GROUP, MAX_SESSIONS,
+    OUTCOMES_KEPT, Outcome, Output, Presence, PrivateEvent, Reply, SessionId, State,
 };
 use chaley::ring::Digest;
 
@@ -569,4 +569,386 @@ fn c14_a_new_head_knows_what_the_last_one_ordered() {
         head.admit(&chat.state, BERT, 2, text()),
         Admit::Order(say(BERT, 2, "1", "b"))
     );
+}
+
+// ---- private messages, keys, read marks -------------------------------------------------------------------------------
+
+const EVE: SessionId = SessionId(3);
+
+fn tell(session: SessionId, n: u64, to: &str, text: &str) -> Command {
+    let (group, to, text) = ("1".to_owned(), to.to_owned(), text.to_owned());
+    let key = None;
+    request(session, n, Action::Tell { group, to, text, key })
+}
+
+fn say_once(session: SessionId, n: u64, text: &str, key: &str) -> Command {
+    let (group, text, key) = ("1".to_owned(), text.to_owned(), key.to_owned());
+    request(session, n, Action::SayOnce { group, text, key })
+}
+
+fn tell_once(session: SessionId, n: u64, to: &str, key: &str) -> Command {
+    let (group, to, text) = ("1".to_owned(), to.to_owned(), "psst".to_owned());
+    let key = Some(key.to_owned());
+    request(session, n, Action::Tell { group, to, text, key })
+}
+
+fn read(session: SessionId, n: u64, seq: u64) -> Command {
+    let group = "1".to_owned();
+    request(session, n, Action::Read { group, seq })
+}
+
+/// The one private message that a command brings, and the queues it goes to.
+fn private(applied: &Applied) -> (&PrivateEvent, &[String; 2]) {
+    match applied.outputs.as_slice() {
+        [Output::Private { event, queues }] => (event, queues),
+        other => panic!("not one private message: {other:?}"),
+    }
+}
+
+fn repeated(applied: &Applied) -> Option<u64> {
+    match applied.outputs.as_slice() {
+        [
+            Output::Reply {
+                reply: Reply::Repeated { seq, .. },
+                ..
+            },
+        ] => Some(*seq),
+        _ => None,
+    }
+}
+
+/// Anna, Bert and Eve in group 1.
+fn three() -> Chat {
+    Chat::with(&[
+        join(ANNA, 1, "1", "anna"),
+        join(BERT, 1, "1", "bert"),
+        join(EVE, 1, "1", "eve"),
+    ])
+}
+
+fn talks_with(chat: &Chat, session: SessionId) -> Vec<(u64, u64)> {
+    let session = chat.state.session(session).expect("lives");
+    session.conversations().map(|(_, _, it)| (it.with, it.seq)).collect()
+}
+
+#[test]
+fn c16_what_is_told_goes_to_two_queues_and_into_no_group() {
+    let mut chat = three();
+    let before = chat.state.group("1").map(|group| (group.seq(), group.digest()));
+    let applied = chat.apply(tell(ANNA, 2, "BERT", "psst"));
+    let (event, queues) = private(&applied);
+    assert_eq!((event.seq, event.from.member, event.to.member), (1, 1, 2));
+    assert_eq!(
+        (&*event.from.user, &*event.to.user, &*event.text),
+        ("anna", "bert", "psst")
+    );
+    assert_eq!(*queues, [queue_of(ANNA), queue_of(BERT)]);
+    assert!(event.follows(Digest::ZERO));
+    let first = event.digest;
+    let applied = chat.apply(tell(BERT, 2, "anna", "what?"));
+    let (event, queues) = private(&applied);
+    assert_eq!((event.seq, event.from.member, event.to.member), (2, 2, 1));
+    assert_eq!(*queues, [queue_of(BERT), queue_of(ANNA)]);
+    assert!(event.follows(first), "one chain for both");
+    assert_eq!(chat.state.group("1").map(|group| (group.seq(), group.digest())), before);
+    assert_eq!(applied.events().count(), 0);
+    let (with, seq, digest) = (1, 2, event.digest);
+    let seen = Some(ConversationView { with, seq, digest });
+    assert_eq!(chat.state.session(BERT).unwrap().conversation("1", 1), Some((2, seen)));
+    assert_eq!(talks_with(&chat, EVE), []);
+    assert_eq!(chat.state.session(EVE).unwrap().conversation("1", 1), Some((3, None)));
+    let told = Outcome::Told {
+        group: "1".into(),
+        members: [1, 2],
+        seq: 1,
+    };
+    assert_eq!(chat.state.outcome(ANNA, 2), Some(told));
+}
+
+#[test]
+fn c16_nobody_there_and_oneself_are_refused() {
+    let mut chat = three();
+    assert_eq!(chat.refused(tell(ANNA, 2, "carl", "?")), Some(ErrorCode::NoSuchMember));
+    assert_eq!(
+        chat.refused(tell(ANNA, 3, "no nick", "?")),
+        Some(ErrorCode::NoSuchMember)
+    );
+    assert_eq!(chat.refused(tell(ANNA, 4, "Anna", "?")), Some(ErrorCode::ToOneself));
+    chat.apply(leave(BERT, 2, "1"));
+    assert_eq!(chat.refused(tell(ANNA, 5, "bert", "?")), Some(ErrorCode::NoSuchMember));
+    assert_eq!(chat.refused(tell(BERT, 3, "anna", "?")), Some(ErrorCode::NotJoined));
+    assert_eq!(talks_with(&chat, ANNA), []);
+    assert_eq!(
+        chat.state.outcome(ANNA, 4),
+        Some(Outcome::Refused {
+            code: ErrorCode::ToOneself
+        })
+    );
+}
+
+#[test]
+fn c16_a_conversation_is_the_members_and_not_their_nicks() {
+    let mut chat = three();
+    chat.apply(tell(ANNA, 2, "bert", "the secret"));
+    chat.apply(leave(BERT, 2, "1"));
+    chat.apply(join(EVE, 2, "2", "eve"));
+    chat.apply(leave(EVE, 3, "1"));
+    chat.apply(join(EVE, 4, "1", "bert"));
+    assert_eq!(
+        talks_with(&chat, EVE),
+        [],
+        "whoever takes the nick does not get what was told to it"
+    );
+    assert_eq!(talks_with(&chat, ANNA), [(2, 1)], "who is there still has it");
+    let applied = chat.apply(tell(ANNA, 3, "bert", "hello"));
+    assert_eq!(
+        (private(&applied).0.seq, private(&applied).0.to.member),
+        (1, 4),
+        "another conversation"
+    );
+    assert_eq!(talks_with(&chat, ANNA), [(2, 1), (4, 1)]);
+    chat.apply(leave(ANNA, 4, "1"));
+    assert_eq!(
+        chat.state.outcome(ANNA, 2),
+        Some(Outcome::Forgotten),
+        "nobody may read it any more"
+    );
+    assert_eq!(talks_with(&chat, EVE), [(1, 1)]);
+}
+
+#[test]
+fn c16_an_away_member_is_told_when_it_is_back() {
+    let mut chat = three();
+    chat.apply(away(BERT, &queue_of(BERT)));
+    let applied = chat.apply(tell(ANNA, 2, "bert", "are you there?"));
+    assert_eq!(
+        private(&applied).1[1],
+        queue_of(BERT),
+        "a queue that is gone takes nothing"
+    );
+    chat.apply(attach(BERT, "another-queue"));
+    assert_eq!(talks_with(&chat, BERT), [(1, 1)], "and now it is asked for");
+    let applied = chat.apply(tell(ANNA, 3, "bert", "hello"));
+    assert_eq!(private(&applied).1[1], "another-queue");
+    chat.apply(away(BERT, "another-queue"));
+    let at = chat.state.applied();
+    chat.apply(expire(BERT, at));
+    assert_eq!(chat.refused(tell(ANNA, 4, "bert", "?")), Some(ErrorCode::NoSuchMember));
+}
+
+#[test]
+fn c16_a_session_has_only_so_many_conversations() {
+    let mut chat = Chat::with(&[join(ANNA, 1, "1", "anna")]);
+    let other = |number: u64| SessionId(100 + u128::from(number));
+    let most = MAX_CONVERSATIONS_PER_SESSION as u64;
+    for number in 0..=most {
+        chat.apply(join(other(number), 1, "1", &format!("user{number}")));
+    }
+    for number in 0..most {
+        assert_eq!(chat.refused(tell(other(number), 2, "anna", "hello")), None);
+    }
+    assert_eq!(
+        chat.refused(tell(other(most), 2, "anna", "hello")),
+        Some(ErrorCode::Limit)
+    );
+    let to = format!("user{most}");
+    assert_eq!(chat.refused(tell(ANNA, 2, &to, "hello")), Some(ErrorCode::Limit));
+    assert_eq!(chat.refused(tell(ANNA, 3, "user7", "you I know")), None);
+    chat.apply(leave(other(7), 3, "1"));
+    assert_eq!(chat.refused(tell(ANNA, 4, &to, "hello")), None);
+    assert_eq!(talks_with(&chat, ANNA).len(), MAX_CONVERSATIONS_PER_SESSION);
+}
+
+#[test]
+fn c17_what_was_said_under_a_key_is_said_once_by_whichever_session() {
+    let mut chat = three();
+    assert_eq!(chat.told(say_once(ANNA, 2, "backup done", "job-7")), ["message anna 4"]);
+    let again = chat.apply(say_once(ANNA, 3, "another text", "job-7"));
+    assert_eq!((repeated(&again), again.events().count()), (Some(4), 0));
+    let done = Outcome::Repeated {
+        group: "1".into(),
+        seq: 4,
+    };
+    assert_eq!(chat.state.outcome(ANNA, 3), Some(done));
+    assert_eq!(chat.told(say_once(ANNA, 4, "backup done", "job-8")), ["message anna 5"]);
+    assert_eq!(
+        chat.told(say_once(BERT, 2, "mine", "job-7")),
+        ["message bert 6"],
+        "another's key"
+    );
+    // Its client dies, and a new one says it again.
+    chat.apply(leave(ANNA, 5, "1"));
+    chat.apply(join(SessionId(9), 1, "1", "Anna"));
+    let again = chat.apply(say_once(SessionId(9), 2, "backup done", "job-7"));
+    assert_eq!(repeated(&again), Some(4));
+}
+
+#[test]
+fn c17_a_key_towards_one_is_another_one_and_outlives_who_it_was_told_to() {
+    let mut chat = three();
+    chat.apply(say_once(ANNA, 2, "hello", "k"));
+    assert_eq!(private(&chat.apply(tell_once(ANNA, 3, "bert", "k"))).0.seq, 1);
+    assert_eq!(private(&chat.apply(tell_once(ANNA, 4, "eve", "k"))).0.seq, 1);
+    assert_eq!(repeated(&chat.apply(tell_once(ANNA, 5, "BERT", "k"))), Some(1));
+    chat.apply(leave(BERT, 2, "1"));
+    assert_eq!(repeated(&chat.apply(tell_once(ANNA, 6, "bert", "k"))), Some(1));
+}
+
+#[test]
+fn c17_a_bad_key_is_refused_and_what_was_refused_used_no_key() {
+    let mut chat = three();
+    for (n, key) in (2..).zip(["", "a b", "a\u{202e}", &"k".repeat(129)]) {
+        assert_eq!(
+            chat.refused(say_once(ANNA, n, "hello", key)),
+            Some(ErrorCode::BadKey),
+            "{key:?}"
+        );
+    }
+    assert_eq!(chat.refused(tell_once(ANNA, 6, "bert", "a b")), Some(ErrorCode::BadKey));
+    assert_eq!(
+        chat.refused(tell_once(ANNA, 7, "carl", "k")),
+        Some(ErrorCode::NoSuchMember)
+    );
+    chat.apply(join(SessionId(9), 1, "1", "carl"));
+    assert_eq!(private(&chat.apply(tell_once(ANNA, 8, "carl", "k"))).0.seq, 1);
+}
+
+#[test]
+fn c18_a_mark_goes_forward_and_is_told_to_whoever_joins_under_the_nick() {
+    let mut chat = three();
+    let moved = |chat: &mut Chat, command| {
+        let applied = chat.apply(command);
+        match applied.outputs.as_slice() {
+            [
+                Output::Reply {
+                    queue,
+                    reply: Reply::Read { seq, .. },
+                },
+            ] => (queue.clone(), *seq),
+            other => panic!("no answer: {other:?}"),
+        }
+    };
+    assert_eq!(moved(&mut chat, read(ANNA, 2, 2)), (queue_of(ANNA), 2));
+    assert_eq!(moved(&mut chat, read(ANNA, 3, 1)).1, 2, "never back");
+    assert_eq!(moved(&mut chat, read(ANNA, 4, 99)).1, 3, "nor past what there is");
+    assert_eq!(chat.state.read_mark("1", "ANNA"), Some(3));
+    assert_eq!(chat.state.group_latest("1"), Some(3), "without a place in the sequence");
+    let read_at = Outcome::Read {
+        group: "1".into(),
+        seq: 2,
+    };
+    assert_eq!(chat.state.outcome(ANNA, 3), Some(read_at));
+    assert_eq!(
+        chat.refused(request(
+            ANNA,
+            5,
+            Action::Read {
+                group: "2".into(),
+                seq: 1
+            }
+        )),
+        Some(ErrorCode::NotJoined)
+    );
+    chat.apply(leave(ANNA, 6, "1"));
+    let applied = chat.apply(join(SessionId(9), 1, "1", "Anna"));
+    let told = match applied.outputs.as_slice() {
+        [
+            Output::Event(joined),
+            Output::Reply {
+                reply: Reply::JoinedAgain { event, read },
+                ..
+            },
+        ] => (joined == event).then_some(*read),
+        other => panic!("no join: {other:?}"),
+    };
+    assert_eq!(told, Some(3));
+}
+
+/// C13: nodes that did different things are told apart by one value, whatever it was that they did.
+#[test]
+fn c13_the_digest_covers_what_is_private_repeated_and_read() {
+    let mut digests = std::collections::BTreeSet::new();
+    for last in [
+        tell(ANNA, 2, "bert", "a"),
+        tell(ANNA, 2, "bert", "b"),
+        tell(ANNA, 2, "eve", "a"),
+        tell(ANNA, 2, "carl", "a"),
+        read(ANNA, 2, 1),
+        read(ANNA, 2, 2),
+        leave(ANNA, 7, "1"),
+    ] {
+        let mut chat = three();
+        chat.apply(last);
+        assert!(digests.insert(chat.state.digest()));
+    }
+    for key in ["job-1", "job-2"] {
+        let mut chat = three();
+        chat.apply(say_once(ANNA, 2, "x", "job-1"));
+        chat.apply(say_once(ANNA, 3, "x", key));
+        assert!(digests.insert(chat.state.digest()));
+    }
+}
+
+/// Written by the version before private messages, keys and read marks: two sessions in group 1, one of them away, one
+/// that has ended, a message and a refusal.
+const FIRST_SNAPSHOT: &str = "010804fd1c9ebc6c1955b899d6f2ef25786502010771756575652d310003030000010000030107010001020771756575652d32010601010000020100020103010302013104f46ff88dcc4a0df4846948d510a633600202010104616e6e61020204626572740204616e6e61010462657274020472757374033d4612ecec38ae9e947f2537aef723cd01000002013100047275737401";
+
+/// The same story as the body of one entry, and what that gave, from the same version.
+const FIRST_ENTRY: &str = "010800010100013104616e6e610771756575652d310002010002303104626572740771756575652d32000301000472757374036576650771756575652d330001020101310568656c6c6f00010301076e6f77686572650568656c6c6f02020771756575652d3202030771756575652d33030307";
+const FIRST_OUTPUTS: &str = "010a000131010104616e6e61e8074cc826c5fa253917a26e16bdc35275ce010100010771756575652d31000131010104616e6e61e8074cc826c5fa253917a26e16bdc35275ce01010000013102020462657274e807bb132f5467965e1b0c16526f4541db7b010100010771756575652d3200013102020462657274e807bb132f5467965e1b0c16526f4541db7b010100000472757374010103657665e807b84f8d913751d6077db577ae31a2a403010100010771756575652d33000472757374010103657665e807b84f8d913751d6077db577ae31a2a403010100000131030104616e6e61e807cc020d1673e41143cb5d8ff90cbe272f0102010568656c6c6f010771756575652d310107030000013104020462657274e807df42ebd9f06ec7e60f59d2ebefcb18910003000472757374020103657665e8074753133efb45d337eaeea07c60d8ae620003";
+
+fn bytes_of(hex: &str) -> Vec<u8> {
+    let byte = |at: usize| u8::from_str_radix(&hex[2 * at..2 * at + 2], 16).expect("hex");
+    (0..hex.len() / 2).map(byte).collect()
+}
+
+#[test]
+fn a_snapshot_of_the_first_format_is_read_and_goes_on_like_one_of_ours() {
+    let mut chat = Chat::with(&first_story());
+    let bytes = bytes_of(FIRST_SNAPSHOT);
+    assert_eq!(bytes[0], 1);
+    let read = State::decode(&bytes).unwrap();
+    assert_eq!(read, chat.state);
+    let mut old = Chat { state: read };
+    for next in [
+        tell(ANNA, 4, "bert", "psst"),
+        say_once(ANNA, 5, "x", "k"),
+        read_mark(ANNA, 6),
+    ] {
+        assert_eq!(chat.apply(next.clone()), old.apply(next));
+    }
+    assert_eq!(State::decode(&old.state.encode()), Ok(chat.state.clone()));
+    assert_eq!(chat.state.encode()[0], 2);
+}
+
+/// C13: a log and results that an earlier version wrote are read as they were, and mean what they meant.
+#[test]
+fn entries_and_outputs_of_the_version_before_are_read_and_mean_the_same() {
+    let story = chaley::chat::decode(&bytes_of(FIRST_ENTRY)).unwrap();
+    assert_eq!(story, first_story());
+    let given = State::new().apply(1, 1000, &story);
+    assert_eq!(Applied::decode(&bytes_of(FIRST_OUTPUTS)), Ok(given.clone()));
+    assert_eq!(given.encode(), bytes_of(FIRST_OUTPUTS));
+    assert_eq!(chaley::chat::encode(&story), bytes_of(FIRST_ENTRY));
+    assert_eq!(
+        Chat::with(&story).state.digest().to_string(),
+        "04fd1c9ebc6c1955b899d6f2ef257865"
+    );
+}
+
+fn read_mark(session: SessionId, n: u64) -> Command {
+    read(session, n, 2)
+}
+
+fn first_story() -> [Command; 8] {
+    [
+        join(ANNA, 1, "1", "anna"),
+        join(BERT, 1, "01", "bert"),
+        join(EVE, 1, "rust", "eve"),
+        say(ANNA, 2, "1", "hello"),
+        say(ANNA, 3, "nowhere", "hello"),
+        away(BERT, &queue_of(BERT)),
+        away(EVE, &queue_of(EVE)),
+        expire(EVE, 7),
+    ]
 }

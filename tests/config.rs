@@ -141,6 +141,10 @@ fn values_out_of_range_are_refused_with_their_origin() {
         ("[cluster]\nnodes = [0]\n", "0 is no node id"),
         ("[cluster]\nname = \"a.b\"\n", "\"a.b\" is not 1 to 64 of"),
         ("[chat]\nmax_text_bytes = 0\n", "0 is out of range"),
+        (
+            "[chat]\nflood_messages_per_s = 1000001\n",
+            "1000001 is out of range: 0 to 1000000",
+        ),
         ("[broker]\nurl = \"http://host\"\n", "amqp://"),
         (
             "[broker]\nclient_url = \"amqp://host\"\n",

@@ -266,7 +266,7 @@ impl Talking {
                     let text = text(self.seat.number, pacer.said_count(), dated_us, self.client.size);
                     pacer.said();
                     let group = self.client.group.clone();
-                    self.ask(Ask::Say { group, text }).await?;
+                    self.ask(Ask::say(group, text)).await?;
                 }
                 Next::At(us) => return Ok(Some(us)),
                 Next::Acknowledged => return Ok(None),
@@ -348,7 +348,9 @@ impl Talking {
             SessionEvent::Acknowledged {
                 ask: Ask::Say { .. }, ..
             } => self.acknowledged += 1,
-            SessionEvent::Missing { from, to, .. } => self.hearing.lost(from, to),
+            SessionEvent::Missing {
+                from, to, with: None, ..
+            } => self.hearing.lost(from, to),
             SessionEvent::Refused { message, .. } => {
                 let message = format!("the ring refused a request of the load: {message}");
                 return Err(Failure::new(exit::FAILED, message));
@@ -364,6 +366,11 @@ impl Talking {
             SessionEvent::Acknowledged { .. }
             | SessionEvent::Recent { .. }
             | SessionEvent::Members { .. }
+            | SessionEvent::Missing { .. }
+            | SessionEvent::LastRead { .. }
+            | SessionEvent::History { .. }
+            | SessionEvent::Groups { .. }
+            | SessionEvent::Digest { .. }
             | SessionEvent::View { .. }
             | SessionEvent::Interrupted { .. }
             | SessionEvent::Back { .. }

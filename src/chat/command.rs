@@ -41,6 +41,24 @@ pub enum Action {
     Refuse {
         code: ErrorCode,
     },
+    /// As `Say`, under a key: it adds nothing if the key was used before (C17).
+    SayOnce {
+        group: String,
+        text: String,
+        key: String,
+    },
+    /// To one member of the group alone (C16).
+    Tell {
+        group: String,
+        to: String,
+        text: String,
+        key: Option<String>,
+    },
+    /// The user has read the group up to this number (C18).
+    Read {
+        group: String,
+        seq: u64,
+    },
 }
 
 /// Most commands of one entry, and of one frame of a session's home. A list that says it has more is not ours: a command
@@ -53,6 +71,9 @@ pub const ENCODED_HEADER_BYTES: usize = 11;
 /// The most that a command's fixed parts take: two variant numbers, a session (19), a number (10), three lengths (10 each).
 const COMMAND_FIXED_BYTES: usize = 64;
 
+/// What a fourth length, or a second number, takes at most on top of that; the byte that says whether there is a key is in it.
+const MORE_FIXED_BYTES: usize = 11;
+
 impl Command {
     /// An upper bound, in bytes, on this command's share of [`encode`]: what a head adds up to know when an entry is
     /// full, without encoding anything.
@@ -63,6 +84,11 @@ impl Command {
                 Action::Say { group, text } => group.len() + text.len(),
                 Action::Leave { group } => group.len(),
                 Action::Refuse { .. } => 0,
+                Action::SayOnce { group, text, key } => group.len() + text.len() + key.len(),
+                Action::Tell { group, to, text, key } => {
+                    MORE_FIXED_BYTES + group.len() + to.len() + text.len() + key.as_ref().map_or(0, String::len)
+                }
+                Action::Read { group, .. } => MORE_FIXED_BYTES + group.len(),
             },
             Command::Attach { queue, .. } | Command::Away { queue, .. } => queue.len(),
             Command::Expire { .. } => 0,
@@ -169,6 +195,24 @@ mod tests {
                     group: "g".repeat(300),
                     user: "u".repeat(300),
                     queue: "q".repeat(300),
+                },
+            },
+            Command::Request {
+                session: SessionId(u128::MAX),
+                n: u64::MAX,
+                action: Action::Tell {
+                    group: "g".repeat(300),
+                    to: "t".repeat(300),
+                    text: "x".repeat(20_000),
+                    key: Some("k".repeat(300)),
+                },
+            },
+            Command::Request {
+                session: SessionId(u128::MAX),
+                n: u64::MAX,
+                action: Action::Read {
+                    group: "g".repeat(300),
+                    seq: u64::MAX,
                 },
             },
         ];

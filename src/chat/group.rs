@@ -1,6 +1,7 @@
 //! The groups: who is in them, and the sequence of what happened in each (C5 to C8).
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 
 use serde::{Deserialize, Serialize};
 
@@ -108,6 +109,26 @@ impl Groups {
         Some(group.happen(member, user, EventKind::Left { reason }, cause))
     }
 
+    /// The nick of a member.
+    pub fn user(&self, number: GroupNumber, member: u64) -> Option<&str> {
+        let member = self.get(number)?.members.get(&member)?;
+        Some(&member.user)
+    }
+
+    /// The member that has this nick, in whatever case: its number, its nick as it came, its session.
+    pub fn holder(&self, number: GroupNumber, nick: &str) -> Option<(u64, &str, SessionId)> {
+        let group = self.get(number)?;
+        let member = *group.nicks.get(&fold_nick(nick))?;
+        let GroupMember { user, session } = group.members.get(&member)?;
+        Some((member, user, *session))
+    }
+
+    /// The groups whose names come after `after`, in the order of their names.
+    pub fn after<'a>(&'a self, after: &'a str) -> impl Iterator<Item = &'a Group> {
+        let later = self.by_name.range::<str, _>((Bound::Excluded(after), Bound::Unbounded));
+        later.filter_map(|(_, &number)| self.get(number))
+    }
+
     /// In the order of their names.
     pub fn iter(&self) -> impl Iterator<Item = &Group> {
         self.by_name.values().filter_map(|&number| self.get(number))
@@ -203,6 +224,11 @@ impl<'a> GroupView<'a> {
     /// Digest chain up to the latest event (C8).
     pub fn digest(&self) -> Digest {
         self.group.digest
+    }
+
+    /// How many members it has.
+    pub fn member_count(&self) -> usize {
+        self.group.members.len()
     }
 
     /// By member number, so in the order in which they came.

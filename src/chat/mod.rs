@@ -30,21 +30,46 @@
 //!   only if the session is still in the away that the expire names: it has `left` everywhere (`lost`), and ends.
 //! * **C11. Ended ids** are remembered, the last [`ENDED_KEPT`] of them, so that their clients hear `session-expired`.
 //! * **C12. Told alone.** A session hears of its refusals, and gets a copy of its own `joined` (that is how it learns
-//!   its member number), in its queue. Everything else it hears as the others do; its own event is its acknowledgement.
+//!   its member number), in its queue, as it does what only it is to know (C16, C17, C18). Everything else it hears as the
+//!   others do; its own event is its acknowledgement.
 //! * **C13. One value compares everything:** the state's digest chains, for every entry applied, its index and what each
-//!   of its commands did (the events' digests, refusals, attaches, ends, or nothing).
+//!   of its commands did (the digests of events, private ones too, refusals, repetitions, marks, attaches, ends, or
+//!   nothing).
 //! * **C14. Admission.** The head orders each number of a session once and leaves no gap ([`Admission`]). That is for
 //!   economy and good answers; even without it C3 would keep the chat right.
 //! * **C15. Home.** Each session has one home among the view's members, by rendezvous hashing ([`home`]).
+//! * **C16. Private.** A member may *tell* another one something that only the two learn. A nick is somebody's only while
+//!   it is held, so a conversation is not one of nicks: it belongs to the group and the two *member numbers* (C7), and
+//!   is read by the sessions that hold them, nobody else. It has a sequence of its own, from 1 without gaps, and a digest
+//!   chain as in C8, of `"private\n{seq}\n{member}\n{user}\n{time_ms}\n{to}\n{text}"`, where member and user are the
+//!   sender's and `to` is the other's nick. It is told to the two sessions' queues, never to the group, and is in no
+//!   group's sequence; the sender's copy is its acknowledgement. Nobody there with that nick is `no-such-member`, the
+//!   sender itself `to-oneself`. An away member is told when it is back. A member that leaves takes its side along, and
+//!   the conversation is forgotten with the second one; see [`MAX_CONVERSATIONS_PER_SESSION`] for when one is before.
+//! * **C17. Keys.** A say or tell may have a key of 1-128 visible characters. If the same nick (C6) has said something in
+//!   the group under it before, to everybody or to the same nick, this one adds nothing, whatever its text and whichever
+//!   session it is of: it is answered with the number of the first (`repeated`). What was refused used no key. The
+//!   last [`KEYS_KEPT`] keys are remembered.
+//! * **C18. Read marks.** A member may say how far it has read its group. The mark is its nick's in that group, never
+//!   goes back nor past the group's latest number, and has no place in any sequence. Whoever joins under that nick is
+//!   told it in its own copy of `joined`. The [`MARKS_KEPT`] that moved last are kept.
+//! * **C19. Reading** what happened in groups, who is there and which digests they have needs neither membership nor a
+//!   session, for any client may bind its queue to any group. What C16 says needs both.
+//! * **C20. Flood.** If a limit is configured, the head lets a session say (and tell) so much a second and a burst on top
+//!   ([`Flood`]). What is too much is ordered as its refusal, `too-fast`, so that it has its number like any other.
 #![deny(clippy::disallowed_types, clippy::disallowed_methods)]
 
 mod admission;
 mod codec;
 mod command;
+mod flood;
 mod group;
 mod home;
+mod keys;
+mod marks;
 mod names;
 mod outcome;
+mod private;
 mod session;
 mod state;
 mod types;
@@ -52,10 +77,14 @@ mod types;
 pub use admission::{Admission, Admit};
 pub use codec::DecodeError;
 pub use command::{Action, Command, ENCODED_HEADER_BYTES, MAX_COMMANDS, decode, encode, read_commands};
+pub use flood::{FLOOD_BURST_MS, Flood};
 pub use group::{GroupView, MAX_GROUPS, MAX_MEMBERS_PER_GROUP, MemberView};
 pub use home::home;
-pub use names::{MAX_GROUP_BYTES, MAX_NICK_CHARS, fold_nick, normalise_group, valid_nick};
+pub use keys::KEYS_KEPT;
+pub use marks::MARKS_KEPT;
+pub use names::{MAX_GROUP_BYTES, MAX_KEY_CHARS, MAX_NICK_CHARS, fold_nick, normalise_group, valid_key, valid_nick};
 pub use outcome::{Applied, Outcome, Output, Reply};
+pub use private::{ConversationView, MAX_CONVERSATIONS, MAX_CONVERSATIONS_PER_SESSION};
 pub use session::{ENDED_KEPT, MAX_GROUPS_PER_SESSION, MAX_SESSIONS, OUTCOMES_KEPT, Presence, SessionView};
 pub use state::State;
-pub use types::{ErrorCode, EventKind, GroupEvent, LeftReason, SessionId};
+pub use types::{ErrorCode, EventKind, GroupEvent, LeftReason, Party, PrivateEvent, SessionId, conversation_name};

@@ -6,6 +6,9 @@ pub const MAX_GROUP_BYTES: usize = 64;
 /// Longest nick in characters (Unicode scalar values).
 pub const MAX_NICK_CHARS: usize = 32;
 
+/// Longest key of a message in characters (Unicode scalar values).
+pub const MAX_KEY_CHARS: usize = 128;
+
 /// The name under which a group is kept: a number without its leading zeros, any other name as it is. `None` if it
 /// cannot name a group (C5).
 pub fn normalise_group(name: &str) -> Option<&str> {
@@ -25,10 +28,19 @@ pub fn normalise_group(name: &str) -> Option<&str> {
 /// Whether a user may have this nick (C6). Characters that nobody can see are refused, for with them two nicks could
 /// look the same, or one could turn the line around that shows it.
 pub fn valid_nick(nick: &str) -> bool {
+    is_visible(nick, MAX_NICK_CHARS)
+}
+
+/// Whether a message may have this key (C17).
+pub fn valid_key(key: &str) -> bool {
+    is_visible(key, MAX_KEY_CHARS)
+}
+
+fn is_visible(text: &str, max_chars: usize) -> bool {
     let refused = |c: char| c.is_whitespace() || c.is_control() || is_invisible(c);
-    // One character more than allowed is enough to know, however long the nick is.
-    let length = nick.chars().take(MAX_NICK_CHARS + 1).count();
-    (1..=MAX_NICK_CHARS).contains(&length) && !nick.chars().any(refused)
+    // One character more than allowed is enough to know, however long the text is.
+    let length = text.chars().take(max_chars + 1).count();
+    (1..=max_chars).contains(&length) && !text.chars().any(refused)
 }
 
 /// What two nicks have in common if they differ in case only.

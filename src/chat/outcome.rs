@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::codec::{self, DecodeError};
-use super::types::{ErrorCode, GroupEvent};
+use super::types::{ErrorCode, GroupEvent, PrivateEvent};
 
 /// What one applied entry brought forth, in order. Kept by the store so that the tail can deliver it again.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,11 +22,19 @@ impl Applied {
         codec::from_bytes(bytes)
     }
 
-    /// The events among the outputs, in order.
+    /// The groups' events among the outputs, in order.
     pub fn events(&self) -> impl Iterator<Item = &GroupEvent> {
         self.outputs.iter().filter_map(|output| match output {
             Output::Event(event) => Some(event),
-            Output::Reply { .. } => None,
+            Output::Reply { .. } | Output::Private { .. } => None,
+        })
+    }
+
+    /// The private ones among the outputs, in order.
+    pub fn private_events(&self) -> impl Iterator<Item = &PrivateEvent> {
+        self.outputs.iter().filter_map(|output| match output {
+            Output::Private { event, .. } => Some(event),
+            Output::Event(_) | Output::Reply { .. } => None,
         })
     }
 }
@@ -38,6 +46,9 @@ pub enum Output {
     Event(GroupEvent),
     /// To one session alone, into its queue (C12).
     Reply { queue: String, reply: Reply },
+    /// To two sessions alone, the sender's and the other one's, into their queues (C16); also what the history of their
+    /// conversation keeps.
+    Private { event: PrivateEvent, queues: [String; 2] },
 }
 
 /// What one session alone is told (C12).
@@ -51,6 +62,12 @@ pub enum Reply {
         n: u64,
         expected: Option<u64>,
     },
+    /// As `Joined`, to one whose nick has a read mark in that group (C18).
+    JoinedAgain { event: GroupEvent, read: u64 },
+    /// Request `n` added nothing, for its key was used before, for what has this number (C17).
+    Repeated { group: String, seq: u64, n: u64 },
+    /// Request `n`: the nick's read mark stands here (C18).
+    Read { group: String, seq: u64, n: u64 },
 }
 
 /// What became of a request that was applied (C4), for answering it when it is sent again.
@@ -60,6 +77,12 @@ pub enum Outcome {
     Done { group: String, seq: u64 },
     /// It was refused.
     Refused { code: ErrorCode },
+    /// It is number `seq` of the private conversation of these two members of `group` (C16).
+    Told { group: String, members: [u64; 2], seq: u64 },
+    /// Its key was used before, for number `seq` (C17).
+    Repeated { group: String, seq: u64 },
+    /// The read mark stood at `seq` then (C18).
+    Read { group: String, seq: u64 },
     /// It had its effect or its refusal, but too long ago to say which: answer [`ErrorCode::OutcomeForgotten`].
     Forgotten,
 }

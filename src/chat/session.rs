@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
-use super::group::{GroupNumber, Groups};
+use super::group::{Group, GroupNumber, Groups};
 use super::outcome::Outcome;
+use super::private::{ConversationNumber, ConversationView, Conversations};
 use super::types::{ErrorCode, SessionId};
 use crate::ring::Index;
 
@@ -49,8 +50,28 @@ pub(super) struct Session {
 /// An outcome as it is kept: 16 bytes, for there may be many. Its request's number follows from its place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Kept {
-    Done { group: GroupNumber, seq: u64 },
-    Refused { code: ErrorCode },
+    Done {
+        group: GroupNumber,
+        seq: u64,
+    },
+    Refused {
+        code: ErrorCode,
+    },
+    /// Told in private (C16).
+    Told {
+        conversation: ConversationNumber,
+        seq: u64,
+    },
+    /// Its key was used before, for what has this number (C17).
+    Repeated {
+        group: GroupNumber,
+        seq: u64,
+    },
+    /// The read mark stands here (C18).
+    Read {
+        group: GroupNumber,
+        seq: u64,
+    },
 }
 
 impl Session {
@@ -122,23 +143,27 @@ impl Session {
     }
 
     /// The outcome of request `n`; `None` if it has none yet.
-    fn outcome(&self, n: u64, groups: &Groups) -> Option<Outcome> {
+    fn outcome(&self, n: u64, groups: &Groups, conversations: &Conversations) -> Option<Outcome> {
         if n == 0 || n > self.last {
             return None;
         }
         let age = usize::try_from(self.last - n).unwrap_or(usize::MAX);
         let kept = self.outcomes.iter().rev().nth(age);
-        Some(match kept {
-            Some(&Kept::Refused { code }) => Outcome::Refused { code },
-            Some(&Kept::Done { group, seq }) => match groups.get(group) {
-                Some(group) => Outcome::Done {
-                    group: group.name().to_owned(),
-                    seq,
-                },
-                None => Outcome::Forgotten,
-            },
-            None => Outcome::Forgotten,
-        })
+        let name = |group| groups.get(group).map(|group| group.name().to_owned());
+        let Some(kept) = kept else {
+            return Some(Outcome::Forgotten);
+        };
+        let outcome = match *kept {
+            Kept::Refused { code } => Some(Outcome::Refused { code }),
+            Kept::Done { group, seq } => name(group).map(|group| Outcome::Done { group, seq }),
+            Kept::Repeated { group, seq } => name(group).map(|group| Outcome::Repeated { group, seq }),
+            Kept::Read { group, seq } => name(group).map(|group| Outcome::Read { group, seq }),
+            Kept::Told { conversation, seq } => conversations.parties(conversation).and_then(|(group, members)| {
+                let group = name(group)?;
+                Some(Outcome::Told { group, members, seq })
+            }),
+        };
+        Some(outcome.unwrap_or(Outcome::Forgotten))
     }
 }
 
@@ -197,6 +222,7 @@ pub struct SessionView<'a> {
     pub(super) id: SessionId,
     pub(super) session: &'a Session,
     pub(super) groups: &'a Groups,
+    pub(super) conversations: &'a Conversations,
 }
 
 impl<'a> SessionView<'a> {
@@ -228,7 +254,7 @@ impl<'a> SessionView<'a> {
 
     /// What became of its request `n` (C4); `None` if that has no outcome yet.
     pub fn outcome(&self, n: u64) -> Option<Outcome> {
-        self.session.outcome(n, self.groups)
+        self.session.outcome(n, self.groups, self.conversations)
     }
 
     /// The groups it is in: name, its member number there, the group's latest number.
@@ -238,5 +264,22 @@ impl<'a> SessionView<'a> {
             let group = groups.get(number)?;
             Some((group.name(), member, group.seq()))
         })
+    }
+
+    /// Its private conversations, with the name of the group and its own member number of each (C16).
+    pub fn conversations(&self) -> impl Iterator<Item = (&'a str, u64, ConversationView)> + use<'a> {
+        let (groups, conversations) = (self.groups, self.conversations);
+        self.session.groups().flat_map(move |side| {
+            let name = groups.get(side.0).map(Group::name);
+            conversations.of(side).filter_map(move |it| Some((name?, side.1, it)))
+        })
+    }
+
+    /// Its own member number in the group with this normalised name, and its private conversation with a member there, if
+    /// the two have said anything to each other; `None` if the session is not in that group.
+    pub fn conversation(&self, group: &str, with: u64) -> Option<(u64, Option<ConversationView>)> {
+        let number = self.groups.number(group)?;
+        let me = self.session.member_in(number)?;
+        Some((me, self.conversations.with((number, me), with)))
     }
 }

@@ -2,13 +2,16 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::codec::{self, DecodeError};
+use super::codec::{self, DecodeError, SNAPSHOT_FORMAT};
 use super::command::{Action, Command};
 use super::group::{Cause, Group, GroupNumber, GroupView, Groups, MemberView};
+use super::keys::{KeyHash, Keys, key_hash};
+use super::marks::Marks;
 use super::names::{normalise_group, valid_nick};
 use super::outcome::{Applied, Outcome, Output, Reply};
+use super::private::{Conversations, Said, Side};
 use super::session::{Kept, MAX_GROUPS_PER_SESSION, Session, SessionView, Sessions};
-use super::types::{ErrorCode, EventKind, GroupEvent, LeftReason, SessionId};
+use super::types::{ErrorCode, EventKind, GroupEvent, LeftReason, Party, SessionId};
 use crate::ring::sabotage::{self, Bug};
 use crate::ring::{Digest, Index};
 
@@ -19,6 +22,31 @@ pub struct State {
     digest: Digest,
     sessions: Sessions,
     groups: Groups,
+    // From here on: what snapshots of format 1 do not have.
+    conversations: Conversations,
+    keys: Keys,
+    marks: Marks,
+}
+
+/// What a snapshot of format 1 holds.
+#[derive(Deserialize)]
+struct FirstState {
+    applied: Index,
+    digest: Digest,
+    sessions: Sessions,
+    groups: Groups,
+}
+
+impl From<FirstState> for State {
+    fn from(first: FirstState) -> State {
+        State {
+            applied: first.applied,
+            digest: first.digest,
+            sessions: first.sessions,
+            groups: first.groups,
+            ..State::default()
+        }
+    }
 }
 
 impl State {
@@ -69,12 +97,15 @@ impl State {
 
     /// The binary form for the store.
     pub fn encode(&self) -> Vec<u8> {
-        codec::to_bytes(self)
+        codec::to_bytes_of(SNAPSHOT_FORMAT, self)
     }
 
-    /// Reads [`State::encode`]'s bytes; never panics, whatever they are.
+    /// Reads [`State::encode`]'s bytes, and those of earlier versions; never panics, whatever they are.
     pub fn decode(bytes: &[u8]) -> Result<State, DecodeError> {
-        codec::from_bytes(bytes)
+        match codec::from_bytes_of(SNAPSHOT_FORMAT, bytes) {
+            Err(DecodeError::Format(_)) => codec::from_bytes::<FirstState>(bytes).map(State::from),
+            decoded => decoded,
+        }
     }
 
     /// The group with this normalised name.
@@ -86,6 +117,21 @@ impl State {
     /// All groups, empty ones included, in the order of their names.
     pub fn groups(&self) -> impl Iterator<Item = GroupView<'_>> {
         self.groups.iter().map(|group| self.group_view(group))
+    }
+
+    /// The groups whose names come after `after`, empty ones included, in the order of their names.
+    pub fn groups_after<'a>(&'a self, after: &'a str) -> impl Iterator<Item = GroupView<'a>> {
+        self.groups.after(after).map(|group| self.group_view(group))
+    }
+
+    /// How far a nick has read the group with this normalised name (C18).
+    pub fn read_mark(&self, group: &str, nick: &str) -> Option<u64> {
+        self.marks.get(self.groups.number(group)?, nick)
+    }
+
+    /// The nick of a member of the group with this normalised name.
+    pub fn user(&self, group: &str, member: u64) -> Option<&str> {
+        self.groups.user(self.groups.number(group)?, member)
     }
 
     fn group_view<'a>(&'a self, group: &'a Group) -> GroupView<'a> {
@@ -123,6 +169,7 @@ impl State {
             id,
             session,
             groups: &self.groups,
+            conversations: &self.conversations,
         }
     }
 
@@ -137,7 +184,7 @@ impl State {
     }
 
     fn request(&mut self, step: &mut Step, id: SessionId, n: u64, action: &Action) {
-        let State { sessions, groups, .. } = self;
+        let (sessions, mut rooms) = self.parts();
         let session = match (sessions.get(id).map(Session::last), action) {
             (Some(last), _) if n.checked_sub(1) == Some(last) || sabotage::is(Bug::NumberUnchecked) => {
                 sessions.get_mut(id)
@@ -154,13 +201,33 @@ impl State {
         let Some(session) = session else {
             return step.nothing();
         };
-        match step.perform(session, id, groups, n, action) {
-            Ok(kept) => session.record(kept),
-            Err(code) => {
-                session.record(Kept::Refused { code });
-                step.refused(session.queue(), n, code);
+        if let Action::Tell { group, to, text, key } = action {
+            // The other one is looked for among the sessions, this one included.
+            let wish = Wish {
+                group,
+                to,
+                text,
+                key: key.as_deref(),
+            };
+            let told = step.tell(sessions, id, &mut rooms, n, &wish);
+            if let Some(session) = sessions.get_mut(id) {
+                step.conclude(session, n, told);
             }
+            return;
         }
+        let done = step.perform(session, id, &mut rooms, n, action);
+        step.conclude(session, n, done);
+    }
+
+    /// The sessions, and everything else that requests change.
+    fn parts(&mut self) -> (&mut Sessions, Rooms<'_>) {
+        let rooms = Rooms {
+            groups: &mut self.groups,
+            conversations: &mut self.conversations,
+            keys: &mut self.keys,
+            marks: &mut self.marks,
+        };
+        (&mut self.sessions, rooms)
     }
 
     fn attach(&mut self, step: &mut Step, id: SessionId, queue: &str) {
@@ -194,10 +261,10 @@ impl State {
                 if sabotage::or(Some(away_at), Bug::ExpireOfAnyAway, session.away_at()) == session.away_at() => {}
             _ => return step.nothing(),
         }
-        let State { sessions, groups, .. } = self;
+        let (sessions, mut rooms) = self.parts();
         let cause = step.cause(None);
-        for (group, member) in sessions.get(id).into_iter().flat_map(Session::groups) {
-            if let Some(event) = groups.leave(group, member, LeftReason::Lost, cause) {
+        for side in sessions.get(id).into_iter().flat_map(Session::groups) {
+            if let Some(event) = rooms.leave(side, LeftReason::Lost, cause) {
                 step.event(event);
             }
         }
@@ -212,6 +279,40 @@ const EVENT: u8 = 1;
 const REFUSED: u8 = 2;
 const ATTACHED: u8 = 3;
 const ENDED: u8 = 4;
+const TOLD: u8 = 5;
+const REPEATED: u8 = 6;
+const READ: u8 = 7;
+
+/// What requests change beside their session.
+struct Rooms<'a> {
+    groups: &'a mut Groups,
+    conversations: &'a mut Conversations,
+    keys: &'a mut Keys,
+    marks: &'a mut Marks,
+}
+
+impl Rooms<'_> {
+    /// A member leaves, and with it who read its private conversations on this side.
+    fn leave(&mut self, side: Side, reason: LeftReason, cause: Cause) -> Option<GroupEvent> {
+        self.conversations.left(side);
+        self.groups.leave(side.0, side.1, reason, cause)
+    }
+
+    /// The key of a member's message, if it is one (C17).
+    fn key(&self, (number, member): Side, to: Option<&str>, key: &str) -> Result<KeyHash, ErrorCode> {
+        let group = self.groups.get(number).ok_or(ErrorCode::NotJoined)?;
+        let user = self.groups.user(number, member).ok_or(ErrorCode::NotJoined)?;
+        key_hash(group.name(), user, to, key).ok_or(ErrorCode::BadKey)
+    }
+}
+
+/// What a session wants to tell somebody.
+struct Wish<'a> {
+    group: &'a str,
+    to: &'a str,
+    text: &'a str,
+    key: Option<&'a str>,
+}
 
 /// One entry being applied: where it stands, and what it has brought forth so far.
 struct Step {
@@ -261,41 +362,172 @@ impl Step {
         }
     }
 
+    fn reply(&mut self, queue: &str, reply: Reply) {
+        let queue = queue.to_owned();
+        self.outputs.push(Output::Reply { queue, reply });
+    }
+
+    /// What became of request `n` is kept, and a refusal is told.
+    fn conclude(&mut self, session: &mut Session, n: u64, done: Result<Kept, ErrorCode>) {
+        match done {
+            Ok(kept) => session.record(kept),
+            Err(code) => {
+                session.record(Kept::Refused { code });
+                self.refused(session.queue(), n, code);
+            }
+        }
+    }
+
     /// Judges and does what a session asks with its next number (C1).
     fn perform(
         &mut self,
         session: &mut Session,
         id: SessionId,
-        groups: &mut Groups,
+        rooms: &mut Rooms<'_>,
         n: u64,
         action: &Action,
     ) -> Result<Kept, ErrorCode> {
         match action {
-            Action::Join { group, user, .. } => self.join(session, id, groups, n, (group, user)),
-            Action::Say { group, text } => {
-                let (number, member) = membership(session, groups, group)?;
-                let kind = EventKind::Message { text: text.clone() };
-                let event = groups.tell(number, member, kind, self.cause(Some(n)));
-                self.done(number, event.ok_or(ErrorCode::NotJoined)?)
-            }
+            Action::Join { group, user, .. } => self.join(session, id, rooms, n, (group, user)),
+            Action::Say { group, text } => self.say(session, rooms, n, (group, text), None),
+            Action::SayOnce { group, text, key } => self.say(session, rooms, n, (group, text), Some(key)),
+            // See `State::request`.
+            Action::Tell { .. } => Err(ErrorCode::NotJoined),
+            Action::Read { group, seq } => self.read(session, rooms, n, (group, *seq)),
             Action::Leave { group } => {
-                let (number, member) = membership(session, groups, group)?;
-                session.left(number);
-                let event = groups.leave(number, member, LeftReason::Asked, self.cause(Some(n)));
-                self.done(number, event.ok_or(ErrorCode::NotJoined)?)
+                let side = membership(session, rooms.groups, group)?;
+                session.left(side.0);
+                let event = rooms.leave(side, LeftReason::Asked, self.cause(Some(n)));
+                self.done(side.0, event.ok_or(ErrorCode::NotJoined)?)
             }
             Action::Refuse { code } => Err(*code),
         }
+    }
+
+    fn say(
+        &mut self,
+        session: &Session,
+        rooms: &mut Rooms<'_>,
+        n: u64,
+        (group, text): (&str, &str),
+        key: Option<&str>,
+    ) -> Result<Kept, ErrorCode> {
+        let side = membership(session, rooms.groups, group)?;
+        let key = key.map(|key| rooms.key(side, None, key)).transpose()?;
+        if let Some(seq) = key.and_then(|key| rooms.keys.seq(key)) {
+            return self.repeated(session, rooms.groups, side.0, seq, n);
+        }
+        let kind = EventKind::Message { text: text.to_owned() };
+        let event = rooms.groups.tell(side.0, side.1, kind, self.cause(Some(n)));
+        let event = event.ok_or(ErrorCode::NotJoined)?;
+        if let Some(key) = key {
+            rooms.keys.remember(key, event.seq);
+        }
+        self.done(side.0, event)
+    }
+
+    /// A private message (C16).
+    fn tell(
+        &mut self,
+        sessions: &Sessions,
+        id: SessionId,
+        rooms: &mut Rooms<'_>,
+        n: u64,
+        wish: &Wish<'_>,
+    ) -> Result<Kept, ErrorCode> {
+        let session = sessions.get(id).ok_or(ErrorCode::NoSession)?;
+        let (number, member) = membership(session, rooms.groups, wish.group)?;
+        if !valid_nick(wish.to) {
+            return Err(ErrorCode::NoSuchMember);
+        }
+        let key = wish.key.map(|key| rooms.key((number, member), Some(wish.to), key));
+        let key = key.transpose()?;
+        if let Some(seq) = key.and_then(|key| rooms.keys.seq(key)) {
+            return self.repeated(session, rooms.groups, number, seq, n);
+        }
+        let (other, to, theirs) = rooms.groups.holder(number, wish.to).ok_or(ErrorCode::NoSuchMember)?;
+        if other == member {
+            return Err(ErrorCode::ToOneself);
+        }
+        let to = Party {
+            member: other,
+            user: to.to_owned(),
+        };
+        let theirs = sessions.get(theirs).ok_or(ErrorCode::NoSuchMember)?;
+        let sides = [session, theirs].map(|session| session.groups().collect::<Vec<_>>());
+        let [mine, others] = &sides;
+        let conversation = rooms.conversations.between(number, [member, other], [mine, others])?;
+        let user = rooms
+            .groups
+            .user(number, member)
+            .ok_or(ErrorCode::NotJoined)?
+            .to_owned();
+        let said = Said {
+            group: rooms.groups.get(number).map(Group::name).ok_or(ErrorCode::NotJoined)?,
+            from: Party { member, user },
+            to,
+            time_ms: self.time_ms,
+            reference: n,
+            text: wish.text,
+        };
+        let event = rooms.conversations.happen(conversation, said).ok_or(ErrorCode::Limit)?;
+        let seq = event.seq;
+        if let Some(key) = key {
+            rooms.keys.remember(key, seq);
+        }
+        self.effects.push(TOLD);
+        self.effects.extend_from_slice(&event.digest.0);
+        self.outputs.push(Output::Private {
+            event,
+            queues: [session, theirs].map(|session| session.queue().to_owned()),
+        });
+        Ok(Kept::Told { conversation, seq })
+    }
+
+    /// Its key was used before (C17).
+    fn repeated(
+        &mut self,
+        session: &Session,
+        groups: &Groups,
+        group: GroupNumber,
+        seq: u64,
+        n: u64,
+    ) -> Result<Kept, ErrorCode> {
+        let name = groups.get(group).ok_or(ErrorCode::NotJoined)?.name().to_owned();
+        self.effects.push(REPEATED);
+        self.effects.extend_from_slice(&seq.to_le_bytes());
+        self.reply(session.queue(), Reply::Repeated { group: name, seq, n });
+        Ok(Kept::Repeated { group, seq })
+    }
+
+    /// A read mark moves, if it goes forward (C18).
+    fn read(
+        &mut self,
+        session: &Session,
+        rooms: &mut Rooms<'_>,
+        n: u64,
+        (group, seq): (&str, u64),
+    ) -> Result<Kept, ErrorCode> {
+        let (number, member) = membership(session, rooms.groups, group)?;
+        let group = rooms.groups.get(number).ok_or(ErrorCode::NotJoined)?;
+        let user = rooms.groups.user(number, member).ok_or(ErrorCode::NotJoined)?;
+        let seq = rooms.marks.set(number, user, seq.min(group.seq()));
+        self.effects.push(READ);
+        self.effects.extend_from_slice(&seq.to_le_bytes());
+        let group = group.name().to_owned();
+        self.reply(session.queue(), Reply::Read { group, seq, n });
+        Ok(Kept::Read { group: number, seq })
     }
 
     fn join(
         &mut self,
         session: &mut Session,
         id: SessionId,
-        groups: &mut Groups,
+        rooms: &mut Rooms<'_>,
         n: u64,
         (group, user): (&str, &str),
     ) -> Result<Kept, ErrorCode> {
+        let groups = &mut *rooms.groups;
         let name = normalise_group(group).ok_or(ErrorCode::BadGroup)?;
         if !valid_nick(user) {
             return Err(ErrorCode::BadNick);
@@ -312,12 +544,15 @@ impl Step {
         let (number, event) = groups.join(name, id, user, self.cause(Some(n)))?;
         let member = event.member;
         session.joined(number, member);
-        let reply = Output::Reply {
-            queue: session.queue().to_owned(),
-            reply: Reply::Joined(event.clone()),
+        let reply = match rooms.marks.get(number, user) {
+            None => Reply::Joined(event.clone()),
+            Some(read) => Reply::JoinedAgain {
+                event: event.clone(),
+                read,
+            },
         };
         let done = self.done(number, event);
-        self.outputs.push(reply);
+        self.reply(session.queue(), reply);
         if session.is_away()
             && let Some(away) = groups.tell(number, member, EventKind::Away, self.cause(None))
         {

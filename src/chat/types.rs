@@ -87,14 +87,22 @@ pub enum ErrorCode {
     BadReplyTo,
     /// `resume` of a session of another cluster's history.
     AnotherCluster,
-    /// A code of a later version.
+    /// Nobody in the group has the nick that something is told to.
+    NoSuchMember,
+    /// Something is told to its own sender.
+    ToOneself,
+    /// A key is 1-128 visible characters.
+    BadKey,
+    /// The session says more than `chat.flood_messages_per_s` allows.
+    TooFast,
+    /// A code of a later version. Always the last one: kept outcomes name a code by its place.
     #[serde(other)]
     Other,
 }
 
 impl ErrorCode {
     /// Every code, in the order of their declaration.
-    pub const ALL: [ErrorCode; 16] = [
+    pub const ALL: [ErrorCode; 20] = [
         ErrorCode::Malformed,
         ErrorCode::UnknownOp,
         ErrorCode::BadGroup,
@@ -110,6 +118,10 @@ impl ErrorCode {
         ErrorCode::Limit,
         ErrorCode::BadReplyTo,
         ErrorCode::AnotherCluster,
+        ErrorCode::NoSuchMember,
+        ErrorCode::ToOneself,
+        ErrorCode::BadKey,
+        ErrorCode::TooFast,
         ErrorCode::Other,
     ];
 
@@ -131,6 +143,10 @@ impl ErrorCode {
             ErrorCode::Limit => "limit",
             ErrorCode::BadReplyTo => "bad-reply-to",
             ErrorCode::AnotherCluster => "another-cluster",
+            ErrorCode::NoSuchMember => "no-such-member",
+            ErrorCode::ToOneself => "to-oneself",
+            ErrorCode::BadKey => "bad-key",
+            ErrorCode::TooFast => "too-fast",
             ErrorCode::Other => "other",
         }
     }
@@ -142,7 +158,7 @@ impl ErrorCode {
                 "this is not a request: send one JSON object, or an array of them, as the README shows"
             }
             ErrorCode::UnknownOp => {
-                "this op is unknown here: use join, say, leave, history, who or resume, or a ring of a later version"
+                "this op is unknown here: use join, say, tell, leave, read, history, who, groups, digest or resume, or a ring of a later version"
             }
             ErrorCode::BadGroup => {
                 "a group is a number or a name of 1 to 64 letters a-z, digits, _ or -: choose another"
@@ -167,13 +183,23 @@ impl ErrorCode {
                 "this request was dealt with, but too long ago to say how: look for it in the group's history"
             }
             ErrorCode::Limit => {
-                "the ring is full (sessions, groups, members of a group or groups of a session): leave a group, or try again later"
+                "the ring is full (sessions, groups, members of a group, groups or private conversations of a session): leave a group, or try again later"
             }
             ErrorCode::BadReplyTo => {
                 "reply_to must name the client's own queue, chaley.<cluster>.client.<name>, in at most 255 bytes: set it"
             }
             ErrorCode::AnotherCluster => {
                 "this ring has another history than the one your session is from: begin a new session"
+            }
+            ErrorCode::NoSuchMember => {
+                "nobody in this group has that nick: look who is there, and mind that members leave"
+            }
+            ErrorCode::ToOneself => "this would be told to nobody but yourself: name another member of the group",
+            ErrorCode::BadKey => {
+                "a key is 1 to 128 visible characters, without spaces or control characters: choose another"
+            }
+            ErrorCode::TooFast => {
+                "you say more than this ring takes of one client (chat.flood_messages_per_s in cluster.toml): wait a moment, then send this again"
             }
             ErrorCode::Other => "refused for a reason that this version does not know: upgrade it to read the reason",
         }
@@ -267,6 +293,71 @@ impl LeftReason {
     }
 }
 
+/// Something that one member told another one alone (C16). Told to their two sessions and kept in the history of their
+/// conversation, nowhere else. Its `Debug` shows no text: it may stand in a log.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PrivateEvent {
+    pub group: String,
+    /// Its number in the conversation of these two members, from 1 without gaps.
+    pub seq: u64,
+    pub from: Party,
+    pub to: Party,
+    /// As in [`GroupEvent`].
+    pub time_ms: u64,
+    /// The conversation's digest chain up to and including this event.
+    pub digest: Digest,
+    /// The number of the sender's request.
+    pub reference: u64,
+    pub text: String,
+}
+
+/// One of the two of a private conversation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Party {
+    /// Its number within the group.
+    pub member: u64,
+    pub user: String,
+}
+
+impl PrivateEvent {
+    /// The `type` on the wire, which the digest chain covers.
+    pub const KIND: &str = "private";
+
+    /// The digest that this event has if the conversation's chain stood at `previous` before it (C16).
+    pub fn digest_after(&self, previous: Digest) -> Digest {
+        let (kind, seq, time_ms) = (PrivateEvent::KIND, self.seq, self.time_ms);
+        let (Party { member, user }, to) = (&self.from, &self.to.user);
+        let head = format!("{kind}\n{seq}\n{member}\n{user}\n{time_ms}\n{to}\n");
+        previous.chain(&[head.as_bytes(), self.text.as_bytes()])
+    }
+
+    /// Whether this event continues a history of its conversation whose digest is `previous`.
+    pub fn follows(&self, previous: Digest) -> bool {
+        self.digest_after(previous) == self.digest
+    }
+
+    /// See [`conversation_name`].
+    pub fn conversation(&self) -> String {
+        conversation_name(&self.group, self.from.member, self.to.member)
+    }
+}
+
+impl fmt::Debug for PrivateEvent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PrivateEvent")
+            .field("group", &self.group)
+            .field("seq", &self.seq)
+            .field("digest", &self.digest)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The name under which the history of two members' conversation is kept beside those of groups, whichever of the two
+/// comes first. No group's name has a space in it.
+pub fn conversation_name(group: &str, one: u64, other: u64) -> String {
+    format!("{group} {} {}", one.min(other), one.max(other))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -331,5 +422,40 @@ mod tests {
             text: "hi there".into(),
         };
         assert!(!event.follows(Digest::ZERO));
+    }
+
+    fn private(text: &str) -> PrivateEvent {
+        let party = |member, user: &str| Party {
+            member,
+            user: user.into(),
+        };
+        PrivateEvent {
+            group: "1".into(),
+            seq: 3,
+            from: party(2, "eve"),
+            to: party(7, "Bob"),
+            time_ms: 1_700_000_000_123,
+            digest: Digest::ZERO,
+            reference: 5,
+            text: text.into(),
+        }
+    }
+
+    #[test]
+    fn c16_the_digest_of_a_private_message_is_what_the_formula_says() {
+        let event = private("hi\nthere");
+        // From Python: sha256(bytes(16) + "private\n3\n2\neve\n1700000000123\nBob\nhi\nthere".encode()).hexdigest()[:32]
+        assert_eq!(
+            event.digest_after(Digest::ZERO).to_string(),
+            "45de36182c96262110950d3f5d5c77c5"
+        );
+    }
+
+    #[test]
+    fn c16_a_log_shows_nothing_of_a_private_text_and_both_sides_name_one_conversation() {
+        let event = private("the secret");
+        assert!(!format!("{event:?}").contains("secret"));
+        assert_eq!(event.conversation(), "1 2 7");
+        assert_eq!(conversation_name("1", 7, 2), "1 2 7");
     }
 }

@@ -360,7 +360,7 @@ impl Driver {
         let now = self.now();
         for (tag, ask) in std::mem::take(&mut self.taken) {
             if self.core.is_ended()
-                && let Ask::Join { .. } = ask
+                && (ask.is_read() || matches!(ask, Ask::Join { .. }))
                 && let Ok(session) = drawn()
             {
                 self.core.renew(SessionId(session), matches!(wire, Wire::Up(_)));
@@ -379,7 +379,7 @@ impl Driver {
 
     fn check_and_submit(&mut self, tag: u64, ask: &Ask, now: Millis) -> Result<(), (Option<ErrorCode>, String)> {
         match ask {
-            Ask::Say { text, .. } if text.len() > MAX_TEXT_BYTES => {
+            Ask::Say { text, .. } | Ask::Tell { text, .. } if text.len() > MAX_TEXT_BYTES => {
                 let message = format!("the text has {} bytes; send it in smaller pieces", text.len());
                 return Err((Some(ErrorCode::TextTooLong), message));
             }

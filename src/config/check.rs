@@ -25,6 +25,8 @@ pub mod limits {
     pub const CLIENT_BEAT_MS: RangeInclusive<u64> = 100..=60_000;
     /// Up to a day.
     pub const AWAY_GRACE_MS: RangeInclusive<u64> = 100..=86_400_000;
+    /// 0 is no limit. The upper end is far above what a ring orders.
+    pub const FLOOD_MESSAGES_PER_S: RangeInclusive<u32> = 0..=1_000_000;
     pub const FSYNC_INTERVAL_MS: RangeInclusive<u64> = 10..=60_000;
 }
 
@@ -45,6 +47,11 @@ impl Config {
         found.range("chat.max_text_bytes", self.chat.max_text_bytes, limits::MAX_TEXT_BYTES);
         found.range("chat.client_beat_ms", self.chat.client_beat_ms, limits::CLIENT_BEAT_MS);
         found.range("chat.away_grace_ms", self.chat.away_grace_ms, limits::AWAY_GRACE_MS);
+        found.range(
+            "chat.flood_messages_per_s",
+            self.chat.flood_messages_per_s,
+            limits::FLOOD_MESSAGES_PER_S,
+        );
         found.range(
             "store.fsync_interval_ms",
             self.store.fsync_interval_ms,

@@ -112,6 +112,8 @@ pub struct Chat {
     pub client_beat_ms: u64,
     /// Milliseconds a lost client stays `away` before it has `left`.
     pub away_grace_ms: u64,
+    /// Messages a second that one session may say; 0: as many as it likes.
+    pub flood_messages_per_s: u32,
 }
 
 impl Default for Chat {
@@ -120,6 +122,7 @@ impl Default for Chat {
             max_text_bytes: 16 * 1024,
             client_beat_ms: 1000,
             away_grace_ms: 30_000,
+            flood_messages_per_s: 0,
         }
     }
 }

@@ -135,6 +135,8 @@ impl Delivery {
             let result = past.result(index)?;
             events += result.outputs.len();
             bytes += result.events().map(|event| event.kind.text().len()).sum::<usize>();
+            // A private text is told twice.
+            bytes += result.private_events().map(|event| 2 * event.text.len()).sum::<usize>();
             results.push(result);
             if results.len() == RUN_ENTRIES || events >= RUN_EVENTS || bytes >= RUN_BYTES {
                 break;
@@ -167,17 +169,19 @@ impl Delivery {
     }
 }
 
-/// The frames of a run: for each group its events in order, then the replies.
+/// The frames of a run: for each group its events in order, then for each queue what only its session is told, in order.
 fn frames(epoch: Epoch, results: &[std::sync::Arc<Applied>], token: u64) -> Vec<Publication> {
     let mut groups: BTreeMap<&str, Vec<&GroupEvent>> = BTreeMap::new();
-    let mut replies: Vec<(&str, Vec<Event>)> = Vec::new();
+    let mut alone: BTreeMap<&str, Vec<Event>> = BTreeMap::new();
     for output in results.iter().flat_map(|result| &result.outputs) {
         match output {
             Output::Event(event) => groups.entry(&event.group).or_default().push(event),
-            Output::Reply { queue, reply } => match replies.last_mut() {
-                Some((last, events)) if *last == queue.as_str() => events.push(Event::from(reply)),
-                _ => replies.push((queue, vec![Event::from(reply)])),
-            },
+            Output::Reply { queue, reply } => alone.entry(queue.as_str()).or_default().push(Event::from(reply)),
+            Output::Private { event, queues } => {
+                for queue in queues {
+                    alone.entry(queue.as_str()).or_default().push(Event::from(event));
+                }
+            }
         }
     }
     let publication = |exchange, routing_key, body| Publication {
@@ -191,30 +195,39 @@ fn frames(epoch: Epoch, results: &[std::sync::Arc<Applied>], token: u64) -> Vec<
     };
     let mut frames = Vec::new();
     for (group, events) in groups {
-        for part in parts(&events) {
+        for part in parts(&events, |event| event.kind.text().len()) {
             let body = encode_group_events(epoch, part.iter().copied());
             frames.push(publication(Exchange::Deliver, Names::group_key(group), body));
         }
     }
-    for (queue, events) in replies {
-        frames.push(publication(
-            Exchange::Default,
-            queue.to_owned(),
-            encode_delivery(epoch, &events),
-        ));
+    for (queue, events) in alone {
+        for part in parts(&events, private_bytes) {
+            frames.push(publication(
+                Exchange::Default,
+                queue.to_owned(),
+                encode_delivery(epoch, part),
+            ));
+        }
     }
     frames
 }
 
-/// `events` cut into what one frame may carry.
-fn parts<'a>(events: &'a [&'a GroupEvent]) -> Vec<&'a [&'a GroupEvent]> {
+fn private_bytes(event: &Event) -> usize {
+    match event {
+        Event::Private(private) => private.text.len(),
+        _ => 0,
+    }
+}
+
+/// `events` cut into what one frame may carry. `bytes_of` is the length of an event's text.
+fn parts<E>(events: &[E], bytes_of: impl Fn(&E) -> usize) -> Vec<&[E]> {
     let mut parts = Vec::new();
     let mut rest = events;
     while !rest.is_empty() {
         let mut bytes = 0;
         let fits = rest.iter().take(FRAME_EVENTS).take_while(|event| {
             let before = bytes;
-            bytes += event.kind.text().len();
+            bytes += bytes_of(event);
             before < FRAME_BYTES
         });
         let (part, after) = rest.split_at(fits.count());
@@ -250,7 +263,7 @@ mod tests {
         for (count, length) in [(1, FRAME_BYTES * 2), (20, 100_000), (2000, 10), (0, 0)] {
             let events: Vec<GroupEvent> = (1..=count).map(|seq| message(seq, length)).collect();
             let events: Vec<&GroupEvent> = events.iter().collect();
-            let parts = parts(&events);
+            let parts = parts(&events, |event| event.kind.text().len());
             assert_eq!(parts.concat(), events);
             for part in parts {
                 assert!(!part.is_empty() && part.len() <= FRAME_EVENTS);

@@ -317,7 +317,8 @@ impl Engine {
                 unapplied.extend(decode(&entry.body).unwrap_or_default());
             }
         }
-        self.head = Some(super::head::Head::new(&self.chat.state, unapplied));
+        let head = super::head::Head::new(&self.chat.state, unapplied);
+        self.head = Some(head.with_flood_limit(self.settings.chat.flood_messages_per_s));
         Ok(())
     }
 

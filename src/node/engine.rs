@@ -290,7 +290,7 @@ impl Engine {
             let _ = self.link.ack_request(tag, true);
         }
         for read in head.reads_ready() {
-            self.hand_to_home(read);
+            self.hand_on(read);
         }
         Ok(())
     }

@@ -7,8 +7,10 @@
 use std::collections::VecDeque;
 
 use crate::broker::link::RequestTag;
-use crate::chat::{Action, Admission, Admit, Command, ENCODED_HEADER_BYTES, MAX_COMMANDS, SessionId, State, encode};
-use crate::ring::Entry;
+use crate::chat::{
+    Action, Admission, Admit, Command, ENCODED_HEADER_BYTES, ErrorCode, Flood, MAX_COMMANDS, SessionId, State, encode,
+};
+use crate::ring::{Entry, Millis};
 use crate::wire::client::MAX_QUEUE_NAME_BYTES;
 use crate::wire::frame::Read;
 
@@ -30,6 +32,8 @@ const READS: usize = 4096;
 #[derive(Debug)]
 pub struct Head {
     admission: Admission,
+    /// Only with a limit.
+    flood: Option<Flood>,
     waiting: VecDeque<Command>,
     /// How many commands were ever put into `waiting`, and taken out of it.
     put: u64,
@@ -46,6 +50,7 @@ impl Head {
     pub fn new(state: &State, unapplied: impl IntoIterator<Item = Command>) -> Head {
         Head {
             admission: Admission::rebuild(state, unapplied),
+            flood: None,
             waiting: VecDeque::new(),
             put: 0,
             taken: 0,
@@ -54,15 +59,37 @@ impl Head {
         }
     }
 
+    /// Each session may say so much a second (rule C20 of the chat); 0 is no limit.
+    pub fn with_flood_limit(mut self, messages_per_s: u32) -> Head {
+        self.flood = Flood::new(messages_per_s);
+        self
+    }
+
     /// A numbered request; what is to be ordered waits here.
-    pub fn request(&mut self, state: &State, session: SessionId, n: u64, action: Action) -> Option<Admit> {
+    pub fn request(&mut self, now: Millis, state: &State, session: SessionId, n: u64, action: Action) -> Option<Admit> {
         match self.admission.admit(state, session, n, action) {
-            Admit::Order(command) => {
+            Admit::Order(mut command) => {
+                self.check_flood(now, &mut command);
                 self.put(command);
                 None
             }
             Admit::InFlight => None,
             answer => Some(answer),
+        }
+    }
+
+    /// What is said too fast has its place in the order as its refusal.
+    fn check_flood(&mut self, now: Millis, command: &mut Command) {
+        let Some(flood) = &mut self.flood else { return };
+        if let Command::Request { session, action, .. } = command
+            && matches!(
+                action,
+                Action::Say { .. } | Action::SayOnce { .. } | Action::Tell { .. }
+            )
+            && !flood.allows(*session, now)
+        {
+            let code = ErrorCode::TooFast;
+            *action = Action::Refuse { code };
         }
     }
 
@@ -143,5 +170,74 @@ impl Head {
     /// These commands of one entry have been applied.
     pub fn applied(&mut self, commands: &[Command]) {
         self.admission.applied(commands);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chat::decode;
+
+    const EVE: SessionId = SessionId(7);
+
+    fn text(n: u64) -> Action {
+        let (group, text) = ("1".to_owned(), n.to_string());
+        Action::Say { group, text }
+    }
+
+    /// Rule C20: what is too much has its number, and is the same refusal on every node.
+    #[test]
+    fn c20_what_is_said_too_fast_is_ordered_as_its_refusal() {
+        let state = State::new();
+        let mut head = Head::new(&state, []).with_flood_limit(2);
+        let (group, user, queue) = ("1".to_owned(), "eve".to_owned(), "q".to_owned());
+        head.request(0, &state, EVE, 1, Action::Join { group, user, queue });
+        for n in 2..=7 {
+            assert_eq!(head.request(0, &state, EVE, n, text(n)), None);
+        }
+        let group = "1".to_owned();
+        head.request(0, &state, EVE, 8, Action::Leave { group });
+        head.request(1500, &state, EVE, 9, text(9));
+        // A repetition costs nothing: it is not ordered.
+        assert_eq!(head.request(1500, &state, EVE, 9, text(9)), None);
+        let commands = decode(&head.next_entry().expect("an entry")).expect("ours");
+        let refused = commands.iter().map(|command| match command {
+            Command::Request { n, action, .. } => (
+                *n,
+                *action
+                    == Action::Refuse {
+                        code: ErrorCode::TooFast,
+                    },
+            ),
+            other => panic!("nobody asked for {other:?}"),
+        });
+        let refused: Vec<u64> = refused.filter(|(_, is_refused)| *is_refused).map(|(n, _)| n).collect();
+        assert_eq!(
+            (commands.len(), refused),
+            (9, vec![6, 7]),
+            "two seconds' worth are four"
+        );
+    }
+
+    #[test]
+    fn c20_without_a_limit_nothing_is_too_fast() {
+        let state = State::new();
+        let mut head = Head::new(&state, []).with_flood_limit(0);
+        let (group, user, queue) = ("1".to_owned(), "eve".to_owned(), "q".to_owned());
+        head.request(0, &state, EVE, 1, Action::Join { group, user, queue });
+        for n in 2..=500 {
+            head.request(0, &state, EVE, n, text(n));
+        }
+        let commands = decode(&head.next_entry().expect("an entry")).expect("ours");
+        let refused = |command: &&Command| {
+            matches!(
+                command,
+                Command::Request {
+                    action: Action::Refuse { .. },
+                    ..
+                }
+            )
+        };
+        assert_eq!((commands.len(), commands.iter().filter(refused).count()), (500, 0));
     }
 }

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::answers::conversations;
 use crate::chat::{Command, Presence, SessionId, SessionView, State, home};
 use crate::ring::{Index, Member, Millis, View};
 use crate::wire::client::Event;
@@ -124,6 +125,7 @@ impl Home {
                     Event::Beat {
                         cluster: cluster.to_owned(),
                         groups,
+                        private: conversations(session),
                     },
                 ));
             }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::chat::{Applied, GroupEvent, State};
+use crate::chat::{Applied, GroupEvent, PrivateEvent, State};
 use crate::ring::Index;
 
 /// The applied entries as delivery and answers look at them: a node's chat with its store, or a simulated one.
@@ -14,8 +14,8 @@ pub trait Past {
     /// What applying the entry at `index` gave.
     fn result(&self, index: Index) -> Result<Arc<Applied>, Self::Error>;
 
-    /// Indexes of the entries that gave `group` events numbered above `after`, oldest first. The first of them may also
-    /// hold events up to `after`, and the last may not be applied yet.
+    /// Indexes of the entries that gave `group`, or the private conversation with this name, events numbered above `after`,
+    /// oldest first. The first of them may also hold events up to `after`, and the last may not be applied yet.
     fn holders(&self, group: &str, after: u64)
     -> Result<impl Iterator<Item = Result<Index, Self::Error>>, Self::Error>;
 }
@@ -44,6 +44,34 @@ pub fn history<P: Past>(
                 return Ok(events);
             }
             bytes += event.kind.text().len() + 200;
+            events.push(event.clone());
+        }
+    }
+    Ok(events)
+}
+
+/// As [`history`], of the private conversation with this name ([`crate::chat::conversation_name`]).
+pub fn private_history<P: Past>(
+    past: &P,
+    conversation: &str,
+    after: u64,
+    limit: usize,
+    max_bytes: usize,
+) -> Result<Vec<PrivateEvent>, P::Error> {
+    let mut events = Vec::new();
+    let mut bytes = 0;
+    for index in past.holders(conversation, after)? {
+        let index = index?;
+        if index > past.state().applied() {
+            break;
+        }
+        let result = past.result(index)?;
+        let theirs = |event: &&PrivateEvent| event.seq > after && event.conversation() == conversation;
+        for event in result.private_events().filter(theirs) {
+            if events.len() >= limit || bytes > max_bytes {
+                return Ok(events);
+            }
+            bytes += event.text.len() + 200;
             events.push(event.clone());
         }
     }

@@ -58,6 +58,7 @@ fn encoded_bytes(event: &Event) -> usize {
     const AROUND: usize = 1024;
     match event {
         Event::Message(message) => AROUND + 6 * message.text.len(),
+        Event::Private(private) => AROUND + 6 * private.text.len(),
         _ => AROUND,
     }
 }
@@ -126,8 +127,9 @@ impl Engine {
         let reply_to = replies.queue.clone();
         let (session, n, what) = match incoming {
             Incoming::Ordered { session, n, action } => {
+                let now = self.now();
                 let answer = match &mut self.head {
-                    Some(head) => head.request(&self.chat.state, session, n, action),
+                    Some(head) => head.request(now, &self.chat.state, session, n, action),
                     None => None,
                 };
                 match answer {
@@ -140,14 +142,7 @@ impl Engine {
                 }
                 return Ok(());
             }
-            Incoming::History {
-                session,
-                n,
-                group,
-                after,
-                limit,
-            } => (session, n, ReadWhat::History { group, after, limit }),
-            Incoming::Who { session, n, group } => (session, n, ReadWhat::Who { group }),
+            Incoming::Read { session, n, what } => (session, n, what),
             Incoming::Resume {
                 session,
                 n,
@@ -183,16 +178,16 @@ impl Engine {
 
     // ---- reads ----------------------------------------------------------------------------------------------------
 
-    /// The session's home answers, once it has applied what the head has ordered by now.
-    pub(super) fn hand_to_home(&mut self, read: Read) {
+    /// Who is to answer does, once it has applied what the head has ordered by now.
+    pub(super) fn hand_on(&mut self, read: Read) {
         let at = self.ring.progress().log_end;
-        let view = self.ring.view();
-        match home(read.session, &view.members) {
-            Some(member) if member != self.ring.me() => {
-                let epoch = view.epoch;
-                self.send_payload(member, epoch, Payload::Read { read, at }, NO_TOKEN);
+        let (me, epoch) = (self.ring.me(), self.ring.view().epoch);
+        for member in answers::readers(self.ring.view(), me, &read) {
+            let read = read.clone();
+            match member == me {
+                true => self.read_in(read, at),
+                false => self.send_payload(member, epoch, Payload::Read { read, at }, NO_TOKEN),
             }
-            _ => self.read_in(read, at),
         }
     }
 
@@ -222,7 +217,12 @@ impl Engine {
                 self.dropped("a resume whose attach was lost");
                 continue;
             }
-            let event = answers::read(&self.past(), &self.cluster_id(), &read)?;
+            let here = answers::Here {
+                cluster: &self.cluster_id(),
+                me: self.ring.me(),
+                view: self.ring.view(),
+            };
+            let event = answers::read(&self.past(), &here, &read)?;
             let prefix = self.names.client_prefix();
             let session_queue = || {
                 self.chat

@@ -121,6 +121,7 @@ impl<'a> Batch<'a> {
     }
 
     /// Says that the entry at `index` gave `group` events from `first_seq` on. Its outputs are stored before or with it.
+    /// A private conversation is kept like a group, under the name of [`crate::chat::conversation_name`].
     pub fn group_index(&mut self, group: &str, first_seq: u64, index: Index) {
         if index > self.last_applied {
             return self.misfit(format!(

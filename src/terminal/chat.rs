@@ -200,7 +200,7 @@ impl Chat {
             }
             (Line::Say(text), Some(group)) => {
                 self.pending += 1;
-                self.ask(Ask::Say { group, text }).await;
+                self.ask(Ask::say(group, text)).await;
             }
             (Line::Who, Some(group)) => {
                 self.question = Some(Ask::Who { group });
@@ -265,7 +265,7 @@ impl Chat {
             SessionEvent::Acknowledged { ask, .. } => match ask {
                 Ask::Join { group, .. } => self.place = Place::In { group },
                 Ask::Say { .. } => self.pending = self.pending.saturating_sub(1),
-                Ask::Leave { .. } | Ask::Recent { .. } | Ask::Who { .. } => {}
+                _ => {}
             },
             SessionEvent::Refused {
                 ask,
@@ -278,7 +278,7 @@ impl Chat {
                 match &ask {
                     Ask::Join { .. } | Ask::Leave { .. } => self.place = Place::Nowhere,
                     Ask::Say { .. } => self.pending = self.pending.saturating_sub(1),
-                    Ask::Recent { .. } | Ask::Who { .. } => self.questions = self.questions.saturating_sub(1),
+                    _ => self.questions = self.questions.saturating_sub(1),
                 }
                 let text = match &ask {
                     Ask::Say { text, .. } if perhaps_ordered => uncertain(text, &message, true),
@@ -323,6 +323,10 @@ impl Chat {
             | SessionEvent::View { .. }
             | SessionEvent::Back { .. }
             | SessionEvent::Missing { .. } => self.hear_of_ring(event).await,
+            SessionEvent::LastRead { .. }
+            | SessionEvent::History { .. }
+            | SessionEvent::Groups { .. }
+            | SessionEvent::Digest { .. } => {}
         }
     }
 

@@ -120,7 +120,7 @@ impl Listening {
                 }
                 Form::Lines(_) => Ok(Next::More),
             },
-            SessionEvent::Missing { group, from, to } => {
+            SessionEvent::Missing { group, from, to, .. } => {
                 self.missing += to.saturating_sub(from).saturating_add(1);
                 complain(format_args!(
                     "events {from} to {to} of group {group} are no longer kept"
@@ -136,6 +136,10 @@ impl Listening {
             | SessionEvent::Acknowledged { .. }
             | SessionEvent::Recent { .. }
             | SessionEvent::Members { .. }
+            | SessionEvent::LastRead { .. }
+            | SessionEvent::History { .. }
+            | SessionEvent::Groups { .. }
+            | SessionEvent::Digest { .. }
             | SessionEvent::Trouble { .. } => Ok(Next::More),
         }
     }

@@ -105,6 +105,7 @@ pub(crate) fn refusal(ask: &Ask, code: Option<ErrorCode>, message: &str, command
         Ask::Leave { .. } => format!("group {group} cannot be left"),
         Ask::Recent { .. } => format!("no history of group {group}"),
         Ask::Who { .. } => format!("no list of group {group}"),
+        _ => format!("refused in group {group}"),
     };
     format!("{what}: {}{next}", sanitize::harmless(message))
 }

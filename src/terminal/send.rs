@@ -128,7 +128,7 @@ impl Sending {
                         let _ = writeln!(self.out, "{seq}");
                     }
                     Ask::Join { .. } => self.start_reading(handle),
-                    Ask::Leave { .. } | Ask::Recent { .. } | Ask::Who { .. } => {}
+                    _ => {}
                 }
                 Ok(())
             }
@@ -178,7 +178,7 @@ impl Sending {
         std::thread::spawn(move || {
             let read = match text {
                 Some(text) => {
-                    let lines = u64::from(handle.blocking_ask(Ask::Say { group, text }).is_ok());
+                    let lines = u64::from(handle.blocking_ask(Ask::say(group, text)).is_ok());
                     Read {
                         lines,
                         bad: 0,
@@ -277,7 +277,7 @@ fn read_all(handle: &SessionHandle, group: &str) -> Read {
         match read_line(&mut input, &mut buffer) {
             Ok(Some(InputLine::Text(text))) => {
                 let group = group.to_owned();
-                if handle.blocking_ask(Ask::Say { group, text }).is_err() {
+                if handle.blocking_ask(Ask::say(group, text)).is_err() {
                     return read;
                 }
                 read.lines += 1;

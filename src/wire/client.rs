@@ -4,7 +4,8 @@
 //! `chaley.<cluster>.requests`, `mandatory`, routing key empty, with `reply_to` naming its own queue. It gets
 //! *deliveries* ([`Delivery`]) from two sides: its groups' events through the topic exchange
 //! `chaley.<cluster>.deliver` (routing keys `group.<g>` and `view`), and replies and beats straight into its queue
-//! through the default exchange. A client tells the two apart by the delivery's `exchange`: empty for replies.
+//! through the default exchange. A client tells the two apart by the delivery's `exchange`: empty for replies. What only
+//! some are to know is a reply, too: private messages, refusals, a session's own copy of its `joined`.
 //!
 //! Unknown fields are ignored, fields and types are only ever added.
 //!
@@ -33,8 +34,8 @@ pub use write::{encode_delivery, encode_group_events};
 /// Version of [`Delivery`], its field `v`.
 pub const DELIVERY_VERSION: u32 = 1;
 
-/// What a client asks. `n` numbers a session's *ordered* requests (join, say, leave) from 1 without gaps; the reads
-/// (history, who, resume) carry an `n` of the client's choice that only comes back as `ref`.
+/// What a client asks. `n` numbers a session's *ordered* requests (join, say, tell, leave, read) from 1 without gaps; the
+/// reads (history, who, groups, digest, resume) carry an `n` of the client's choice that only comes back as `ref`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "lowercase")]
 pub enum Request {
@@ -49,18 +50,41 @@ pub enum Request {
         n: u64,
         group: String,
         text: String,
+        /// A repetition under the same key adds nothing.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        key: Option<String>,
+    },
+    /// To the member of `group` whose nick is `to`, alone.
+    Tell {
+        session: SessionId,
+        n: u64,
+        group: String,
+        to: String,
+        text: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        key: Option<String>,
     },
     Leave {
         session: SessionId,
         n: u64,
         group: String,
     },
-    /// Events of `group` with a number above `after`, at most `limit` of them.
+    /// The user has read `group` up to number `seq`.
+    Read {
+        session: SessionId,
+        n: u64,
+        group: String,
+        seq: u64,
+    },
+    /// Events of `group` with a number above `after`, at most `limit` of them; or of the session's private conversation
+    /// with a member of it.
     History {
         session: SessionId,
         #[serde(default)]
         n: u64,
         group: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        with: Option<u64>,
         #[serde(default)]
         after: u64,
         #[serde(default = "default_history_limit")]
@@ -72,6 +96,24 @@ pub enum Request {
         #[serde(default)]
         n: u64,
         group: String,
+    },
+    /// The groups whose names come after `after`, at most `limit` of them.
+    Groups {
+        session: SessionId,
+        #[serde(default)]
+        n: u64,
+        #[serde(default)]
+        after: String,
+        #[serde(default = "default_history_limit")]
+        limit: u32,
+    },
+    /// The digest of `group` at number `seq`, as every node of the ring has it.
+    Digest {
+        session: SessionId,
+        #[serde(default)]
+        n: u64,
+        group: String,
+        seq: u64,
     },
     /// The session goes on with a new queue (`reply_to`): for each group the last number the client has seen.
     Resume {
@@ -95,9 +137,13 @@ impl Request {
         match self {
             Request::Join { session, .. }
             | Request::Say { session, .. }
+            | Request::Tell { session, .. }
             | Request::Leave { session, .. }
+            | Request::Read { session, .. }
             | Request::History { session, .. }
             | Request::Who { session, .. }
+            | Request::Groups { session, .. }
+            | Request::Digest { session, .. }
             | Request::Resume { session, .. } => *session,
         }
     }
@@ -107,9 +153,13 @@ impl Request {
         match self {
             Request::Join { n, .. }
             | Request::Say { n, .. }
+            | Request::Tell { n, .. }
             | Request::Leave { n, .. }
+            | Request::Read { n, .. }
             | Request::History { n, .. }
             | Request::Who { n, .. }
+            | Request::Groups { n, .. }
+            | Request::Digest { n, .. }
             | Request::Resume { n, .. } => *n,
         }
     }
@@ -129,6 +179,8 @@ pub struct Delivery {
 pub enum Event {
     Joined(Presence),
     Message(Message),
+    /// Only to its sender and to whom it is told.
+    Private(Private),
     Left(Presence),
     Away(Presence),
     Back(Presence),
@@ -144,10 +196,15 @@ pub enum Event {
     Beat {
         cluster: String,
         groups: BTreeMap<String, u64>,
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        private: Vec<Conversation>,
     },
-    /// Reply to `history`, oldest first. `last` is the group's latest number; `first` the oldest one still kept.
+    /// Reply to `history`, oldest first. `last` is the group's latest number; `first` the oldest one still kept. The same
+    /// of the private conversation with a member.
     History {
         group: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        with: Option<u64>,
         events: Vec<Event>,
         first: u64,
         last: u64,
@@ -161,11 +218,45 @@ pub enum Event {
         #[serde(rename = "ref")]
         reference: u64,
     },
-    /// Reply to `resume`: the session's last ordered number, and per group its own member number and the latest seq.
+    /// Reply to `groups`, in the order of their names. `more`: there are others after them.
+    Groups {
+        groups: Vec<GroupSummary>,
+        more: bool,
+        #[serde(rename = "ref")]
+        reference: u64,
+    },
+    /// A node's reply to `digest`; `members` are all whose replies there will be.
+    Digest {
+        group: String,
+        seq: u64,
+        #[serde(flatten)]
+        answer: NodeDigest,
+        members: Vec<u16>,
+        #[serde(rename = "ref")]
+        reference: u64,
+    },
+    /// The request `ref` added nothing: its key was used before, for number `seq`.
+    Repeated {
+        group: String,
+        seq: u64,
+        #[serde(rename = "ref")]
+        reference: u64,
+    },
+    /// The outcome of `read`: where the mark stands now.
+    Read {
+        group: String,
+        seq: u64,
+        #[serde(rename = "ref")]
+        reference: u64,
+    },
+    /// Reply to `resume`: the session's last ordered number, per group its own member number and the latest seq, and its
+    /// private conversations.
     Resumed {
         cluster: String,
         last: u64,
         groups: BTreeMap<String, ResumedGroup>,
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        private: Vec<Conversation>,
         #[serde(rename = "ref")]
         reference: u64,
     },
@@ -199,6 +290,9 @@ pub struct Presence {
     /// With `left`: `asked` (LEAVEGROUP) or `lost` (away longer than the grace).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// Only in a session's own copy of its `joined`: how far its nick has read the group.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub read: Option<u64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -215,16 +309,74 @@ pub struct Message {
     pub reference: u64,
 }
 
+/// What one member told another one alone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Private {
+    pub group: String,
+    /// Its number in the conversation of the two.
+    pub seq: u64,
+    pub from: String,
+    /// The sender's.
+    pub member: u64,
+    pub to: String,
+    pub to_member: u64,
+    pub text: String,
+    /// RFC 3339, UTC, milliseconds.
+    pub ts: String,
+    pub digest: String,
+    #[serde(rename = "ref")]
+    pub reference: u64,
+}
+
+/// How far a session's private conversation with a member of a group goes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Conversation {
+    pub group: String,
+    /// The session's own member number: one of an earlier membership is not meant.
+    pub member: u64,
+    /// The other one's member number.
+    pub with: u64,
+    /// The latest number.
+    pub seq: u64,
+}
+
+/// A group as `groups` lists it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupSummary {
+    pub group: String,
+    /// How many there are in it.
+    pub members: u64,
+    /// The latest number.
+    pub seq: u64,
+}
+
+/// What one node says of a group at a number.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeDigest {
+    pub node: u16,
+    /// `None`: this node has the group only up to `last`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
+    /// The group's latest number on this node.
+    pub last: u64,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GroupMember {
     pub member: u64,
     pub user: String,
     /// `here` or `away`.
     pub status: String,
+    /// How far its nick has said that it has read the group.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub read: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResumedGroup {
     pub member: u64,
     pub seq: u64,
+    /// As in [`GroupMember`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub read: Option<u64>,
 }

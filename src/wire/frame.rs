@@ -8,8 +8,13 @@ use serde::{Deserialize, Serialize};
 use crate::chat::{Command, SessionId, read_commands};
 use crate::ring::{ClusterId, Epoch, Index, Member, Message, ViewRecord};
 
-/// The version of frames and records that this code writes and reads.
-pub const VERSION: u8 = 1;
+/// The version of frames that this code writes and reads. It rises with every kind of command that the chat learns: a
+/// node that cannot read one would apply its entry as an empty one, and no longer agree with the others. So nodes of two
+/// versions drop each other's frames, and whoever is alone with its version waits as a joiner.
+pub const VERSION: u8 = 2;
+
+/// The version of records of the view register, which stores keep.
+pub const RECORD_VERSION: u8 = 1;
 
 /// Longest frame that is decoded. A longer one is not a frame of ours: entries are sent in frames of about
 /// [`ENTRIES_BYTES`], and a single entry is at most [`crate::ring::Entry::MAX_BODY_BYTES`].
@@ -55,9 +60,33 @@ pub struct Read {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ReadWhat {
-    History { group: String, after: u64, limit: u32 },
-    Who { group: String },
-    Resume { cluster: Option<String> },
+    History {
+        group: String,
+        after: u64,
+        limit: u32,
+    },
+    Who {
+        group: String,
+    },
+    Resume {
+        cluster: Option<String>,
+    },
+    /// The history of the session's private conversation with a member.
+    Conversation {
+        group: String,
+        with: u64,
+        after: u64,
+        limit: u32,
+    },
+    Groups {
+        after: String,
+        limit: u32,
+    },
+    /// The one read that every member answers.
+    Digest {
+        group: String,
+        seq: u64,
+    },
 }
 
 /// Why bytes are not a frame or a record.
@@ -65,7 +94,7 @@ pub enum ReadWhat {
 pub enum FrameError {
     #[error("empty")]
     Empty,
-    #[error("version {0}, this node speaks {VERSION}")]
+    #[error("version {0}, this node speaks {VERSION} (records: {RECORD_VERSION})")]
     Version(u8),
     #[error("{0} bytes, at most {MAX_FRAME_BYTES} make a frame")]
     TooLong(usize),
@@ -87,35 +116,35 @@ impl FrameError {
 
 impl Frame {
     pub fn encode(&self) -> Vec<u8> {
-        encode(self)
+        encode(VERSION, self)
     }
 
     pub fn decode(bytes: &[u8]) -> Result<Frame, FrameError> {
-        decode(bytes)
+        decode(VERSION, bytes)
     }
 }
 
 /// A record of the view register. It is never mistaken for a reader's mark, which begins with 0xFF.
 pub fn encode_view(record: &ViewRecord) -> Vec<u8> {
-    encode(record)
+    encode(RECORD_VERSION, record)
 }
 
 pub fn decode_view(bytes: &[u8]) -> Result<ViewRecord, FrameError> {
-    decode(bytes)
+    decode(RECORD_VERSION, bytes)
 }
 
-fn encode<T: Serialize>(value: &T) -> Vec<u8> {
+fn encode<T: Serialize>(version: u8, value: &T) -> Vec<u8> {
     // Into a Vec nothing can fail: the types have no maps of unknown length and no floats that refuse.
-    postcard::to_extend(value, vec![VERSION]).unwrap_or_default()
+    postcard::to_extend(value, vec![version]).unwrap_or_default()
 }
 
-fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, FrameError> {
+fn decode<'a, T: Deserialize<'a>>(version: u8, bytes: &'a [u8]) -> Result<T, FrameError> {
     if bytes.len() > MAX_FRAME_BYTES {
         return Err(FrameError::TooLong(bytes.len()));
     }
     match bytes.split_first() {
         None => Err(FrameError::Empty),
-        Some((&VERSION, body)) => match postcard::take_from_bytes(body) {
+        Some((&found, body)) if found == version => match postcard::take_from_bytes(body) {
             Ok((value, [])) => Ok(value),
             Ok(_) => Err(FrameError::Malformed(postcard::Error::DeserializeBadEncoding)),
             Err(error) => Err(FrameError::Malformed(error)),
@@ -176,8 +205,8 @@ mod tests {
     fn what_is_no_frame_says_why() {
         assert_eq!(Frame::decode(&[]), Err(FrameError::Empty));
         let mut other = frame(b"x").encode();
-        other[0] = 2;
-        assert_eq!(Frame::decode(&other), Err(FrameError::Version(2)));
+        other[0] = 1;
+        assert_eq!(Frame::decode(&other), Err(FrameError::Version(1)));
         let mut longer = frame(b"x").encode();
         longer.push(0);
         assert!(matches!(Frame::decode(&longer), Err(FrameError::Malformed(_))));
@@ -194,6 +223,7 @@ mod tests {
             let mut versioned = vec![VERSION];
             versioned.extend_from_slice(&bytes);
             let _ = Frame::decode(&versioned);
+            versioned[0] = RECORD_VERSION;
             let _ = decode_view(&versioned);
         }
 

@@ -115,7 +115,7 @@ pub async fn fail_over(url: &str, ring: &FakeRing) {
     terminal.press("  hello: all\r");
     terminal.wait_for("dennis\u{1b}[0m:   hello: all").await;
     let (group, text) = ("70".to_owned(), "\u{1b}]0;evil\u{7}x".to_owned());
-    eve.handle.ask(Ask::Say { group, text }).await.expect("taken");
+    eve.handle.ask(Ask::say(group, text)).await.expect("taken");
     terminal.wait_for("\\u{1b}]0;evil\\u{7}x").await;
     assert!(!terminal.shown.contains("\u{1b}]0;"), "{:?}", terminal.shown);
 

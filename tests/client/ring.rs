@@ -5,10 +5,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use chaley::broker::names::Names;
 use chaley::chat::{Admission, Admit, Command, ErrorCode, GroupEvent, Outcome, Output, SessionId, State};
+use chaley::node::answers::conversations;
 use chaley::ring::{Epoch, Incarnation, Member, NodeId};
 use chaley::wire::client::{
     Event, GroupMember, Incoming, RequestLimits, ResumedGroup, encode_delivery, encode_group_events, parse_requests,
 };
+use chaley::wire::frame::ReadWhat;
 use futures_util::StreamExt as _;
 use lapin::message::Delivery;
 use lapin::options::{
@@ -237,12 +239,18 @@ impl Ring {
                 (
                     session.queue().to_owned(),
                     session.groups().map(|(name, _, seq)| (name.to_owned(), seq)).collect(),
+                    conversations(&session),
                 )
             })
             .collect();
-        for (queue, groups) in told {
+        for (queue, groups, private) in told {
             let cluster = CLUSTER_ID.to_owned();
-            self.reply(&queue, Event::Beat { cluster, groups }).await;
+            let beat = Event::Beat {
+                cluster,
+                groups,
+                private,
+            };
+            self.reply(&queue, beat).await;
         }
     }
 
@@ -277,17 +285,27 @@ impl Ring {
                 },
                 Admit::Answer(Outcome::Refused { code }) => Event::error(code, Some(n), None),
                 Admit::Answer(Outcome::Forgotten) => Event::error(ErrorCode::OutcomeForgotten, Some(n), None),
+                Admit::Answer(Outcome::Repeated { group, seq }) => Event::Repeated {
+                    group,
+                    seq,
+                    reference: n,
+                },
+                // Programs that are tested here do neither.
+                Admit::Answer(Outcome::Told { .. } | Outcome::Read { .. }) => return,
                 Admit::Refuse { code, expected } => Event::error(code, Some(n), expected),
             },
-            Incoming::History {
-                n, group, after, limit, ..
+            Incoming::Read {
+                n,
+                what: ReadWhat::History { group, after, limit },
+                ..
             } => {
                 let events = self.history.get(&group).map(Vec::as_slice).unwrap_or_default();
                 Event::History {
                     group,
+                    with: None,
                     events: events
                         .iter()
-                        .skip(after as usize)
+                        .skip(usize::try_from(after).unwrap_or(usize::MAX))
                         .take(limit as usize)
                         .map(Event::from)
                         .collect(),
@@ -296,11 +314,16 @@ impl Ring {
                     reference: n,
                 }
             }
-            Incoming::Who { n, group, .. } => {
+            Incoming::Read {
+                n,
+                what: ReadWhat::Who { group },
+                ..
+            } => {
                 let member = |it: &chaley::chat::MemberView<'_>| GroupMember {
                     member: it.member,
                     user: it.user.to_owned(),
                     status: "here".to_owned(),
+                    read: self.state.read_mark(&group, it.user),
                 };
                 let members = self.state.who(&group).iter().map(member).collect();
                 Event::Members {
@@ -309,6 +332,7 @@ impl Ring {
                     reference: n,
                 }
             }
+            Incoming::Read { .. } => return,
             Incoming::Resume { session, n, queue, .. } => {
                 let queue = queue.clone();
                 self.apply(Command::Attach { session, queue }).await;
@@ -328,13 +352,21 @@ impl Ring {
             };
             return Event::error(code, Some(n), None);
         };
-        let groups = view
-            .groups()
-            .map(|(name, member, seq)| (name.to_owned(), ResumedGroup { member, seq }));
+        let groups = view.groups().map(|(name, member, seq)| {
+            (
+                name.to_owned(),
+                ResumedGroup {
+                    member,
+                    seq,
+                    read: None,
+                },
+            )
+        });
         Event::Resumed {
             cluster: CLUSTER_ID.to_owned(),
             last: view.last(),
             groups: groups.collect(),
+            private: conversations(&view),
             reference: n,
         }
     }
@@ -356,6 +388,11 @@ impl Ring {
                     self.deliver(&key, &body).await;
                 }
                 Output::Reply { queue, reply } => self.reply(&queue, Event::from(&reply)).await,
+                Output::Private { event, queues } => {
+                    for queue in queues {
+                        self.reply(&queue, Event::from(&event)).await;
+                    }
+                }
             }
         }
     }

@@ -42,7 +42,7 @@ pub async fn join(url: &str, group: &str, user: &str) -> Session {
 
 pub async fn say(session: &Session, group: &str, text: String) {
     let group = group.to_owned();
-    session.handle.ask(Ask::Say { group, text }).await.expect("taken");
+    session.handle.ask(Ask::say(group, text)).await.expect("taken");
 }
 
 /// What came of sending: acknowledged numbers, texts delivered with theirs, and the other updates.
@@ -102,7 +102,7 @@ pub async fn thousand(url: &str) {
     let sending = tokio::spawn(async move {
         for line in 0..1000 {
             let (group, text) = ("1".to_owned(), format!("line {line}"));
-            handle.ask(Ask::Say { group, text }).await.expect("taken");
+            handle.ask(Ask::say(group, text)).await.expect("taken");
         }
     });
     assert_once_in_order(&hear(&mut session, 1000).await, 1000);
@@ -243,7 +243,7 @@ pub async fn cut(url: &str) {
     let sending = tokio::spawn(async move {
         for line in 0..300 {
             let (group, text) = ("7".to_owned(), format!("line {line}"));
-            handle.ask(Ask::Say { group, text }).await.expect("taken");
+            handle.ask(Ask::say(group, text)).await.expect("taken");
             tokio::time::sleep(std::time::Duration::from_millis(1)).await;
         }
     });
@@ -275,7 +275,7 @@ pub async fn slow_user(url: &str) {
     let sending = tokio::spawn(async move {
         for line in 0..lines {
             let (group, text) = ("8".to_owned(), format!("line {line}"));
-            handle.ask(Ask::Say { group, text }).await.expect("taken");
+            handle.ask(Ask::say(group, text)).await.expect("taken");
         }
     });
     assert_once_in_order(&hear(&mut quick, lines).await, lines);

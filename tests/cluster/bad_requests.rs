@@ -234,11 +234,18 @@ fn sessions_that_nobody_began(client: &mut RawClient) {
         say(&guessed, 1, "who am I"),
         say(&guessed, 7, "who am I"),
         json!({"op": "leave", "session": guessed, "n": 1, "group": "1"}),
-        json!({"op": "history", "session": guessed, "n": 1, "group": "1", "after": 0}),
-        json!({"op": "who", "session": guessed, "n": 1, "group": "1"}),
+        json!({"op": "tell", "session": guessed, "n": 1, "group": "1", "to": "eve", "text": "psst"}),
+        json!({"op": "read", "session": guessed, "n": 1, "group": "1", "seq": 1}),
+        json!({"op": "history", "session": guessed, "n": 1, "group": "1", "with": 1}),
         json!({"op": "resume", "session": guessed, "n": 1, "groups": {"1": 0}}),
     ] {
         refused(&client.answer(&request), "no-session");
+    }
+    // What any client could hear by binding its queue may be asked for by any.
+    for (n, op) in (1_000_001..).zip(["history", "who", "groups", "digest"]) {
+        let answer = client.answer(&json!({"op": op, "session": guessed, "n": n, "group": "1", "seq": 1}));
+        let expected = if op == "who" { "members" } else { op };
+        assert_eq!(answer["type"], expected, "{answer}");
     }
     // Neither did they begin one: the first join must have number 1.
     let answer = client.answer(&join(&guessed, 5, "guessed"));
@@ -270,7 +277,25 @@ fn names_and_texts(client: &mut RawClient) {
         refused(&client.answer(&join(&session, next(), user)), "bad-nick");
     }
     refused(&client.answer(&say(&session, next(), "before the join")), "not-joined");
+    let tell = |n: u64, to: &str, key: &str| json!({"op": "tell", "session": session, "n": n, "group": "1", "to": to, "text": "psst", "key": key});
+    refused(&client.answer(&tell(next(), "names", "k")), "not-joined");
     assert_eq!(client.answer(&join(&session, next(), "names"))["type"], "joined");
+    for (to, key, code) in [
+        ("names", "k", "to-oneself"),
+        ("NAMES", "k", "to-oneself"),
+        ("nobody", "k", "no-such-member"),
+        ("", "k", "no-such-member"),
+        ("two words", "k", "no-such-member"),
+        (&"x".repeat(100_000), "k", "no-such-member"),
+        ("nobody", "", "bad-key"),
+        ("nobody", "two words", "bad-key"),
+        ("nobody", &"x".repeat(129), "bad-key"),
+        ("nobody", &"x".repeat(100_000), "bad-key"),
+    ] {
+        refused(&client.answer(&tell(next(), to, key)), code);
+    }
+    let with = json!({"op": "history", "session": session, "n": 1, "group": "2", "with": 1});
+    refused(&client.answer(&with), "not-joined");
     let mut elsewhere = say(&session, next(), "elsewhere");
     elsewhere["group"] = json!("2");
     refused(&client.answer(&elsewhere), "not-joined");
@@ -408,7 +433,7 @@ fn answers_that_are_to_go_elsewhere(ring: &Cluster, client: &mut RawClient) {
     );
     // What is asked now is answered after what came before it.
     refused(
-        &client.answer(&json!({"op": "who", "session": session, "n": 9, "group": "1"})),
+        &client.answer(&json!({"op": "resume", "session": session, "n": 9, "groups": {}})),
         "no-session",
     );
     let waiting =

@@ -21,6 +21,7 @@ mod operator;
 mod outage;
 mod pauses;
 mod power;
+mod private;
 mod readme;
 mod recovery;
 mod seeds;

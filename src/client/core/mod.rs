@@ -2,17 +2,19 @@
 //!
 //! What it promises to its user, whatever the wire loses, doubles or turns round:
 //!
-//! 1. **Numbering.** Ordered requests (join, say, leave) are numbered from 1 without gaps and published in that order.
+//! 1. **Numbering.** Ordered requests (join, say, tell, leave, read) are numbered from 1 without gaps and published in that order.
 //!    At most [`WINDOW`] of them are without an outcome.
 //! 2. **Outcomes.** Each accepted request gets exactly one outcome, [`SessionEvent::Acknowledged`] or
 //!    [`SessionEvent::Refused`], in the order of the requests. An event of one's own member number that carries the
-//!    request's number is its acknowledgement, an error that carries it is its refusal.
+//!    request's number is its acknowledgement, an error that carries it is its refusal; a read mark, and what was said
+//!    before under the same key, have answers of their own.
 //! 3. **Go-back-N.** Everything without an outcome is published again, from the oldest on, when a view is announced,
 //!    after a reconnection, when a publication was returned or refused by the broker (after a back-off), and when
 //!    nothing came for [`RETRY_MS`] after the broker took the last publication. The ring gives a number no second
 //!    effect and answers it again, so repeating is harmless.
 //! 4. **Order.** Events of a group are delivered by their numbers, without gaps, each once, from the own join to the
-//!    own leave. A gap that stays for [`GAP_PATIENCE_MS`] is closed by asking for history.
+//!    own leave. A gap that stays for [`GAP_PATIENCE_MS`] is closed by asking for history. So are those of a private
+//!    conversation, from its first to the own leave.
 //! 5. **Binding first.** The queue is bound to a group before the join is published, so nothing falls between.
 //! 6. **Reconnecting.** A session that the ring may know resumes first and publishes nothing else until the answer.
 //! 7. **No second session in silence.** If the ring no longer knows the session, the user is told what has no outcome
@@ -30,7 +32,7 @@ mod trouble;
 mod types;
 mod window;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::chat::SessionId;
 use crate::ring::Millis;
@@ -66,10 +68,18 @@ pub const STALL_MS: Millis = 1000;
 pub const REORDER_MAX: usize = 4096;
 /// Events asked for in one history request; the ring may send fewer, then the rest is asked for next.
 pub const HISTORY_EVENTS: u32 = 256;
+/// Most private conversations in one group whose places are kept. The ring has fewer of a session at a time, but forgets
+/// some that are known here still; what would open one more here is dropped.
+pub const CONVERSATIONS_MAX: usize = 4096;
 /// Most old events that a user's own question shows.
 pub const RECENT_MAX: u64 = 1000;
+/// What a history is asked to begin after, to learn where it ends.
+const LATEST: u64 = u64::MAX;
 /// Most unanswered questions; the user is refused the next one.
 pub const READS_MAX: usize = 64;
+/// Of the user's questions whose answers may be large, so many are asked at a time: the answers to more could fill the
+/// queue, which then drops its oldest.
+pub const LARGE_READS_IN_FLIGHT: usize = 4;
 /// Most publications that the broker has neither confirmed nor returned; beyond it nothing is published.
 pub const UNCONFIRMED_MAX: usize = 1024;
 /// The references of reads start here (2^48), so that they never meet the number of an ordered request.
@@ -90,6 +100,49 @@ enum Link {
 struct Group {
     phase: Phase,
     feed: Feed,
+    /// The private conversations, by the other one's member number. None before the own join is known.
+    conversations: BTreeMap<u64, Feed>,
+}
+
+impl Group {
+    /// The group's events, or those of the conversation with a member.
+    fn feed(&self, with: Option<u64>) -> Option<&Feed> {
+        match with {
+            None => Some(&self.feed),
+            Some(with) => self.conversations.get(&with),
+        }
+    }
+
+    fn feed_mut(&mut self, with: Option<u64>) -> Option<&mut Feed> {
+        match with {
+            None => Some(&mut self.feed),
+            Some(with) => self.conversations.get_mut(&with),
+        }
+    }
+
+    /// As [`Group::feed_mut`]; a conversation that was not heard of so far begins. Nobody but a member has one.
+    fn conversation(&mut self, with: u64) -> Option<&mut Feed> {
+        let me = self.feed.member()?;
+        if self.conversations.len() >= CONVERSATIONS_MAX && !self.conversations.contains_key(&with) {
+            return None;
+        }
+        let begun = || {
+            let mut feed = Feed::new();
+            feed.start(me, 1);
+            feed
+        };
+        Some(self.conversations.entry(with).or_insert_with(begun))
+    }
+
+    /// All of them, the group's own first.
+    fn feeds(&self) -> impl Iterator<Item = (Option<u64>, &Feed)> {
+        let conversations = self.conversations.iter().map(|(with, feed)| (Some(*with), feed));
+        std::iter::once((None, &self.feed)).chain(conversations)
+    }
+
+    fn has_gap(&self) -> bool {
+        self.feeds().any(|(_, feed)| feed.has_gap())
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -110,6 +163,9 @@ pub struct Core {
     window: Window,
     reads: Reads,
     groups: BTreeMap<String, Group>,
+    /// Groups that the session has left, with its member number there, while requests from before may have no outcome: no
+    /// more of them than leaves in the window.
+    departed: BTreeSet<(String, u64)>,
     /// Publications without the broker's answer: id to the lowest ordered number in it.
     unconfirmed: BTreeMap<u64, Option<u64>>,
     next_publication: u64,
@@ -137,6 +193,7 @@ impl Core {
             window: Window::new(),
             reads: Reads::new(),
             groups: BTreeMap::new(),
+            departed: BTreeSet::new(),
             unconfirmed: BTreeMap::new(),
             next_publication: 1,
             hold: Hold::none(),
@@ -197,14 +254,14 @@ impl Core {
         if self.link == Link::Ended {
             return Err(AskError::Ended);
         }
+        if ask.is_read() {
+            return self.submit_read(tag, ask);
+        }
         let joined = self.groups.get(ask.group()).map(|group| &group.phase);
-        match &ask {
-            Ask::Join { .. } if joined.is_some() => return Err(AskError::AlreadyJoined),
-            Ask::Say { .. } | Ask::Leave { .. } if !matches!(joined, Some(Phase::Joining | Phase::Joined)) => {
-                return Err(AskError::NotJoined);
-            }
-            Ask::Recent { .. } | Ask::Who { .. } => return self.submit_read(tag, ask),
-            Ask::Join { .. } | Ask::Say { .. } | Ask::Leave { .. } => {}
+        match (&ask, joined) {
+            (Ask::Join { .. }, Some(_)) => return Err(AskError::AlreadyJoined),
+            (Ask::Join { .. }, None) | (_, Some(Phase::Joining | Phase::Joined)) => {}
+            (_, Some(Phase::Leaving { .. }) | None) => return Err(AskError::NotJoined),
         }
         if self.window.room() == 0 {
             return Err(AskError::Full);
@@ -219,7 +276,7 @@ impl Core {
                     state.phase = Phase::Leaving { left: None };
                 }
             }
-            Ask::Say { .. } | Ask::Recent { .. } | Ask::Who { .. } => {}
+            _ => {}
         }
         self.window.push(tag, ask);
         Ok(())
@@ -229,26 +286,35 @@ impl Core {
         if !self.reads.has_room() {
             return Err(AskError::Full);
         }
-        let Some(state) = self.groups.get(ask.group()) else {
-            return Err(AskError::NotJoined);
-        };
-        let group = ask.group().to_owned();
-        match ask {
-            Ask::Recent { count, .. } => {
-                let until = state.feed.heard();
-                self.reads.ask(Purpose::Recent {
+        let purpose = match ask {
+            Ask::Recent { group, count } => {
+                let count = count.min(RECENT_MAX);
+                // Who is in the group knows how far it is; others ask for that first.
+                let until = self.groups.get(&group).map(|state| state.feed.heard());
+                Purpose::Recent {
                     tag,
                     group,
-                    after: until.saturating_sub(count.min(RECENT_MAX)),
+                    count,
+                    after: until.map_or(LATEST, |until| until.saturating_sub(count)),
                     until,
                     collected: Vec::new(),
-                });
+                }
             }
-            Ask::Who { .. } => {
-                self.reads.ask(Purpose::Who { tag, group });
+            Ask::History { group, with, .. } if with.is_some() && !self.groups.contains_key(&group) => {
+                return Err(AskError::NotJoined);
             }
-            Ask::Join { .. } | Ask::Say { .. } | Ask::Leave { .. } => {}
-        }
+            Ask::Who { group } => Purpose::Who { tag, group },
+            Ask::Join { .. } | Ask::Say { .. } | Ask::Tell { .. } | Ask::Leave { .. } | Ask::MarkRead { .. } => {
+                return Ok(());
+            }
+            Ask::Digest { .. } => Purpose::Digest {
+                tag,
+                ask,
+                answered: BTreeSet::new(),
+            },
+            Ask::History { .. } | Ask::Groups { .. } => Purpose::Page { tag, ask },
+        };
+        self.reads.ask(purpose);
         Ok(())
     }
 
@@ -256,6 +322,7 @@ impl Core {
         let group = Group {
             phase: Phase::Joining,
             feed: Feed::new(),
+            conversations: BTreeMap::new(),
         };
         self.groups.insert(name.clone(), group);
         if matches!(self.link, Link::Up | Link::Resuming) {
@@ -340,20 +407,20 @@ impl Core {
         if self.link != Link::Ended && !self.window.is_empty() && now >= self.progress_at + STALL_MS {
             self.interrupt(Cause::NoAnswer, now);
         }
-        let late: Vec<String> = self
-            .groups
-            .iter()
-            .filter(|(_, group)| {
-                group
-                    .feed
-                    .gap_since()
-                    .is_some_and(|since| now >= since + GAP_PATIENCE_MS)
-            })
-            .map(|(name, _)| name.clone())
-            .collect();
-        for name in late {
-            self.ask_catch_up(&name);
+        let late = |feed: &Feed| feed.gap_since().is_some_and(|since| now >= since + GAP_PATIENCE_MS);
+        for (name, with) in self.places(late) {
+            self.ask_catch_up(&name, with);
         }
+    }
+
+    /// The groups and private conversations for which this holds.
+    fn places(&self, wanted: impl Fn(&Feed) -> bool) -> Vec<(String, Option<u64>)> {
+        let mut places = Vec::new();
+        for (name, group) in &self.groups {
+            let feeds = group.feeds().filter(|(_, feed)| wanted(feed));
+            places.extend(feeds.map(|(with, _)| (name.clone(), with)));
+        }
+        places
     }
 
     /// Whether what waits for an outcome should be repeated: not while the broker still has it to itself.
@@ -366,8 +433,11 @@ impl Core {
 
     /// When [`Core::tick`] has something to do at the latest, if nothing else happens.
     pub fn deadline(&self) -> Option<Millis> {
-        let unasked = self.groups.iter().filter(|(name, _)| !self.is_catching_up(name));
-        let gaps = unasked.filter_map(|(_, group)| group.feed.gap_since());
+        let gaps = self.groups.iter().flat_map(|(name, group)| {
+            let open = group.feeds().filter(|(_, feed)| feed.gap_since().is_some());
+            let unasked = open.filter(move |(with, _)| !self.is_catching_up(name, *with));
+            unasked.filter_map(|(_, feed)| feed.gap_since())
+        });
         let mut earliest = gaps.map(|since| since + GAP_PATIENCE_MS).min();
         let mut consider = |at: Option<Millis>| earliest = earliest.into_iter().chain(at).min();
         if matches!(self.link, Link::Up | Link::Resuming) {
@@ -450,8 +520,9 @@ impl Core {
                     cluster: self.cluster.clone(),
                 })
             }
-            Purpose::CatchUp { group } => {
-                let Some(after) = self.groups.get(&group).and_then(|state| state.feed.delivered()) else {
+            Purpose::CatchUp { group, with } => {
+                let feed = self.groups.get(&group).and_then(|state| state.feed(with));
+                let Some(after) = feed.and_then(Feed::delivered) else {
                     self.reads.take(n);
                     return None;
                 };
@@ -459,6 +530,7 @@ impl Core {
                     session,
                     n,
                     group,
+                    with,
                     after,
                     limit: HISTORY_EVENTS,
                 })
@@ -469,12 +541,36 @@ impl Core {
                 session,
                 n,
                 group,
+                with: None,
                 after,
-                limit: u32::try_from(until.saturating_sub(after))
+                limit: u32::try_from(until.unwrap_or(0).saturating_sub(after))
                     .unwrap_or(u32::MAX)
                     .clamp(1, HISTORY_EVENTS),
             }),
             Purpose::Who { group, .. } => Some(Request::Who { session, n, group }),
+            Purpose::Page { ask, .. } | Purpose::Digest { ask, .. } => match ask {
+                Ask::History {
+                    group,
+                    with,
+                    after,
+                    limit,
+                } => Some(Request::History {
+                    session,
+                    n,
+                    group,
+                    with,
+                    after,
+                    limit,
+                }),
+                Ask::Groups { after, limit } => Some(Request::Groups {
+                    session,
+                    n,
+                    after,
+                    limit,
+                }),
+                Ask::Digest { group, seq } => Some(Request::Digest { session, n, group, seq }),
+                _ => None,
+            },
         }
     }
 

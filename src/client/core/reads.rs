@@ -1,8 +1,8 @@
-//! Questions that are not ordered (resume, history, who): asked until they are answered.
+//! Questions that are not ordered (resume, history, who, ...): asked until they are answered.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::{READ_REFERENCE_BASE, READS_MAX, RETRY_MAX_MS, RETRY_MS};
+use super::{Ask, LARGE_READS_IN_FLIGHT, READ_REFERENCE_BASE, READS_MAX, RETRY_MAX_MS, RETRY_MS};
 use crate::ring::Millis;
 use crate::wire::client::Event;
 
@@ -12,18 +12,38 @@ pub(super) enum Purpose {
     /// The session takes up again on a new connection. `known`: the ring had given it an outcome by then, so that
     /// it knows the session, unless the session is over.
     Resume { known: bool },
-    /// Closes a gap, or makes sure after a fail-over that there is none.
-    CatchUp { group: String },
-    /// The user wants to see numbers above `after` up to `until`; `collected` came so far.
+    /// Closes a gap of a group or a private conversation, or makes sure after a fail-over that there is none.
+    CatchUp { group: String, with: Option<u64> },
+    /// The user wants to see the last `count`: numbers above `after` up to `until`, once that is known; `collected` came so
+    /// far.
     Recent {
         tag: u64,
         group: String,
+        count: u64,
         after: u64,
-        until: u64,
+        until: Option<u64>,
         collected: Vec<Event>,
     },
     /// The user wants to know who is there.
     Who { tag: u64, group: String },
+    /// The user's question that has one answer, handed on as it is.
+    Page { tag: u64, ask: Ask },
+    /// The user's question that each node answers; these have.
+    Digest {
+        tag: u64,
+        ask: Ask,
+        answered: BTreeSet<u16>,
+    },
+}
+
+impl Purpose {
+    /// Whether the answer may be so large that only a few of its kind are asked at a time.
+    fn is_large(&self) -> bool {
+        matches!(
+            self,
+            Purpose::Recent { .. } | Purpose::Who { .. } | Purpose::Page { .. }
+        )
+    }
 }
 
 #[derive(Debug)]
@@ -62,9 +82,14 @@ impl Reads {
         self.pending.len() < READS_MAX
     }
 
-    /// Whether every question is answered.
-    pub fn is_empty(&self) -> bool {
-        self.pending.is_empty()
+    /// Whether every question is answered, but those that a node which hangs may never answer.
+    pub fn are_answered(&self) -> bool {
+        !self.contains(|purpose| !matches!(purpose, Purpose::Digest { .. }))
+    }
+
+    /// The question that an answer belongs to, which others may follow.
+    pub fn get_mut(&mut self, reference: u64) -> Option<&mut Purpose> {
+        self.pending.get_mut(&reference).map(|read| &mut read.purpose)
     }
 
     pub fn ask(&mut self, purpose: Purpose) -> u64 {
@@ -123,20 +148,32 @@ impl Reads {
         self.pending.values().filter_map(late).min()
     }
 
+    /// Whether one of these is to be asked, and may be now.
     pub fn has_waiting(&self, wanted: impl Fn(&Purpose) -> bool) -> bool {
+        let has_room = self.large_in_flight() < LARGE_READS_IN_FLIGHT;
+        let may_be_asked = |read: &Read| read.state == State::Waiting && (has_room || !read.purpose.is_large());
         self.pending
             .values()
-            .any(|read| read.state == State::Waiting && wanted(&read.purpose))
+            .any(|read| may_be_asked(read) && wanted(&read.purpose))
     }
 
-    /// Marks up to `limit` waiting questions as asked and returns them.
+    fn large_in_flight(&self) -> usize {
+        let in_flight = |read: &&Read| read.state != State::Waiting && read.purpose.is_large();
+        self.pending.values().filter(in_flight).count()
+    }
+
+    /// Marks up to `limit` waiting questions as asked and returns them; of those with large answers only as many as leave
+    /// no more than [`LARGE_READS_IN_FLIGHT`] without one.
     pub fn publish(&mut self, limit: usize, now: Millis, wanted: impl Fn(&Purpose) -> bool) -> Vec<(u64, Purpose)> {
         let mut asked = Vec::new();
+        let mut large = self.large_in_flight();
         for (reference, read) in &mut self.pending {
             if asked.len() == limit {
                 break;
             }
-            if read.state == State::Waiting && wanted(&read.purpose) {
+            let is_large = read.purpose.is_large();
+            if read.state == State::Waiting && wanted(&read.purpose) && !(is_large && large == LARGE_READS_IN_FLIGHT) {
+                large += usize::from(is_large);
                 let wait = RETRY_MS.saturating_mul(1 << read.attempts.min(8)).min(RETRY_MAX_MS);
                 read.attempts += 1;
                 read.state = State::Asked { again_at: now + wait };

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use super::feed::Feed;
 use super::reads::Purpose;
 use super::trouble::{Cause, Trouble};
 use super::window::Outcome;
-use super::{Ask, Core, Link, Output, Phase, RETRY_MS, RETURNED_MS, SessionEvent};
+use super::{Ask, Core, Group, Link, Output, Phase, RETRY_MS, RETURNED_MS, SessionEvent};
 use crate::chat::ErrorCode;
 use crate::ring::Millis;
-use crate::wire::client::{Delivery, Event, ResumedGroup};
+use crate::wire::client::{Conversation, Delivery, Event, NodeDigest, Private, ResumedGroup};
 
 /// The part that all events with a place in a group have in common.
 struct Placed<'a> {
@@ -32,10 +33,15 @@ fn placed(event: &Event) -> Option<Placed<'_>> {
             member: it.member,
             reference: Some(it.reference),
         }),
-        Event::View { .. }
+        Event::Private(_)
+        | Event::View { .. }
         | Event::Beat { .. }
         | Event::History { .. }
         | Event::Members { .. }
+        | Event::Groups { .. }
+        | Event::Digest { .. }
+        | Event::Repeated { .. }
+        | Event::Read { .. }
         | Event::Resumed { .. }
         | Event::Error { .. }
         | Event::Unknown => None,
@@ -51,6 +57,24 @@ fn answers(event: &Event, ask: &Ask) -> bool {
             | (Event::Left(_), Ask::Leave { .. })
     );
     same_kind && placed(event).is_some_and(|it| it.group == ask.group())
+}
+
+/// What every member of the group is told of a join.
+fn without_mark(mut event: Event) -> Event {
+    if let Event::Joined(joined) = &mut event {
+        joined.read = None;
+    }
+    event
+}
+
+/// The user's question behind a read, if it is a user's.
+fn question(purpose: Purpose) -> Option<(u64, Ask)> {
+    match purpose {
+        Purpose::Resume { .. } | Purpose::CatchUp { .. } => None,
+        Purpose::Recent { tag, group, count, .. } => Some((tag, Ask::Recent { group, count })),
+        Purpose::Who { tag, group } => Some((tag, Ask::Who { group })),
+        Purpose::Page { tag, ask } | Purpose::Digest { tag, ask, .. } => Some((tag, ask)),
+    }
 }
 
 impl Core {
@@ -77,14 +101,50 @@ impl Core {
                         self.on_view(epoch, members, head, now);
                     }
                 }
-                Event::Beat { cluster, groups } => self.on_beat(cluster, groups, now),
+                // What only this session is to know comes straight into its queue.
+                Event::Private(private) if reply => self.on_private(private, now),
+                Event::Private(_) => {}
+                Event::Repeated { group, seq, reference } if reply => {
+                    let (seq, repeated) = (seq, true);
+                    self.on_outcome(&group, reference, Outcome::Ordered { seq, repeated }, now);
+                }
+                Event::Read { group, seq, reference } if reply => {
+                    let (seq, repeated) = (seq, false);
+                    self.on_outcome(&group, reference, Outcome::Ordered { seq, repeated }, now);
+                }
+                Event::Repeated { .. } | Event::Read { .. } => {}
+                Event::Beat {
+                    cluster,
+                    groups,
+                    private,
+                } => self.on_beat(cluster, groups, private, now),
                 Event::History {
                     group,
+                    with,
                     events,
                     first,
                     last,
                     reference,
-                } => self.on_history(&group, events, (first, last), reference, now),
+                } => {
+                    let is_new = epoch >= self.epoch;
+                    self.on_history(&group, with, events, (first, last), reference, (now, is_new));
+                }
+                Event::Groups {
+                    groups,
+                    more,
+                    reference,
+                } => {
+                    let asked = |ask: &Ask| matches!(ask, Ask::Groups { .. });
+                    if let Some((tag, _)) = self.take_page(reference, asked) {
+                        self.tell(SessionEvent::Groups { tag, groups, more });
+                    }
+                }
+                Event::Digest {
+                    answer,
+                    members,
+                    reference,
+                    ..
+                } => self.on_digest(answer, members, reference),
                 Event::Members {
                     group,
                     members,
@@ -97,9 +157,10 @@ impl Core {
                 Event::Resumed {
                     cluster,
                     groups,
+                    private,
                     reference,
                     ..
-                } => self.on_resumed(cluster, &groups, reference, now),
+                } => self.on_resumed(cluster, &groups, private, reference, now),
                 Event::Error {
                     code,
                     message,
@@ -134,6 +195,7 @@ impl Core {
         };
         let own = reply || group.feed.member() == Some(it.member);
         let mut progress = false;
+        let mut last_read = None;
         if own
             && let Some(n) = it.reference
             && let Some(pending) = self.window.unresolved(n)
@@ -142,6 +204,7 @@ impl Core {
             match &event {
                 Event::Joined(joined) => {
                     group.feed.start(joined.member, joined.seq);
+                    last_read = joined.read;
                     if group.phase == Phase::Joining {
                         group.phase = Phase::Joined;
                     }
@@ -153,15 +216,127 @@ impl Core {
                 }
                 _ => {}
             }
-            self.window.resolve(n, Outcome::Ordered { seq: it.seq });
+            let (seq, repeated) = (it.seq, false);
+            self.window.resolve(n, Outcome::Ordered { seq, repeated });
             progress = true;
         }
         let (name, seq) = (it.group.to_owned(), it.seq);
-        group.feed.offer(seq, event);
+        group.feed.offer(seq, without_mark(event));
+        if let Some(seq) = last_read {
+            let group = name.clone();
+            self.tell(SessionEvent::LastRead { group, seq });
+        }
         if progress {
             self.progressed(now);
         }
         self.advance(&name, now);
+    }
+
+    /// Something private: of a conversation of this session, or it is not for it.
+    fn on_private(&mut self, private: Private, now: Millis) {
+        self.acknowledge_told(&private, now);
+        let Some(group) = self.groups.get_mut(&private.group) else {
+            return;
+        };
+        let with = match group.feed.member() {
+            Some(me) if private.member == me => private.to_member,
+            Some(me) if private.to_member == me => private.member,
+            // What comes before the own join is known comes again, with a beat.
+            _ => return,
+        };
+        let Some(feed) = group.conversation(with) else { return };
+        let name = private.group.clone();
+        feed.offer(private.seq, Event::Private(private));
+        self.advance_conversation(&name, with, now);
+    }
+
+    /// The own copy of what this session has told is its acknowledgement, also after the leave that was ordered behind it.
+    fn acknowledge_told(&mut self, private: &Private, now: Millis) {
+        let Private { group, member, .. } = private;
+        let here = self.groups.get(group).and_then(|group| group.feed.member()) == Some(*member);
+        let was_here = || self.departed.contains(&(group.clone(), *member));
+        if let Some(pending) = self.window.unresolved(private.reference)
+            && matches!(&pending.ask, Ask::Tell { group: theirs, .. } if theirs == group)
+            && (here || was_here())
+        {
+            let (seq, repeated) = (private.seq, false);
+            self.window
+                .resolve(private.reference, Outcome::Ordered { seq, repeated });
+            self.progressed(now);
+        }
+    }
+
+    /// Delivers what is next in a private conversation.
+    fn advance_conversation(&mut self, name: &str, with: u64, now: Millis) {
+        let Some(feed) = self.groups.get_mut(name).and_then(|group| group.feed_mut(Some(with))) else {
+            return;
+        };
+        while let Some(event) = feed.pop() {
+            let own = matches!(&event, Event::Private(private) if feed.member() == Some(private.member));
+            self.outputs
+                .push_back(Output::Tell(SessionEvent::Deliver { event, own }));
+        }
+        feed.note_gap(now);
+    }
+
+    /// An answer that is no event of a group: to a read mark, or to something said before under the same key.
+    fn on_outcome(&mut self, group: &str, n: u64, outcome: Outcome, now: Millis) {
+        let Outcome::Ordered { repeated, .. } = outcome else {
+            return;
+        };
+        let Some(pending) = self.window.unresolved(n) else {
+            return;
+        };
+        let fits = match &pending.ask {
+            Ask::MarkRead { .. } => !repeated,
+            Ask::Say { key, .. } | Ask::Tell { key, .. } => repeated && key.is_some(),
+            _ => false,
+        };
+        if fits && pending.ask.group() == group {
+            self.window.resolve(n, outcome);
+            self.progressed(now);
+        }
+    }
+
+    /// The question of the user that has this one answer.
+    fn take_page(&mut self, reference: u64, asked: impl Fn(&Ask) -> bool) -> Option<(u64, Ask)> {
+        match self.reads.get_mut(reference) {
+            Some(Purpose::Page { ask, .. }) if asked(ask) => {}
+            _ => return None,
+        }
+        match self.reads.take(reference)?.purpose {
+            Purpose::Page { tag, ask } => Some((tag, ask)),
+            _ => None,
+        }
+    }
+
+    /// One node's answer; the question stays until all members have answered.
+    fn on_digest(&mut self, answer: NodeDigest, members: Vec<u16>, reference: u64) {
+        let Some(Purpose::Digest { tag, ask, answered }) = self.reads.get_mut(reference) else {
+            return;
+        };
+        if !members.contains(&answer.node) {
+            return;
+        }
+        let is_new = answered.insert(answer.node);
+        let missing: Vec<u16> = members.into_iter().filter(|id| !answered.contains(id)).collect();
+        // Who has answered before may tell that the ring has left out whom the question was still waiting for.
+        if !is_new && !missing.is_empty() {
+            return;
+        }
+        let (tag, ask) = (*tag, ask.clone());
+        if missing.is_empty() {
+            self.reads.take(reference);
+        }
+        if let Ask::Digest { group, seq } = ask {
+            self.tell(SessionEvent::Digest {
+                tag,
+                group,
+                seq,
+                answer,
+                missing,
+            });
+        }
     }
 
     /// The ring gave an outcome.
@@ -200,9 +375,20 @@ impl Core {
 
     /// The session has left the group, and everything up to that was delivered.
     fn close(&mut self, name: &str) {
-        if self.groups.remove(name).is_some() {
+        if let Some(closed) = self.groups.remove(name) {
             self.reads
-                .retain(|purpose| !matches!(purpose, Purpose::CatchUp { group } if group == name));
+                .retain(|purpose| !matches!(purpose, Purpose::CatchUp { group, .. } if group == name));
+            if let Some(member) = closed.feed.member().filter(|_| !self.window.is_empty()) {
+                self.departed.insert((name.to_owned(), member));
+            }
+            // Who has left may not ask for what it missed of its private conversations.
+            for (with, mut feed) in closed.conversations {
+                let past_all = feed.heard().saturating_add(1);
+                if let Some((from, to)) = feed.skip_to(past_all) {
+                    let (group, with) = (name.to_owned(), Some(with));
+                    self.tell(SessionEvent::Missing { group, with, from, to });
+                }
+            }
             if matches!(self.link, Link::Up | Link::Resuming) {
                 self.outputs.push_back(Output::Unbind(name.to_owned()));
             }
@@ -217,9 +403,8 @@ impl Core {
         self.reads.repeat_all();
         self.hold.clear();
         self.active_at = now;
-        let known: Vec<String> = self.groups.keys().cloned().collect();
-        for name in known {
-            self.ask_catch_up(&name);
+        for (name, with) in self.places(|_| true) {
+            self.ask_catch_up(&name, with);
         }
         if self.members.as_ref() == Some(&members) {
             return;
@@ -255,7 +440,7 @@ impl Core {
         false
     }
 
-    fn on_beat(&mut self, cluster: String, groups: BTreeMap<String, u64>, now: Millis) {
+    fn on_beat(&mut self, cluster: String, groups: BTreeMap<String, u64>, private: Vec<Conversation>, now: Millis) {
         if !self.is_of_our_cluster(cluster) {
             return;
         }
@@ -265,33 +450,92 @@ impl Core {
                 group.feed.note_gap(now);
             }
         }
+        self.hear_conversations(private, now);
     }
 
-    /// Asks for what a group misses, unless that is being asked already.
-    pub(super) fn ask_catch_up(&mut self, name: &str) {
-        let asked = |purpose: &Purpose| matches!(purpose, Purpose::CatchUp { group } if group == name);
-        let following = self
-            .groups
-            .get(name)
-            .is_some_and(|group| group.feed.delivered().is_some());
-        if following && !self.reads.contains(asked) {
-            self.reads.ask(Purpose::CatchUp { group: name.to_owned() });
+    fn hear_conversations(&mut self, conversations: Vec<Conversation>, now: Millis) {
+        for it in conversations {
+            let group = self.groups.get_mut(&it.group);
+            // Before the own join is known nobody knows whether it is of this membership; the next beat tells again.
+            let group = group.filter(|group| group.feed.member() == Some(it.member));
+            if let Some(feed) = group.and_then(|group| group.conversation(it.with)) {
+                feed.hear(it.seq);
+                feed.note_gap(now);
+            }
         }
     }
 
-    pub(super) fn is_catching_up(&self, name: &str) -> bool {
-        self.reads
-            .contains(|purpose| matches!(purpose, Purpose::CatchUp { group } if group == name))
+    /// Asks for what a group or a private conversation misses, unless that is being asked already.
+    pub(super) fn ask_catch_up(&mut self, name: &str, with: Option<u64>) {
+        let feed = self.groups.get(name).and_then(|group| group.feed(with));
+        let following = feed.is_some_and(|feed| feed.delivered().is_some());
+        if following && !self.is_catching_up(name, with) {
+            let group = name.to_owned();
+            self.reads.ask(Purpose::CatchUp { group, with });
+        }
     }
 
-    fn on_history(&mut self, name: &str, events: Vec<Event>, kept: (u64, u64), reference: u64, now: Millis) {
+    pub(super) fn is_catching_up(&self, name: &str, with: Option<u64>) -> bool {
+        self.reads.contains(
+            |purpose| matches!(purpose, Purpose::CatchUp { group, with: theirs } if group == name && *theirs == with),
+        )
+    }
+
+    fn on_history(
+        &mut self,
+        name: &str,
+        with: Option<u64>,
+        events: Vec<Event>,
+        kept: (u64, u64),
+        reference: u64,
+        (now, is_new): (Millis, bool),
+    ) {
+        let asked = |ask: &Ask| matches!(ask, Ask::History { .. });
+        if let Some((tag, ask)) = self.take_page(reference, asked) {
+            let group = ask.group().to_owned();
+            let (_, last) = kept;
+            return self.tell(SessionEvent::History {
+                tag,
+                group,
+                with,
+                events,
+                last,
+            });
+        }
         match self.reads.take(reference).map(|read| read.purpose) {
-            Some(Purpose::CatchUp { group }) if group == name => self.catch_up(name, events, kept, now),
+            Some(Purpose::CatchUp { group, with: None }) if group == name && with.is_none() => {
+                self.catch_up(name, events, kept, now);
+            }
+            Some(Purpose::CatchUp {
+                group,
+                with: Some(other),
+            }) if group == name && with == Some(other) => {
+                self.catch_up_conversation(name, other, events, kept.1, (now, is_new));
+            }
             Some(Purpose::Recent {
                 tag,
                 group,
+                count,
+                until: None,
+                ..
+            }) => {
+                // Now it is known where the last ones begin.
+                let until = kept.1;
+                self.reads.ask(Purpose::Recent {
+                    tag,
+                    group,
+                    count,
+                    after: until.saturating_sub(count),
+                    until: Some(until),
+                    collected: Vec::new(),
+                });
+            }
+            Some(Purpose::Recent {
+                tag,
+                group,
+                count,
                 after,
-                until,
+                until: Some(until),
                 mut collected,
             }) => {
                 // Whatever else the answer holds was not asked for; so no more is ever kept than was.
@@ -310,8 +554,9 @@ impl Core {
                     self.reads.ask(Purpose::Recent {
                         tag,
                         group,
+                        count,
                         after: reached,
-                        until,
+                        until: Some(until),
                         collected,
                     });
                 } else {
@@ -334,8 +579,8 @@ impl Core {
         group.feed.hear(last);
         let lost = if first <= last { group.feed.skip_to(first) } else { None };
         if let Some((from, to)) = lost {
-            let group = name.to_owned();
-            self.tell(SessionEvent::Missing { group, from, to });
+            let (group, with) = (name.to_owned(), None);
+            self.tell(SessionEvent::Missing { group, with, from, to });
         }
         for event in events {
             if placed(&event).is_some_and(|it| it.group == name) {
@@ -350,12 +595,64 @@ impl Core {
             if group.feed.delivered() == before {
                 group.feed.wait_again(now);
             } else {
-                self.ask_catch_up(name);
+                self.ask_catch_up(name, None);
             }
         }
     }
 
-    fn on_resumed(&mut self, cluster: String, groups: &BTreeMap<String, ResumedGroup>, reference: u64, now: Millis) {
+    fn catch_up_conversation(
+        &mut self,
+        name: &str,
+        with: u64,
+        events: Vec<Event>,
+        last: u64,
+        (now, is_new): (Millis, bool),
+    ) {
+        let feed = |core: &mut Core| {
+            core.groups
+                .get_mut(name)?
+                .feed_mut(Some(with))
+                .map(|feed| feed.delivered())
+        };
+        let before = feed(self);
+        for event in events {
+            if let Event::Private(private) = event
+                && private.group == name
+                && [private.member, private.to_member].contains(&with)
+            {
+                self.on_private(private, now);
+            }
+        }
+        let Some(feed) = self.groups.get_mut(name).and_then(|group| group.feed_mut(Some(with))) else {
+            return;
+        };
+        feed.hear(last);
+        if last == 0 && is_new {
+            // The ring has forgotten this conversation: it had too many, and the other one has left.
+            let past_all = feed.heard().saturating_add(1);
+            if let Some((from, to)) = feed.skip_to(past_all) {
+                let (group, with) = (name.to_owned(), Some(with));
+                self.tell(SessionEvent::Missing { group, with, from, to });
+            }
+            return;
+        }
+        if feed.has_gap() {
+            if before == Some(feed.delivered()) {
+                feed.wait_again(now);
+            } else {
+                self.ask_catch_up(name, Some(with));
+            }
+        }
+    }
+
+    fn on_resumed(
+        &mut self,
+        cluster: String,
+        groups: &BTreeMap<String, ResumedGroup>,
+        private: Vec<Conversation>,
+        reference: u64,
+        now: Millis,
+    ) {
         let asked = self.reads.take(reference).map(|read| read.purpose);
         if !matches!(asked, Some(Purpose::Resume { .. })) || self.link != Link::Resuming {
             return;
@@ -377,7 +674,7 @@ impl Core {
                     group.feed.hear(there.seq);
                     if group.feed.has_gap() {
                         group.feed.note_gap(now);
-                        self.ask_catch_up(&name);
+                        self.ask_catch_up(&name, None);
                     }
                 }
                 // A leave on its way out has its own outcome; a join may not have arrived yet.
@@ -387,6 +684,10 @@ impl Core {
                 }
                 None => {}
             }
+        }
+        self.hear_conversations(private, now);
+        for (name, with) in self.places(Feed::has_gap) {
+            self.ask_catch_up(&name, with);
         }
     }
 
@@ -430,6 +731,10 @@ impl Core {
             | ErrorCode::AlreadyJoined
             | ErrorCode::NotJoined
             | ErrorCode::OutcomeForgotten
+            | ErrorCode::NoSuchMember
+            | ErrorCode::ToOneself
+            | ErrorCode::BadKey
+            | ErrorCode::TooFast
             | ErrorCode::Limit
             | ErrorCode::Other => {
                 self.window.resolve(reference, Outcome::Refused { code, message });
@@ -457,18 +762,18 @@ impl Core {
             Purpose::Resume { known: false } if code == ErrorCode::NoSession => self.go_up(now),
             Purpose::Resume { .. } => self.end(code, message),
             Purpose::CatchUp { .. } if unknown && self.window.ever_resolved() => self.end(code, message),
-            Purpose::CatchUp { group } => self.on_catch_up_refused(&group, code, now),
-            Purpose::Recent {
-                tag,
-                group,
-                after,
-                until,
-                ..
-            } => {
-                let count = until.saturating_sub(after);
-                self.refuse(tag, Ask::Recent { group, count }, code, message);
+            Purpose::CatchUp { group, with: None } => self.on_catch_up_refused(&group, code, now),
+            // Whether the session is in the group still, the group's own events tell.
+            Purpose::CatchUp { group, with } => {
+                if let Some(feed) = self.groups.get_mut(&group).and_then(|group| group.feed_mut(with)) {
+                    feed.wait_again(now);
+                }
             }
-            Purpose::Who { tag, group } => self.refuse(tag, Ask::Who { group }, code, message),
+            asked => {
+                if let Some((tag, ask)) = question(asked) {
+                    self.refuse(tag, ask, code, message);
+                }
+            }
         }
     }
 
@@ -492,8 +797,8 @@ impl Core {
                 let seq = placed(&left).map_or(0, |it| it.seq);
                 let lost = group.feed.skip_to(seq);
                 if let Some((from, to)) = lost {
-                    let group = name.to_owned();
-                    self.tell(SessionEvent::Missing { group, from, to });
+                    let (group, with) = (name.to_owned(), None);
+                    self.tell(SessionEvent::Missing { group, with, from, to });
                 }
                 self.tell(SessionEvent::Deliver { event: left, own: true });
                 self.close(name);
@@ -530,14 +835,8 @@ impl Core {
             });
         }
         let reads: Vec<_> = self.reads.drain().collect();
-        for purpose in reads {
-            match purpose {
-                Purpose::Who { tag, group } => self.refuse(tag, Ask::Who { group }, code, message.clone()),
-                Purpose::Recent { tag, group, .. } => {
-                    self.refuse(tag, Ask::Recent { group, count: 0 }, code, message.clone());
-                }
-                Purpose::Resume { .. } | Purpose::CatchUp { .. } => {}
-            }
+        for (tag, ask) in reads.into_iter().filter_map(question) {
+            self.refuse(tag, ask, code, message.clone());
         }
         let groups: Vec<String> = std::mem::take(&mut self.groups).into_keys().collect();
         for name in &groups {
@@ -548,7 +847,12 @@ impl Core {
 
     fn tell_outcome(&mut self, tag: u64, ask: Ask, outcome: Outcome) {
         match outcome {
-            Outcome::Ordered { seq } => self.tell(SessionEvent::Acknowledged { tag, ask, seq }),
+            Outcome::Ordered { seq, repeated } => self.tell(SessionEvent::Acknowledged {
+                tag,
+                ask,
+                seq,
+                repeated,
+            }),
             Outcome::Refused { code, message } => self.refuse(tag, ask, code, message),
         }
     }
@@ -566,11 +870,14 @@ impl Core {
             }
             self.tell_outcome(pending.tag, pending.ask, outcome);
         }
+        if self.window.is_empty() {
+            self.departed.clear();
+        }
         let Some(trouble) = self.trouble else { return };
         let over = self.link == Link::Up
             && self.window.first() >= trouble.pending_below
-            && self.reads.is_empty()
-            && !self.groups.values().any(|group| group.feed.has_gap());
+            && self.reads.are_answered()
+            && !self.groups.values().any(Group::has_gap);
         if over {
             self.trouble = None;
             let after_ms = now.saturating_sub(trouble.since);

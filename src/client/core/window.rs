@@ -9,9 +9,10 @@ use crate::wire::client::Request;
 /// What became of an ordered request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Outcome {
-    /// It has place `seq` in its group.
+    /// It has place `seq` in its group or conversation, or `repeated` something that has.
     Ordered {
         seq: u64,
+        repeated: bool,
     },
     Refused {
         code: ErrorCode,

@@ -9,8 +9,9 @@ use serde::de::{SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::{Event, Request};
-use crate::chat::{Action, ErrorCode, MAX_GROUP_BYTES, MAX_NICK_CHARS, SessionId, normalise_group};
+use crate::chat::{Action, ErrorCode, MAX_GROUP_BYTES, MAX_KEY_CHARS, MAX_NICK_CHARS, SessionId, normalise_group};
 use crate::ring::Entry;
+use crate::wire::frame::ReadWhat;
 
 /// Longest body of one publish. A longer one is refused as a whole with `malformed`.
 pub const MAX_BODY_BYTES: usize = 1024 * 1024;
@@ -25,14 +26,16 @@ pub const MAX_QUEUE_NAME_BYTES: usize = 255;
 /// A longer one is refused with `text-too-long`.
 pub const MAX_TEXT_BYTES: usize = Entry::MAX_BODY_BYTES - 1024;
 
-/// Most events that one `history` may ask for. A higher `limit` counts as this one; `last` in the reply tells the
+/// Most events that one `history` may ask for, and groups that one `groups` may. A higher `limit` counts as this one; `last` in the reply tells the
 /// client that there is more.
 pub const MAX_HISTORY_LIMIT: u32 = 1000;
 
 /// Longest reason that an error repeats, in characters: reasons quote the request, which may be long. The rest is cut off.
 const MAX_REASON_CHARS: usize = 200;
 
-const OPS: [&str; 6] = ["join", "say", "leave", "history", "who", "resume"];
+const OPS: [&str; 10] = [
+    "join", "say", "tell", "leave", "read", "history", "who", "groups", "digest", "resume",
+];
 
 /// What requests are measured against.
 #[derive(Debug, Clone, Copy)]
@@ -47,25 +50,10 @@ pub struct RequestLimits<'a> {
 /// are applied.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Incoming {
-    /// Join, say or leave: for the head's admission. `n` is 1 or more.
-    Ordered {
-        session: SessionId,
-        n: u64,
-        action: Action,
-    },
-    History {
-        session: SessionId,
-        n: u64,
-        group: String,
-        after: u64,
-        /// At most [`MAX_HISTORY_LIMIT`].
-        limit: u32,
-    },
-    Who {
-        session: SessionId,
-        n: u64,
-        group: String,
-    },
+    /// Join, say, tell, leave or read: for the head's admission. `n` is 1 or more.
+    Ordered { session: SessionId, n: u64, action: Action },
+    /// History (of at most [`MAX_HISTORY_LIMIT`] events), who, groups (as many) or digest.
+    Read { session: SessionId, n: u64, what: ReadWhat },
     Resume {
         session: SessionId,
         n: u64,
@@ -206,13 +194,15 @@ impl Reading<'_> {
             } => {
                 let queue = self.queue(n)?;
                 let action = Action::Join {
-                    group: bounded(group, |name| name.len() > MAX_GROUP_BYTES),
-                    user: bounded(user, |nick| nick.chars().count() > MAX_NICK_CHARS),
+                    group: bounded_group(group),
+                    user: bounded_nick(user),
                     queue,
                 };
                 ordered(session, n, action)
             }
-            Request::Say { session, n, text, .. } if text.len() > self.limits.max_text_bytes.min(MAX_TEXT_BYTES) => {
+            Request::Say { session, n, text, .. } | Request::Tell { session, n, text, .. }
+                if text.len() > self.limits.max_text_bytes.min(MAX_TEXT_BYTES) =>
+            {
                 let code = ErrorCode::TextTooLong;
                 ordered(session, n, Action::Refuse { code })
             }
@@ -221,33 +211,81 @@ impl Reading<'_> {
                 n,
                 group,
                 text,
+                key,
             } => {
-                let group = bounded(group, |name| name.len() > MAX_GROUP_BYTES);
-                ordered(session, n, Action::Say { group, text })
+                let group = bounded_group(group);
+                let action = match key.map(bounded_key) {
+                    None => Action::Say { group, text },
+                    Some(key) => Action::SayOnce { group, text, key },
+                };
+                ordered(session, n, action)
+            }
+            Request::Tell {
+                session,
+                n,
+                group,
+                to,
+                text,
+                key,
+            } => {
+                let action = Action::Tell {
+                    group: bounded_group(group),
+                    to: bounded_nick(to),
+                    text,
+                    key: key.map(bounded_key),
+                };
+                ordered(session, n, action)
             }
             Request::Leave { session, n, group } => {
-                let group = bounded(group, |name| name.len() > MAX_GROUP_BYTES);
+                let group = bounded_group(group);
                 ordered(session, n, Action::Leave { group })
+            }
+            Request::Read { session, n, group, seq } => {
+                let group = bounded_group(group);
+                ordered(session, n, Action::Read { group, seq })
             }
             Request::History {
                 session,
                 n,
                 group,
+                with,
                 after,
                 limit,
             } => {
                 let (group, limit) = (read_group(&group, n)?, limit.min(MAX_HISTORY_LIMIT));
-                Ok(Incoming::History {
-                    session,
-                    n,
-                    group,
-                    after,
-                    limit,
-                })
+                let what = match with {
+                    None => ReadWhat::History { group, after, limit },
+                    Some(with) => ReadWhat::Conversation {
+                        group,
+                        with,
+                        after,
+                        limit,
+                    },
+                };
+                Ok(Incoming::Read { session, n, what })
             }
             Request::Who { session, n, group } => {
-                let group = read_group(&group, n)?;
-                Ok(Incoming::Who { session, n, group })
+                let what = ReadWhat::Who {
+                    group: read_group(&group, n)?,
+                };
+                Ok(Incoming::Read { session, n, what })
+            }
+            Request::Groups {
+                session,
+                n,
+                after,
+                limit,
+            } => {
+                let (after, limit) = (bounded_group(after), limit.min(MAX_HISTORY_LIMIT));
+                let what = ReadWhat::Groups { after, limit };
+                Ok(Incoming::Read { session, n, what })
+            }
+            Request::Digest { session, n, group, seq } => {
+                let what = ReadWhat::Digest {
+                    group: read_group(&group, n)?,
+                    seq,
+                };
+                Ok(Incoming::Read { session, n, what })
             }
             Request::Resume {
                 session,
@@ -279,7 +317,7 @@ fn ordered(session: SessionId, n: u64, action: Action) -> Result<Incoming, Reque
     if n == 0 {
         return Err(RequestError::because(
             ErrorCode::Malformed,
-            "n of join, say and leave starts at 1",
+            "n of join, say, tell, leave and read starts at 1",
             Some(n),
         ));
     }
@@ -299,6 +337,18 @@ fn resumed_groups(groups: BTreeMap<String, u64>, n: u64) -> Result<BTreeMap<Stri
         *kept = seq.min(*kept);
     }
     Ok(normalised)
+}
+
+fn bounded_group(name: String) -> String {
+    bounded(name, |name| name.len() > MAX_GROUP_BYTES)
+}
+
+fn bounded_nick(nick: String) -> String {
+    bounded(nick, |nick| nick.chars().count() > MAX_NICK_CHARS)
+}
+
+fn bounded_key(key: String) -> String {
+    bounded(key, |key| key.chars().count() > MAX_KEY_CHARS)
 }
 
 /// Cuts a name that is too long at the first character that makes it so: it stays as wrong as it was, but fits into a

@@ -5,8 +5,8 @@ use std::rc::Rc;
 use serde::ser::Error as _;
 use serde::{Serialize, Serializer};
 
-use super::{DELIVERY_VERSION, Event, Message, Presence, rfc3339};
-use crate::chat::{ErrorCode, EventKind, GroupEvent, LeftReason, Reply};
+use super::{DELIVERY_VERSION, Event, Message, Presence, Private, rfc3339};
+use crate::chat::{ErrorCode, EventKind, GroupEvent, LeftReason, PrivateEvent, Reply};
 use crate::ring::{Digest, Epoch};
 
 impl Event {
@@ -18,6 +18,14 @@ impl Event {
             reference,
             expected,
         }
+    }
+
+    /// A session's own copy of its `joined`, with its nick's read mark; any other event as it is.
+    pub fn with_read(mut self, mark: Option<u64>) -> Event {
+        if let Event::Joined(joined) = &mut self {
+            joined.read = mark;
+        }
+        self
     }
 }
 
@@ -32,6 +40,7 @@ impl From<&GroupEvent> for Event {
             digest: hex(event.digest),
             reference: event.reference,
             reason: reason.map(|reason| reason.name().to_owned()),
+            read: None,
         };
         match &event.kind {
             EventKind::Joined => Event::Joined(presence(None)),
@@ -53,11 +62,39 @@ impl From<&GroupEvent> for Event {
     }
 }
 
+impl From<&PrivateEvent> for Event {
+    fn from(event: &PrivateEvent) -> Event {
+        Event::Private(Private {
+            group: event.group.clone(),
+            seq: event.seq,
+            from: event.from.user.clone(),
+            member: event.from.member,
+            to: event.to.user.clone(),
+            to_member: event.to.member,
+            text: event.text.clone(),
+            ts: rfc3339(event.time_ms),
+            digest: hex(event.digest),
+            reference: event.reference,
+        })
+    }
+}
+
 impl From<&Reply> for Event {
     fn from(reply: &Reply) -> Event {
         match reply {
             Reply::Joined(event) => Event::from(event),
+            Reply::JoinedAgain { event, read } => Event::from(event).with_read(Some(*read)),
             Reply::Refused { code, n, expected } => Event::error(*code, Some(*n), *expected),
+            Reply::Repeated { group, seq, n } => Event::Repeated {
+                group: group.clone(),
+                seq: *seq,
+                reference: *n,
+            },
+            Reply::Read { group, seq, n } => Event::Read {
+                group: group.clone(),
+                seq: *seq,
+                reference: *n,
+            },
         }
     }
 }

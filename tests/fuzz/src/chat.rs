@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use chaley::chat::{
-    self, Action, Admission, Admit, Command, GroupEvent, MAX_GROUPS_PER_SESSION, SessionId, State, decode,
+    self, Action, Admission, Admit, Command, GroupEvent, MAX_GROUPS_PER_SESSION, PrivateEvent, SessionId, State, decode,
 };
 use chaley::node::head::Head;
 use chaley::ring::{Digest, Entry, Epoch, Message};
@@ -25,6 +25,7 @@ pub fn chat_head(bytes: &[u8]) {
             unapplied: Vec::new(),
             time_ms: 0,
             groups: BTreeMap::new(),
+            conversations: BTreeMap::new(),
         };
         while let Some(what) = script.next() {
             world.next(what, &mut script);
@@ -43,6 +44,16 @@ struct World {
     time_ms: u64,
     /// Number and digest of each group's latest event, as a client adds them up.
     groups: BTreeMap<String, (u64, Digest)>,
+    /// The same of each private conversation.
+    conversations: BTreeMap<String, (u64, Digest)>,
+}
+
+/// Rule C16.
+fn follows((seq, digest): &mut (u64, Digest), event: &PrivateEvent) {
+    assert_eq!(event.seq, *seq + 1, "no gap");
+    assert!(event.follows(*digest), "the chain goes on");
+    assert_ne!(event.from.member, event.to.member, "nobody tells itself");
+    (*seq, *digest) = (event.seq, event.digest);
 }
 
 impl World {
@@ -93,11 +104,9 @@ impl World {
                     "every client's queue will do"
                 );
             }
-            Incoming::History { session, group, .. } | Incoming::Who { session, group, .. } => {
-                let _ = (
-                    self.state.who(&group),
-                    self.state.session(session).map(|session| session.groups().count()),
-                );
+            Incoming::Read { session, .. } => {
+                let view = self.state.session(session);
+                let _ = view.map(|session| (session.groups().count(), session.conversations().count()));
             }
         }
     }
@@ -110,7 +119,7 @@ impl World {
     }
 
     fn admit(&mut self, session: SessionId, n: u64, action: Action) {
-        if let Some(Admit::Order(command)) = self.head.request(&self.state, session, n, action) {
+        if let Some(Admit::Order(command)) = self.head.request(0, &self.state, session, n, action) {
             panic!("the head keeps what is to be ordered: {command:?}");
         }
     }
@@ -154,10 +163,17 @@ impl World {
             let delivery: Delivery = serde_json::from_slice(&told).expect("a client can read it");
             assert_eq!(delivery.events, applied.events().map(Event::from).collect::<Vec<_>>());
             for output in &applied.outputs {
-                if let chat::Output::Reply { reply, .. } = output {
-                    let told = encode_delivery(Epoch(1), &[Event::from(reply)]);
-                    serde_json::from_slice::<Delivery>(&told).expect("a client can read it");
-                }
+                let event = match output {
+                    chat::Output::Event(_) => continue,
+                    chat::Output::Reply { reply, .. } => Event::from(reply),
+                    chat::Output::Private { event, .. } => {
+                        let place = self.conversations.entry(event.conversation());
+                        follows(place.or_insert((0, Digest::ZERO)), event);
+                        Event::from(event)
+                    }
+                };
+                let told = encode_delivery(Epoch(1), &[event]);
+                serde_json::from_slice::<Delivery>(&told).expect("a client can read it");
             }
         }
     }
@@ -184,6 +200,11 @@ impl World {
         }
         for session in self.state.sessions() {
             assert!(session.groups().count() <= MAX_GROUPS_PER_SESSION);
+            for (group, me, it) in session.conversations() {
+                assert_eq!(session.conversation(group, it.with), Some((me, Some(it))));
+                let known = self.conversations.get(&chat::conversation_name(group, me, it.with));
+                assert_eq!(known, Some(&(it.seq, it.digest)));
+            }
         }
         assert_eq!(
             State::decode(&self.state.encode()).as_ref(),
@@ -202,7 +223,7 @@ fn session(script: &mut Script<'_>) -> SessionId {
 
 fn action(script: &mut Script<'_>) -> Action {
     let group = script.one_of(&["1", "01", "rust", "x", "", "a b"]).to_owned();
-    match script.byte() % 8 {
+    match script.byte() % 12 {
         0..=2 => Action::Join {
             group,
             user: script
@@ -215,10 +236,29 @@ fn action(script: &mut Script<'_>) -> Action {
             text: script.one_of(&["", "hello", "\u{1b}[2J\n\"\\"]).to_owned(),
         },
         6 => Action::Leave { group },
+        7 => Action::SayOnce {
+            group,
+            text: "once".to_owned(),
+            key: key(script).to_owned(),
+        },
+        8 | 9 => Action::Tell {
+            group,
+            to: script.one_of(&["eve", "EVE", "bob", "", "SS", "a b"]).to_owned(),
+            text: script.one_of(&["", "psst", "\u{1b}[2J\n\"\\"]).to_owned(),
+            key: script.flag().then(|| key(script).to_owned()),
+        },
+        10 => Action::Read {
+            group,
+            seq: script.near(1),
+        },
         _ => Action::Refuse {
             code: script.one_of(&chat::ErrorCode::ALL),
         },
     }
+}
+
+fn key(script: &mut Script<'_>) -> &'static str {
+    script.one_of(&["a", "b", "", "a b"])
 }
 
 fn presence(script: &mut Script<'_>, applied: u64) -> Command {

@@ -2,14 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use chaley::chat::{self, Command, ErrorCode, SessionId, normalise_group};
+use chaley::chat::{self, Command, ErrorCode, MAX_GROUP_BYTES, SessionId, normalise_group};
 use chaley::client::core::{Ask, BATCH_REQUESTS, Core, Output, RECENT_MAX, SessionEvent};
 use chaley::ring::{Entry, Epoch};
 use chaley::terminal::render::Paint;
 use chaley::wire::client::{
-    DELIVERY_VERSION, Delivery, Event, Incoming, MAX_HISTORY_LIMIT, MAX_REQUESTS, Message, Presence, RequestLimits,
-    ResumedGroup, decode_delivery, encode_delivery, parse_requests, valid_reply_to,
+    Conversation, DELIVERY_VERSION, Delivery, Event, Incoming, MAX_HISTORY_LIMIT, MAX_REQUESTS, Message, NodeDigest,
+    Presence, Private, RequestLimits, ResumedGroup, decode_delivery, encode_delivery, parse_requests, valid_reply_to,
 };
+use chaley::wire::frame::ReadWhat;
 
 use super::memory::{AT_ONCE, within};
 use super::script::Script;
@@ -68,11 +69,23 @@ fn taken(incoming: Incoming) {
             assert!(entry.len() <= Entry::MAX_BODY_BYTES, "it does not fit into an entry");
             assert_eq!(chat::decode(&entry), Ok(vec![command]));
         }
-        Incoming::History { group, limit, .. } => {
-            assert_eq!(normalise_group(&group), Some(group.as_str()));
-            assert!(limit <= MAX_HISTORY_LIMIT);
-        }
-        Incoming::Who { group, .. } => assert_eq!(normalise_group(&group), Some(group.as_str())),
+        Incoming::Read { what, .. } => match what {
+            ReadWhat::History { group, limit, .. } | ReadWhat::Conversation { group, limit, .. } => {
+                assert_eq!(normalise_group(&group), Some(group.as_str()));
+                assert!(limit <= MAX_HISTORY_LIMIT);
+            }
+            ReadWhat::Who { group } | ReadWhat::Digest { group, .. } => {
+                assert_eq!(normalise_group(&group), Some(group.as_str()));
+            }
+            ReadWhat::Groups { after, limit } => {
+                assert!(
+                    after.len() <= MAX_GROUP_BYTES + 4,
+                    "a name and the character that is too much"
+                );
+                assert!(limit <= MAX_HISTORY_LIMIT);
+            }
+            ReadWhat::Resume { .. } => panic!("a resume has its queue with it"),
+        },
         Incoming::Resume { queue, groups, .. } => {
             assert!(valid_reply_to(LIMITS.queue_prefix, &queue));
             assert!(groups.keys().all(|group| normalise_group(group) == Some(group)));
@@ -136,6 +149,8 @@ struct Listening {
     reads: BTreeSet<u64>,
     /// The last number delivered of each group that the session is in.
     delivered: BTreeMap<String, u64>,
+    /// The same of each private conversation in it.
+    told: BTreeMap<(String, u64), u64>,
     published: u64,
 }
 
@@ -149,6 +164,7 @@ impl Listening {
             pending: VecDeque::new(),
             reads: BTreeSet::new(),
             delivered: BTreeMap::new(),
+            told: BTreeMap::new(),
             published: 0,
         };
         session.core.connected(0);
@@ -161,7 +177,7 @@ impl Listening {
     }
 
     fn ask(&mut self, ask: Ask) {
-        let is_read = matches!(ask, Ask::Recent { .. } | Ask::Who { .. });
+        let is_read = ask.is_read();
         self.next_tag += 1;
         match self.core.submit(self.next_tag, ask, self.now) {
             Ok(()) if is_read => {
@@ -209,7 +225,7 @@ impl Listening {
             false => script.near(1 << 48),
         };
         let cluster = script.one_of(&["", "a", "a", "a", "b"]).to_owned();
-        match script.below(11) {
+        match script.below(16) {
             kind @ 0..=3 => {
                 let presence = Presence {
                     group,
@@ -220,6 +236,7 @@ impl Listening {
                     digest: String::new(),
                     reference: script.flag().then(|| reference(script)),
                     reason: script.one_of(&[None, Some("asked"), Some("lost")]).map(str::to_owned),
+                    read: script.flag().then(|| script.near(last)),
                 };
                 [Event::Joined, Event::Left, Event::Away, Event::Back][kind](presence)
             }
@@ -240,10 +257,12 @@ impl Listening {
             },
             6 => Event::Beat {
                 cluster,
+                private: conversation(&group, script),
                 groups: BTreeMap::from([(group, script.near(last))]),
             },
             7 if depth > 0 => Event::History {
                 group,
+                with: script.flag().then(|| u64::from(script.byte() % 4)),
                 events: (0..script.below(4)).map(|_| self.told(script, depth - 1)).collect(),
                 first: script.near(1),
                 last: script.near(last),
@@ -252,11 +271,13 @@ impl Listening {
             8 => Event::Resumed {
                 cluster,
                 last: script.near(1),
+                private: conversation(&group, script),
                 groups: BTreeMap::from([(
                     group,
                     ResumedGroup {
                         member: script.near(1),
                         seq: script.near(last),
+                        read: None,
                     },
                 )]),
                 reference: reference(script),
@@ -264,6 +285,39 @@ impl Listening {
             9 => Event::Members {
                 group,
                 members: Vec::new(),
+                reference: reference(script),
+            },
+            11 | 12 => Event::Private(Private {
+                group,
+                seq: u64::from(script.byte() % 8),
+                from: "bob\u{202e}".to_owned(),
+                member: u64::from(script.byte() % 4),
+                to: "eve\u{1b}[2J".to_owned(),
+                to_member: u64::from(script.byte() % 4),
+                text: "\r".to_owned(),
+                ts: String::new(),
+                digest: String::new(),
+                reference: reference(script),
+            }),
+            13 => Event::Repeated {
+                group,
+                seq: script.near(last),
+                reference: reference(script),
+            },
+            14 => Event::Read {
+                group,
+                seq: script.near(last),
+                reference: reference(script),
+            },
+            15 => Event::Digest {
+                group,
+                seq: script.near(last),
+                answer: NodeDigest {
+                    node: u16::from(script.byte() % 4),
+                    digest: None,
+                    last: script.near(last),
+                },
+                members: vec![1, 2, u16::from(script.byte() % 4)],
                 reference: reference(script),
             },
             _ => Event::Error {
@@ -318,15 +372,31 @@ impl Listening {
                     events.len()
                 );
             }
-            SessionEvent::Missing { group, from, to } => {
-                assert!(from <= to);
-                self.delivered.insert(group, to);
+            SessionEvent::History { tag, .. } | SessionEvent::Groups { tag, .. } => {
+                assert!(self.reads.remove(&tag), "one answer to each question");
             }
-            SessionEvent::Removed { group } => drop(self.delivered.remove(&group)),
+            SessionEvent::Digest {
+                tag, answer, missing, ..
+            } => {
+                assert!(self.reads.contains(&tag) && !missing.contains(&answer.node));
+                if missing.is_empty() {
+                    self.reads.remove(&tag);
+                }
+            }
+            SessionEvent::Missing { group, with, from, to } => {
+                assert!(from <= to);
+                match with {
+                    None => self.delivered.insert(group, to),
+                    Some(with) => self.told.insert((group, with), to),
+                };
+            }
+            SessionEvent::Removed { group } => self.left(&group),
             SessionEvent::Ended { .. } => {
                 assert!(self.pending.is_empty(), "what had no outcome was refused before");
                 self.delivered.clear();
+                self.told.clear();
             }
+            SessionEvent::LastRead { group, .. } => assert!(GROUPS.contains(&group.as_str())),
             SessionEvent::View { .. }
             | SessionEvent::Interrupted { .. }
             | SessionEvent::Back { .. }
@@ -336,6 +406,12 @@ impl Listening {
 
     fn deliver(&mut self, event: &Event, own: bool) {
         shown(event);
+        if let Event::Private(it) = event {
+            let with = if own { it.to_member } else { it.member };
+            let last = self.told.insert((it.group.clone(), with), it.seq);
+            assert_eq!(it.seq, last.unwrap_or(0).saturating_add(1), "without gaps, each once");
+            return;
+        }
         let (group, seq) = match event {
             Event::Joined(it) | Event::Left(it) | Event::Away(it) | Event::Back(it) => (&it.group, it.seq),
             Event::Message(it) => (&it.group, it.seq),
@@ -347,9 +423,24 @@ impl Listening {
         }
         self.delivered.insert(group.clone(), seq);
         if own && matches!(event, Event::Left(_)) {
-            self.delivered.remove(group);
+            self.left(group);
         }
     }
+
+    fn left(&mut self, group: &str) {
+        self.delivered.remove(group);
+        self.told.retain(|(name, _), _| name != group);
+    }
+}
+
+fn conversation(group: &str, script: &mut Script<'_>) -> Vec<Conversation> {
+    let conversation = Conversation {
+        group: group.to_owned(),
+        member: script.near(1),
+        with: u64::from(script.byte() % 4),
+        seq: u64::from(script.byte() % 8),
+    };
+    vec![conversation; usize::from(script.byte() % 2)]
 }
 
 /// The number of an event of this group.
@@ -364,7 +455,7 @@ fn place(event: &Event, name: &str) -> Option<u64> {
 
 fn asked(script: &mut Script<'_>) -> Ask {
     let group = script.one_of(&GROUPS).to_owned();
-    match script.below(5) {
+    match script.below(10) {
         0 => Ask::Join {
             group,
             user: "eve".to_owned(),
@@ -372,6 +463,31 @@ fn asked(script: &mut Script<'_>) -> Ask {
         1 => Ask::Say {
             group,
             text: "hello".to_owned(),
+            key: script.flag().then(|| "key".to_owned()),
+        },
+        4 => Ask::Tell {
+            group,
+            to: "bob".to_owned(),
+            text: "hello".to_owned(),
+            key: script.flag().then(|| "key".to_owned()),
+        },
+        5 => Ask::MarkRead {
+            group,
+            seq: script.near(10),
+        },
+        6 => Ask::History {
+            group,
+            with: script.flag().then(|| u64::from(script.byte() % 4)),
+            after: script.near(10),
+            limit: 10,
+        },
+        7 => Ask::Groups {
+            after: group,
+            limit: 10,
+        },
+        8 => Ask::Digest {
+            group,
+            seq: script.near(10),
         },
         2 => Ask::Leave { group },
         3 => Ask::Recent {

@@ -136,7 +136,7 @@ fn probe(world: &mut World) -> Result<u64, String> {
     };
     let tag = world.clients[client].user.next_tag + 1;
     let text = format!("{client}.{tag} does anybody hear me?");
-    for ask in [join, Ask::Say { group, text }] {
+    for ask in [join, Ask::say(group, text)] {
         world.user_submits(client, ask);
     }
     wait(world, ANSWERED_WITHIN_MS, |world| {
@@ -241,6 +241,21 @@ fn clients_ailment(world: &World) -> Option<String> {
             let latest = truth.latest(group);
             if *next != latest + 1 {
                 return Some(format!("client {number} waits for {next} of {latest} in group {group}"));
+            }
+        }
+        let conversations = truth.state.session(session);
+        for (group, _, it) in conversations.iter().flat_map(|session| session.conversations()) {
+            let next = client
+                .user
+                .private
+                .get(&(group.to_owned(), it.with))
+                .copied()
+                .unwrap_or(1);
+            if next != it.seq + 1 {
+                let (seq, with) = (it.seq, it.with);
+                return Some(format!(
+                    "client {number} waits for {next} of {seq} with {with} in {group}"
+                ));
             }
         }
     }

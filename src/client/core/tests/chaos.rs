@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::super::SessionEvent;
+use super::super::{Ask, SessionEvent};
 use super::world::World;
 use crate::wire::client::Event;
 
@@ -11,7 +11,13 @@ use crate::wire::client::Event;
 enum Fate {
     Say,
     SayBad,
+    /// Under a key that is known from another time.
+    SayUsed,
+    Tell,
+    Mark(u64),
+    Ask(u8),
     Stranger,
+    Whisper,
     ReachRing(usize),
     LoseOnWayToRing(usize),
     DoubleToRing(usize),
@@ -30,7 +36,12 @@ fn fate() -> impl Strategy<Value = Fate> {
     prop_oneof![
         6 => Just(Fate::Say),
         1 => Just(Fate::SayBad),
+        1 => Just(Fate::SayUsed),
+        3 => Just(Fate::Tell),
+        1 => (0..20u64).prop_map(Fate::Mark),
+        1 => (0..4u8).prop_map(Fate::Ask),
         3 => Just(Fate::Stranger),
+        3 => Just(Fate::Whisper),
         8 => (0..8usize).prop_map(Fate::ReachRing),
         2 => (0..8usize).prop_map(Fate::LoseOnWayToRing),
         2 => (0..8usize).prop_map(Fate::DoubleToRing),
@@ -55,6 +66,47 @@ impl World {
             }
             Fate::SayBad => {
                 self.say("bad");
+            }
+            Fate::SayUsed => {
+                let key = Some("used".to_owned());
+                let (group, text) = ("1".to_owned(), "again".to_owned());
+                self.ask(Ask::Say { group, text, key });
+            }
+            Fate::Tell => {
+                let (group, to, text) = ("1".to_owned(), "stranger".to_owned(), "psst".to_owned());
+                let key = None;
+                self.ask(Ask::Tell { group, to, text, key });
+            }
+            Fate::Mark(seq) => {
+                let group = "1".to_owned();
+                self.ask(Ask::MarkRead { group, seq });
+            }
+            Fate::Ask(which) => {
+                let group = "1".to_owned();
+                let (with, after, limit, count, seq) = (None, 0, 5, 3, 1);
+                self.question(match which {
+                    0 => Ask::History {
+                        group,
+                        with,
+                        after,
+                        limit,
+                    },
+                    1 => Ask::Groups {
+                        after: String::new(),
+                        limit,
+                    },
+                    2 => Ask::Digest { group, seq },
+                    _ => Ask::Recent {
+                        group: "2".to_owned(),
+                        count,
+                    },
+                });
+            }
+            Fate::Whisper => {
+                self.stranger_n += 1;
+                if let Some(parcel) = self.ring.whisper("1", self.stranger_n) {
+                    self.send_to_core(parcel);
+                }
             }
             Fate::Stranger => {
                 self.stranger_n += 1;
@@ -124,7 +176,8 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 1000, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// Promises 2 and 4: whatever the wire does, every request has one outcome, in order, and the group's events come
-    /// once each, without gaps, from the own join to the last.
+    /// once each, without gaps, from the own join to the last. So do those of a private conversation, and every question
+    /// has one answer.
     #[test]
     fn exactly_once_in_order_whatever_the_wire_does(fates in prop::collection::vec(fate(), 0..200)) {
         let mut world = World::connected();
@@ -139,6 +192,9 @@ proptest! {
         let mine = |event: &Event| matches!(event, Event::Joined(_));
         let join = history.iter().position(mine).expect("joined") as u64 + 1;
         prop_assert_eq!(world.delivered(), (join..=history.len() as u64).collect::<Vec<_>>(), "told: {:#?}", world.told);
+        let private = world.ring.groups["1"].private.len() as u64;
+        prop_assert_eq!(world.told_alone(), (1..=private).collect::<Vec<_>>(), "told: {:#?}", world.told);
+        prop_assert_eq!(&world.answered(), &world.questions, "told: {:#?}", world.told);
         let interruptions = world.count(|event| matches!(event, SessionEvent::Interrupted { .. }));
         prop_assert_eq!(interruptions, world.count(|event| matches!(event, SessionEvent::Back { .. })), "told: {:#?}", world.told);
     }

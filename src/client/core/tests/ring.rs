@@ -3,7 +3,12 @@
 use std::collections::BTreeMap;
 
 use crate::chat::ErrorCode;
-use crate::wire::client::{Delivery, Event, Message, Presence, Request, ResumedGroup};
+use crate::wire::client::{
+    Conversation, Delivery, Event, GroupSummary, Message, NodeDigest, Presence, Private, Request, ResumedGroup,
+};
+
+/// The member that everybody is told something by, and tells something to.
+pub const STRANGER: u64 = 900;
 
 /// What a ring does, without being one: admits the next number, answers old ones, keeps history.
 pub struct Ring {
@@ -20,6 +25,10 @@ pub struct RingGroup {
     pub next_member: u64,
     /// The session's member number while it is in.
     pub me: Option<u64>,
+    /// The private conversation with [`STRANGER`].
+    pub private: Vec<Event>,
+    /// How far the session has read.
+    pub read: Option<u64>,
 }
 
 /// A delivery on its way: whether it goes straight to the session, and what it says.
@@ -61,7 +70,11 @@ impl Ring {
     pub fn take_one(&mut self, request: &Request) -> Vec<Parcel> {
         let n = request.n();
         match request {
-            Request::Join { .. } | Request::Say { .. } | Request::Leave { .. } => {
+            Request::Join { .. }
+            | Request::Say { .. }
+            | Request::Tell { .. }
+            | Request::Leave { .. }
+            | Request::Read { .. } => {
                 if let Some(outcome) = self.outcomes.get(&n) {
                     return vec![self.parcel(true, outcome.clone())];
                 }
@@ -75,20 +88,41 @@ impl Ring {
                 self.outcomes.insert(n, outcome.clone());
                 match &outcome {
                     Event::Joined(_) => vec![self.parcel(false, outcome.clone()), self.parcel(true, outcome)],
-                    Event::Error { .. } => vec![self.parcel(true, outcome)],
+                    Event::Error { .. } | Event::Private(_) | Event::Repeated { .. } | Event::Read { .. } => {
+                        vec![self.parcel(true, outcome)]
+                    }
                     _ => vec![self.parcel(false, outcome)],
                 }
             }
             Request::History {
-                group, after, limit, ..
+                group, with: Some(_), ..
+            } if self.groups.get(group).and_then(|g| g.me).is_none() => {
+                vec![self.parcel(true, self.error(ErrorCode::NotJoined, n, None))]
+            }
+            Request::History {
+                group,
+                with,
+                after,
+                limit,
+                ..
             } => {
-                let events = self.groups.get(group).map(|g| g.history.clone()).unwrap_or_default();
+                let kept = |g: &RingGroup| match with {
+                    None => g.history.clone(),
+                    Some(STRANGER) => g.private.clone(),
+                    Some(_) => Vec::new(),
+                };
+                let events = self.groups.get(group).map(kept).unwrap_or_default();
                 let last = events.len() as u64;
                 // A ring's own limit may be lower than what a client asks for.
                 let limit = (*limit).min(20) as usize;
                 let answer = Event::History {
                     group: group.clone(),
-                    events: events.into_iter().skip(*after as usize).take(limit).collect(),
+                    with: *with,
+                    events: events
+                        .into_iter()
+                        .skip(usize::try_from(*after).unwrap_or(usize::MAX))
+                        .take(limit)
+                        .collect(),
                     first: 1,
                     last,
                     reference: n,
@@ -103,16 +137,47 @@ impl Ring {
                     reference: n,
                 },
             )],
+            Request::Groups { after, .. } => {
+                let summary = |(name, g): (&String, &RingGroup)| GroupSummary {
+                    group: name.clone(),
+                    members: 1,
+                    seq: g.history.len() as u64,
+                };
+                let later = self.groups.iter().filter(|(name, _)| *name > after);
+                let answer = Event::Groups {
+                    groups: later.map(summary).collect(),
+                    more: false,
+                    reference: n,
+                };
+                vec![self.parcel(true, answer)]
+            }
+            Request::Digest { group, seq, .. } => {
+                let last = self.groups.get(group).map_or(0, |g| g.history.len() as u64);
+                let answer = |node| Event::Digest {
+                    group: group.clone(),
+                    seq: *seq,
+                    answer: NodeDigest {
+                        node,
+                        digest: (*seq <= last).then(|| format!("{seq}")),
+                        last,
+                    },
+                    members: vec![1, 2],
+                    reference: n,
+                };
+                vec![self.parcel(true, answer(1)), self.parcel(true, answer(2))]
+            }
             Request::Resume { .. } if !self.known => vec![self.parcel(true, self.error(ErrorCode::NoSession, n, None))],
             Request::Resume { .. } => {
                 let mine = |(name, g): (&String, &RingGroup)| {
                     let seq = g.history.len() as u64;
-                    Some((name.clone(), ResumedGroup { member: g.me?, seq }))
+                    let (member, read) = (g.me?, g.read);
+                    Some((name.clone(), ResumedGroup { member, seq, read }))
                 };
                 let answer = Event::Resumed {
                     cluster: "c".to_owned(),
                     last: self.last,
                     groups: self.groups.iter().filter_map(mine).collect(),
+                    private: self.conversations(),
                     reference: n,
                 };
                 vec![self.parcel(true, answer)]
@@ -130,16 +195,51 @@ impl Ring {
                 let member = state.next_member;
                 self.place(group, user, member, Some(n), Event::Joined)
             }
+            Request::Tell { group, text, .. } => match self.groups.get(group).and_then(|g| g.me) {
+                Some(member) => self.tell(group, [member, STRANGER], n, text),
+                None => self.error(ErrorCode::NotJoined, n, None),
+            },
+            Request::Read { group, seq, .. } => match self.groups.get_mut(group).filter(|g| g.me.is_some()) {
+                Some(state) => {
+                    let seq = state.read.unwrap_or(0).max(*seq);
+                    state.read = Some(seq);
+                    let group = group.clone();
+                    Event::Read {
+                        group,
+                        seq,
+                        reference: n,
+                    }
+                }
+                None => self.error(ErrorCode::NotJoined, n, None),
+            },
+            // One key is known from another time.
+            Request::Say {
+                group, key: Some(key), ..
+            } if key == "used" && self.groups.get(group).is_some_and(|g| g.me.is_some()) => {
+                let (group, seq) = (group.clone(), 1);
+                Event::Repeated {
+                    group,
+                    seq,
+                    reference: n,
+                }
+            }
             Request::Say { group, text, .. } => match self.groups.get(group).and_then(|g| g.me) {
                 Some(_) if text == "bad" => self.error(ErrorCode::TextTooLong, n, None),
                 Some(member) => self.say(group, member, n, text),
                 None => self.error(ErrorCode::NotJoined, n, None),
             },
-            Request::Leave { group, .. } => match self.groups.get_mut(group).and_then(|g| g.me.take()) {
+            Request::Leave { group, .. } => match self.groups.get_mut(group).and_then(|g| {
+                g.private.clear();
+                g.me.take()
+            }) {
                 Some(member) => self.place(group, "me", member, Some(n), Event::Left),
                 None => self.error(ErrorCode::NotJoined, n, None),
             },
-            Request::History { .. } | Request::Who { .. } | Request::Resume { .. } => {
+            Request::History { .. }
+            | Request::Who { .. }
+            | Request::Groups { .. }
+            | Request::Digest { .. }
+            | Request::Resume { .. } => {
                 unreachable!("reads are not applied")
             }
         }
@@ -163,6 +263,7 @@ impl Ring {
             digest: String::new(),
             reference,
             reason: None,
+            read: None,
         });
         state.history.push(event.clone());
         event
@@ -184,9 +285,48 @@ impl Ring {
         event
     }
 
+    /// Something private between these two, the first of whom says it.
+    pub fn tell(&mut self, group: &str, [member, to_member]: [u64; 2], n: u64, text: &str) -> Event {
+        let state = self.groups.entry(group.to_owned()).or_default();
+        let event = Event::Private(Private {
+            group: group.to_owned(),
+            seq: state.private.len() as u64 + 1,
+            from: "one".to_owned(),
+            member,
+            to: "other".to_owned(),
+            to_member,
+            text: text.to_owned(),
+            ts: String::new(),
+            digest: String::new(),
+            reference: n,
+        });
+        state.private.push(event.clone());
+        event
+    }
+
+    /// The stranger tells the session something, if that is there.
+    pub fn whisper(&mut self, group: &str, n: u64) -> Option<Parcel> {
+        let me = self.groups.get(group)?.me?;
+        let event = self.tell(group, [STRANGER, me], n, "psst");
+        Some(self.parcel(true, event))
+    }
+
+    fn conversations(&self) -> Vec<Conversation> {
+        let begun = self.groups.iter().filter(|(_, g)| !g.private.is_empty());
+        let conversation = |(name, g): (&String, &RingGroup)| {
+            Some(Conversation {
+                group: name.clone(),
+                member: g.me?,
+                with: STRANGER,
+                seq: g.private.len() as u64,
+            })
+        };
+        begun.filter_map(conversation).collect()
+    }
+
     /// Somebody else says something, with the numbers of its own session.
     pub fn stranger(&mut self, group: &str, n: u64) -> Parcel {
-        let event = self.say(group, 900, n, "from a stranger");
+        let event = self.say(group, STRANGER, n, "from a stranger");
         self.parcel(false, event)
     }
 
@@ -214,6 +354,14 @@ impl Ring {
             .map(|(name, g)| (name.clone(), g.history.len() as u64))
             .collect();
         let cluster = "c".to_owned();
-        self.parcel(true, Event::Beat { cluster, groups })
+        let private = self.conversations();
+        self.parcel(
+            true,
+            Event::Beat {
+                cluster,
+                groups,
+                private,
+            },
+        )
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::super::*;
-use super::ring::{Parcel, Ring};
+use super::ring::{Parcel, Ring, STRANGER};
 
 const ME: SessionId = SessionId(7);
 
@@ -19,7 +19,12 @@ pub struct World {
     pub told: Vec<SessionEvent>,
     pub stranger_n: u64,
     pub next_tag: u64,
+    /// Tags of questions, which are not answered in order.
+    pub questions: BTreeSet<u64>,
 }
+
+/// Tags of questions begin here.
+const QUESTIONS: u64 = 1 << 32;
 
 impl World {
     pub fn new() -> World {
@@ -34,6 +39,7 @@ impl World {
             told: Vec::new(),
             stranger_n: 0,
             next_tag: 0,
+            questions: BTreeSet::new(),
         }
     }
 
@@ -91,9 +97,51 @@ impl World {
         Some(tag)
     }
 
+    /// As [`World::ask`], for what is no request.
+    pub fn question(&mut self, ask: Ask) {
+        let tag = QUESTIONS + self.questions.len() as u64;
+        if self.core.submit(tag, ask, self.now).is_ok() {
+            self.questions.insert(tag);
+        }
+        self.run();
+    }
+
+    /// Questions with an answer.
+    ///
+    /// # Panics
+    /// If one has two.
+    pub fn answered(&self) -> BTreeSet<u64> {
+        let mut answered = BTreeSet::new();
+        for event in &self.told {
+            let tag = match event {
+                SessionEvent::Recent { tag, .. } | SessionEvent::History { tag, .. } => *tag,
+                SessionEvent::Groups { tag, .. } => *tag,
+                SessionEvent::Digest { tag, missing, .. } if missing.is_empty() => *tag,
+                _ => continue,
+            };
+            assert!(answered.insert(tag), "{tag} is answered twice");
+        }
+        answered
+    }
+
+    /// The numbers of what was delivered of the private conversation.
+    pub fn told_alone(&self) -> Vec<u64> {
+        let seq = |event: &SessionEvent| match event {
+            SessionEvent::Deliver {
+                event: Event::Private(it),
+                own,
+            } => {
+                assert_eq!(*own, it.to_member == STRANGER);
+                Some(it.seq)
+            }
+            _ => None,
+        };
+        self.told.iter().filter_map(seq).collect()
+    }
+
     pub fn say(&mut self, text: &str) -> Option<u64> {
         let (group, text) = ("1".to_owned(), text.to_owned());
-        self.ask(Ask::Say { group, text })
+        self.ask(Ask::say(group, text))
     }
 
     pub fn join(&mut self) -> Option<u64> {
@@ -138,6 +186,8 @@ impl World {
     /// A wire that does its job, until nothing more happens.
     pub fn calm_down(&mut self) {
         self.connect();
+        // Only a beat that comes once all else is there tells of everything.
+        let mut is_calm = false;
         for _ in 0..5_000 {
             // The beat shows what was lost at the very end.
             let beat = self.ring.beat();
@@ -150,7 +200,9 @@ impl World {
                     self.reach_core(0);
                 }
             }
-            if self.core.deadline().is_none() && self.core.is_settled() {
+            let was_calm = is_calm;
+            is_calm = self.core.deadline().is_none() && self.core.is_settled();
+            if was_calm && is_calm {
                 return;
             }
             let wait = self.core.deadline().map_or(10, |at| at.saturating_sub(self.now));

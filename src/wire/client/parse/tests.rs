@@ -61,21 +61,23 @@ fn the_documented_requests() {
     let limit = MAX_HISTORY_LIMIT;
     assert_eq!(
         history,
-        Ok(Incoming::History {
+        Ok(Incoming::Read {
             session,
             n: 0,
-            group: "1".into(),
-            after: 120,
-            limit
+            what: ReadWhat::History {
+                group: "1".into(),
+                after: 120,
+                limit
+            }
         })
     );
     let who = only(r#"{"op":"who","session":"$S","n":9,"group":"1"}"#);
     assert_eq!(
         who,
-        Ok(Incoming::Who {
+        Ok(Incoming::Read {
             session,
             n: 9,
-            group: "1".into()
+            what: ReadWhat::Who { group: "1".into() }
         })
     );
     let resume = only(r#"{"op":"resume","session":"$S","groups":{"1":120,"01":7,"x":3}}"#);
@@ -90,6 +92,117 @@ fn the_documented_requests() {
             cluster: None
         })
     );
+}
+
+#[test]
+fn the_documented_requests_of_the_second_kind() {
+    let session = SessionId::parse(S).unwrap();
+    let group = || "1".to_owned();
+    let text = || "hi".to_owned();
+    for (body, expected) in [
+        (
+            r#"{"op":"say","session":"$S","n":2,"group":"1","text":"hi","key":"job-7"}"#,
+            Action::SayOnce {
+                group: group(),
+                text: text(),
+                key: "job-7".into(),
+            },
+        ),
+        (
+            r#"{"op":"tell","session":"$S","n":3,"group":"1","to":"eve","text":"hi"}"#,
+            Action::Tell {
+                group: group(),
+                to: "eve".into(),
+                text: text(),
+                key: None,
+            },
+        ),
+        (
+            r#"{"op":"tell","session":"$S","n":3,"group":"1","to":"eve","text":"hi","key":"k"}"#,
+            Action::Tell {
+                group: group(),
+                to: "eve".into(),
+                text: text(),
+                key: Some("k".into()),
+            },
+        ),
+        (
+            r#"{"op":"tell","session":"$S","n":3,"group":"1","to":"eve","text":"eleven char"}"#,
+            Action::Refuse {
+                code: ErrorCode::TextTooLong,
+            },
+        ),
+        (
+            r#"{"op":"read","session":"$S","n":4,"group":"1","seq":118}"#,
+            Action::Read {
+                group: group(),
+                seq: 118,
+            },
+        ),
+    ] {
+        assert_eq!(action(body), expected);
+    }
+    let limit = MAX_HISTORY_LIMIT;
+    for (body, what) in [
+        (
+            r#"{"op":"history","session":"$S","n":9,"group":"01","with":3,"limit":5000}"#,
+            ReadWhat::Conversation {
+                group: group(),
+                with: 3,
+                after: 0,
+                limit,
+            },
+        ),
+        (
+            r#"{"op":"groups","session":"$S","n":9,"after":"1","limit":5000}"#,
+            ReadWhat::Groups { after: group(), limit },
+        ),
+        (
+            r#"{"op":"groups","session":"$S","n":9}"#,
+            ReadWhat::Groups {
+                after: String::new(),
+                limit: 100,
+            },
+        ),
+        (
+            r#"{"op":"digest","session":"$S","n":9,"group":"1","seq":121}"#,
+            ReadWhat::Digest {
+                group: group(),
+                seq: 121,
+            },
+        ),
+    ] {
+        let n = 9;
+        assert_eq!(only(body), Ok(Incoming::Read { session, n, what }));
+    }
+}
+
+/// Names and keys are judged when they are applied, but a long one must fit into an entry before.
+#[test]
+fn what_is_too_long_to_be_a_key_is_cut_and_stays_as_wrong() {
+    let long = "k".repeat(100_000);
+    let body = format!(r#"{{"op":"say","session":"$S","n":2,"group":"1","text":"hi","key":"{long}"}}"#);
+    let Action::SayOnce { key, .. } = action(&body) else {
+        panic!("it is a say with a key")
+    };
+    assert_eq!(key.len(), MAX_KEY_CHARS + 1);
+    let body = format!(r#"{{"op":"tell","session":"$S","n":2,"group":"1","to":"{long}","text":"hi","key":"{long}"}}"#);
+    let Action::Tell { to, key, .. } = action(&body) else {
+        panic!("it is a tell")
+    };
+    assert_eq!(
+        (to.len(), key.map(|key| key.len())),
+        (MAX_NICK_CHARS + 1, Some(MAX_KEY_CHARS + 1))
+    );
+    let body = format!(r#"{{"op":"groups","session":"$S","after":"{long}"}}"#);
+    let Ok(Incoming::Read {
+        what: ReadWhat::Groups { after, .. },
+        ..
+    }) = only(&body)
+    else {
+        panic!("it is a list of groups")
+    };
+    assert_eq!(after.len(), MAX_GROUP_BYTES + 1);
 }
 
 #[test]

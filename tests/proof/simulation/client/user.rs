@@ -23,6 +23,10 @@ pub struct User {
     pub last_outcome: u64,
     /// For each group it is in: the number of the next event.
     pub next: BTreeMap<String, u64>,
+    /// Its member number in each of them.
+    pub member: BTreeMap<String, u64>,
+    /// For each private conversation, by group and the other's member number: the number of the next event.
+    pub private: BTreeMap<(String, u64), u64>,
     /// Requests that the ring said it had placed.
     pub acknowledged: u64,
     /// What it still has in mind.
@@ -30,6 +34,14 @@ pub struct User {
     /// The session is over; the next join begins another.
     pub ended: bool,
 }
+
+/// A text that shows its key.
+fn keyed(client: usize, tag: u64, key: &str) -> String {
+    format!("{client}.{tag} {KEY_MARK}{key}")
+}
+
+/// What goes before the key in a text that shows it.
+pub const KEY_MARK: char = '#';
 
 impl User {
     pub fn new(session: SessionId) -> User {
@@ -39,6 +51,8 @@ impl User {
             pending: BTreeMap::new(),
             last_outcome: 0,
             next: BTreeMap::new(),
+            member: BTreeMap::new(),
+            private: BTreeMap::new(),
             acknowledged: 0,
             wishes: 0,
             ended: false,
@@ -95,10 +109,50 @@ impl World {
             return join;
         };
         match self.rng.between(0, 99) {
-            0..=79 => Ask::Say {
+            0..=54 => Ask::say(group, self.text(client, tag)),
+            // Some say the same thing again, under its key.
+            55..=62 => {
+                let key = format!("{client}.{}", tag / 4);
+                Ask::Say {
+                    group,
+                    text: keyed(client, tag, &key),
+                    key: Some(key),
+                }
+            }
+            63..=72 => {
+                let key = self.rng.one_in(3).then(|| format!("{client}.{}", tag / 4));
+                Ask::Tell {
+                    group,
+                    to: self.somebody(),
+                    text: match &key {
+                        None => self.text(client, tag),
+                        Some(key) => keyed(client, tag, key),
+                    },
+                    key,
+                }
+            }
+            73..=75 => Ask::MarkRead {
+                seq: self.clients[client].user.next.get(&group).map_or(0, |next| next - 1),
                 group,
-                text: self.text(client, tag),
             },
+            76 => Ask::Groups {
+                after: String::new(),
+                limit: 2,
+            },
+            77 => Ask::Digest {
+                seq: self.clients[client].user.next.get(&group).map_or(0, |next| next - 1),
+                group,
+            },
+            78..=79 => {
+                let theirs = self.clients[client].user.private.keys();
+                let with = theirs.filter(|(name, _)| *name == group).map(|(_, with)| *with).next();
+                Ask::History {
+                    group,
+                    with,
+                    after: self.rng.between(0, 3),
+                    limit: 20,
+                }
+            }
             80..=87 => join,
             88..=92 => Ask::Leave { group },
             93..=96 => Ask::Recent {
@@ -115,6 +169,14 @@ impl World {
             "eve".to_owned()
         } else {
             format!("user{client}")
+        }
+    }
+
+    /// Whom to tell something: anybody, oneself and people who are not there included.
+    fn somebody(&mut self) -> String {
+        match self.rng.between(0, self.clients.len() as u64) {
+            0 => "EVE".to_owned(),
+            number => format!("User{}", number - 1),
         }
     }
 

@@ -36,7 +36,9 @@ impl Past for PastOf<'_> {
 
     fn holders(&self, group: &str, after: u64) -> Result<impl Iterator<Item = Result<Index, Infallible>>, Infallible> {
         let places = self.store.groups.get(group).map_or(&[][..], Vec::as_slice);
-        let first = places.partition_point(|(seq, _)| *seq <= after + 1).saturating_sub(1);
+        let first = places
+            .partition_point(|(seq, _)| *seq <= after.saturating_add(1))
+            .saturating_sub(1);
         Ok(places[first..].iter().map(|(_, index)| Ok(*index)))
     }
 }

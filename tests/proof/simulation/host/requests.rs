@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use chaley::broker::link::{Exchange, Lane};
 use chaley::broker::{link, names::Names};
-use chaley::chat::{SessionId, home};
+use chaley::chat::SessionId;
 use chaley::node::answers;
 use chaley::node::delivery;
 use chaley::ring::{Index, Input, Member};
@@ -126,12 +126,13 @@ impl World {
 
     fn incoming(&mut self, at: usize, incoming: Incoming, reply_to: &Arc<str>, replies: &mut Vec<Event>) {
         let cluster = self.cluster(at);
+        let now = self.hosts[at].monotonic(self.now);
         let host = &mut self.hosts[at];
         let Some(process) = &mut host.process else { return };
         let Some(head) = &mut process.head else { return };
         let (session, n, what) = match incoming {
             Incoming::Ordered { session, n, action } => {
-                if let Some(answer) = head.request(&process.state, session, n, action) {
+                if let Some(answer) = head.request(now, &process.state, session, n, action) {
                     let past = PastOf {
                         state: &process.state,
                         store: &host.store,
@@ -141,14 +142,7 @@ impl World {
                 }
                 return;
             }
-            Incoming::History {
-                session,
-                n,
-                group,
-                after,
-                limit,
-            } => (session, n, ReadWhat::History { group, after, limit }),
-            Incoming::Who { session, n, group } => (session, n, ReadWhat::Who { group }),
+            Incoming::Read { session, n, what } => (session, n, what),
             Incoming::Resume {
                 session,
                 n,
@@ -203,20 +197,24 @@ impl World {
             .as_mut()
             .and_then(|process| process.head.as_mut());
         for read in head.map(|head| head.reads_ready()).unwrap_or_default() {
-            self.hand_to_home(at, read);
+            self.hand_on(at, read);
         }
         Ok(())
     }
 
-    /// The session's home answers, once it has applied what the head has ordered by now.
-    fn hand_to_home(&mut self, at: usize, read: Read) {
-        let Some(process) = &mut self.hosts[at].process else {
+    /// Who is to answer does, once it has applied what the head has ordered by now.
+    fn hand_on(&mut self, at: usize, read: Read) {
+        let Some(process) = &self.hosts[at].process else {
             return;
         };
-        let end = process.node.progress().log_end;
-        match home(read.session, &process.node.view().members) {
-            Some(member) if member != process.node.me() => self.send(at, member, Payload::Read { read, at: end }),
-            _ => put(&mut process.reads, end, read),
+        let (me, end) = (process.node.me(), process.node.progress().log_end);
+        for member in answers::readers(process.node.view(), me, &read) {
+            let read = read.clone();
+            if member != me {
+                self.send(at, member, Payload::Read { read, at: end });
+            } else if let Some(process) = &mut self.hosts[at].process {
+                put(&mut process.reads, end, read);
+            }
         }
     }
 
@@ -243,7 +241,12 @@ impl World {
             if answers::lacks_its_attach(&process.state, read) {
                 continue;
             }
-            let Ok(event) = answers::read(&past, &cluster, read);
+            let here = answers::Here {
+                cluster: &cluster,
+                me: process.node.me(),
+                view: process.node.view(),
+            };
+            let Ok(event) = answers::read(&past, &here, read);
             replies.extend(read.reply_to.clone().map(|queue| (queue, event)));
         }
         for (queue, event) in replies {

@@ -48,7 +48,7 @@ pub struct Image {
     pub delivered: Index,
     /// What the entry at index `i + 1` gave.
     pub applied: Vec<Arc<Applied>>,
-    /// For each group the first number that an entry gave, and which entry that was.
+    /// For each group and private conversation the first number that an entry gave, and which entry that was.
     pub groups: BTreeMap<String, Vec<(u64, Index)>>,
     pub snapshot: Option<Arc<[u8]>>,
 }
@@ -129,10 +129,12 @@ impl Image {
             Change::Applied(results) => {
                 for result in results {
                     let index = self.applied.len() as Index + 1;
-                    for event in result.events() {
-                        let places = self.groups.entry(event.group.clone()).or_default();
+                    let public = result.events().map(|event| (event.group.clone(), event.seq));
+                    let private = result.private_events().map(|event| (event.conversation(), event.seq));
+                    for (name, seq) in public.chain(private) {
+                        let places = self.groups.entry(name).or_default();
                         if places.last().is_none_or(|(_, last)| *last != index) {
-                            places.push((event.seq, index));
+                            places.push((seq, index));
                         }
                     }
                     self.applied.push(result);

@@ -4,11 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use chaley::broker::link;
-use chaley::chat::{GroupEvent, State};
+use chaley::chat::{GroupEvent, Output, PrivateEvent, State, fold_nick};
 use chaley::ring::{Digest, Entry, Index};
 use chaley::wire::client::{Delivery, Event};
 
 use super::Verdict;
+use crate::simulation::client::user::KEY_MARK;
 use crate::simulation::host::chat::apply;
 
 /// A client's number and the number of one of its user's requests.
@@ -24,11 +25,15 @@ pub struct Truth {
     reached: Vec<Vec<(String, u64)>>,
     /// The history of each group, as clients are told it.
     pub groups: BTreeMap<String, Group>,
+    /// The history of each private conversation, as its two are told it.
+    pub private: BTreeMap<String, (Vec<Event>, Digest)>,
     /// Where each text is.
     pub texts: BTreeMap<TextId, (String, u64)>,
+    /// Group, nick and addressee of all keys that were used.
+    keys: BTreeSet<(String, String, String, String)>,
     /// The last text of each client.
     last_text: BTreeMap<usize, u64>,
-    /// Texts whose users were told that they are in no group.
+    /// Texts whose users were told that they have no place: they were refused, or repeated what had one.
     pub refused: BTreeSet<TextId>,
     /// Entries up to here counted as delivered once.
     delivered: Index,
@@ -55,6 +60,12 @@ impl Truth {
         self.groups.get(group).map_or(0, |group| group.history.len() as u64)
     }
 
+    /// Number `seq` of a private conversation.
+    pub fn told(&self, conversation: &str, seq: u64) -> Option<&Event> {
+        let (history, _) = self.private.get(conversation)?;
+        history.get(usize::try_from(seq.checked_sub(1)?).ok()?)
+    }
+
     /// Whether all that happened was given to the broker.
     pub fn is_published(&self) -> bool {
         self.groups
@@ -75,12 +86,38 @@ pub fn committed(truth: &mut Truth, entry: &Entry) -> Verdict {
     let given = apply(&mut truth.state, entry);
     truth.digests.push(truth.state.digest());
     let mut reached = Vec::new();
-    for event in given.events() {
-        happened(truth, event)?;
-        reached.push((event.group.clone(), event.seq));
+    for output in &given.outputs {
+        match output {
+            Output::Event(event) => {
+                happened(truth, event)?;
+                reached.push((event.group.clone(), event.seq));
+            }
+            Output::Private { event, .. } => told(truth, event)?,
+            Output::Reply { .. } => {}
+        }
     }
     truth.reached.push(reached);
     Ok(())
+}
+
+/// C16, C17.
+fn told(truth: &mut Truth, event: &PrivateEvent) -> Verdict {
+    let (history, digest) = truth.private.entry(event.conversation()).or_default();
+    if event.seq != history.len() as u64 + 1 || !event.follows(*digest) {
+        return Err(format!(
+            "a conversation's events are numbered and chained: {event:?} after {}",
+            history.len()
+        ));
+    }
+    *digest = event.digest;
+    history.push(Event::from(event));
+    let place = (event.conversation(), event.seq);
+    said(
+        truth,
+        [&event.group, &event.from.user, &event.to.user],
+        &event.text,
+        place,
+    )
 }
 
 fn happened(truth: &mut Truth, event: &GroupEvent) -> Verdict {
@@ -93,14 +130,25 @@ fn happened(truth: &mut Truth, event: &GroupEvent) -> Verdict {
     }
     group.digest = event.digest;
     group.history.push(Event::from(event));
-    let Some(id) = text_id(event.kind.text()) else {
+    let place = (event.group.clone(), event.seq);
+    said(truth, [&event.group, &event.user, ""], event.kind.text(), place)
+}
+
+/// A text has a place now: each has one at most, and so has what was said under one key.
+fn said(truth: &mut Truth, [group, from, to]: [&str; 3], text: &str, place: (String, u64)) -> Verdict {
+    let Some(id) = text_id(text) else {
         return Ok(());
     };
     if truth.refused.contains(&id) {
-        return Err(format!(
-            "what was refused has no effect: text {id:?} is event {}",
-            event.seq
-        ));
+        return Err(format!("what was refused has no effect: text {id:?} is {place:?}"));
+    }
+    if let Some((_, key)) = text.split_once(KEY_MARK) {
+        let key = [group, &fold_nick(from), &fold_nick(to), key].map(str::to_owned);
+        if !truth.keys.insert(key.clone().into()) {
+            return Err(format!(
+                "what was said under a key is said once: {key:?} again at {place:?}"
+            ));
+        }
     }
     let last = truth.last_text.insert(id.0, id.1);
     if last.is_some_and(|last| last >= id.1) {
@@ -108,7 +156,7 @@ fn happened(truth: &mut Truth, event: &GroupEvent) -> Verdict {
             "exactly once, in the sender's order: text {id:?} after {last:?}"
         ));
     }
-    truth.texts.insert(id, (event.group.clone(), event.seq));
+    truth.texts.insert(id, place);
     Ok(())
 }
 

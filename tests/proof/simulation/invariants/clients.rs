@@ -1,20 +1,29 @@
 //! What clients are promised, checked at each thing that a session tells its user.
 
-use chaley::chat::ErrorCode;
+use chaley::chat::{ErrorCode, conversation_name};
 use chaley::client::core::{Ask, SessionEvent};
-use chaley::wire::client::Event;
+use chaley::wire::client::{Event, NodeDigest};
 
 use super::Verdict;
 use super::chat::{group_of, seq_of, text_id};
+use crate::simulation::client::user::KEY_MARK;
 use crate::simulation::world::World;
 
 pub fn heard(world: &mut World, client: usize, event: SessionEvent) -> Verdict {
     match event {
         SessionEvent::Deliver { event, own } => delivered(world, client, &event, own),
-        SessionEvent::Acknowledged { tag, ask, seq } => {
+        SessionEvent::Acknowledged {
+            tag,
+            ask,
+            seq,
+            repeated,
+        } => {
             outcome(world, client, tag, &ask)?;
             world.clients[client].user.acknowledged += 1;
-            acknowledged(world, client, &ask, seq)
+            match repeated {
+                false => acknowledged(world, client, &ask, seq),
+                true => was_said_before(world, &ask, seq),
+            }
         }
         SessionEvent::Refused {
             tag,
@@ -34,11 +43,49 @@ pub fn heard(world: &mut World, client: usize, event: SessionEvent) -> Verdict {
             answered(world, client, tag)?;
             events.iter().try_for_each(|event| as_it_happened(world, &group, event))
         }
-        SessionEvent::Members { tag, .. } => answered(world, client, tag),
+        SessionEvent::Members { tag, .. } | SessionEvent::Groups { tag, .. } => answered(world, client, tag),
+        SessionEvent::History {
+            tag,
+            group,
+            with,
+            events,
+            ..
+        } => {
+            answered(world, client, tag)?;
+            match with {
+                None => events.iter().try_for_each(|event| as_it_happened(world, &group, event)),
+                Some(_) => events.iter().try_for_each(|event| as_it_was_told(world, event)),
+            }
+        }
+        SessionEvent::Digest {
+            tag,
+            group,
+            seq,
+            answer,
+            missing,
+        } => {
+            if missing.is_empty() {
+                answered(world, client, tag)?;
+            }
+            one_history(world, &group, seq, &answer)
+        }
+        SessionEvent::LastRead { group, seq } => {
+            let latest = world.ledger.chat.latest(&group);
+            match seq <= latest {
+                true => Ok(()),
+                false => Err(format!(
+                    "nobody has read what was not said: {seq} of {latest} in {group}"
+                )),
+            }
+        }
         SessionEvent::Ended { code, .. } => ended(world, client, code),
         SessionEvent::Removed { group } => removed(world, client, &group),
-        SessionEvent::Missing { group, from, to } => Err(format!(
-            "nothing is missing: {from} to {to} of {group}, whose history is kept"
+        // Only what was told to somebody about to leave can be had no more.
+        SessionEvent::Missing {
+            group, with: Some(_), ..
+        } if is_gone(world, client, &group) => Ok(()),
+        SessionEvent::Missing { group, with, from, to } => Err(format!(
+            "nothing is missing: {from} to {to} of {group} ({with:?}), whose history is kept"
         )),
         SessionEvent::Trouble { code, message } => Err(format!("no request is malformed: {code}, {message}")),
         SessionEvent::View { .. } | SessionEvent::Interrupted { .. } | SessionEvent::Back { .. } => Ok(()),
@@ -48,7 +95,7 @@ pub fn heard(world: &mut World, client: usize, event: SessionEvent) -> Verdict {
 /// Each accepted request has one outcome, in the order of the requests.
 fn outcome(world: &mut World, client: usize, tag: u64, ask: &Ask) -> Verdict {
     answered(world, client, tag)?;
-    if matches!(ask, Ask::Recent { .. } | Ask::Who { .. }) {
+    if ask.is_read() {
         return Ok(());
     }
     let user = &mut world.clients[client].user;
@@ -71,6 +118,12 @@ fn answered(world: &mut World, client: usize, tag: u64) -> Verdict {
 /// What was acknowledged is in the committed order, where it was said to be.
 fn acknowledged(world: &World, client: usize, ask: &Ask, seq: u64) -> Verdict {
     let truth = &world.ledger.chat;
+    match ask {
+        Ask::Tell { text, .. } => return was_told(world, text, seq),
+        // The mark may have been further before.
+        Ask::MarkRead { seq: asked, .. } if *asked <= seq => return Ok(()),
+        _ => {}
+    }
     let placed = match (ask, truth.event(ask.group(), seq)) {
         (Ask::Join { user, .. }, Some(Event::Joined(it))) => it.user == *user,
         (Ask::Say { text, .. }, Some(Event::Message(it))) => it.text == *text,
@@ -87,9 +140,66 @@ fn acknowledged(world: &World, client: usize, ask: &Ask, seq: u64) -> Verdict {
     }
 }
 
+/// A text is in the private conversation of the two, at this place.
+fn was_told(world: &World, text: &str, seq: u64) -> Verdict {
+    let truth = &world.ledger.chat;
+    let place = text_id(text).and_then(|id| truth.texts.get(&id));
+    let told = place.and_then(|(conversation, at)| truth.told(conversation, *at));
+    match told {
+        Some(Event::Private(it)) if it.text == text && it.seq == seq => Ok(()),
+        other => Err(format!(
+            "what was acknowledged is committed: {text:?} is {seq}, which is {other:?}"
+        )),
+    }
+}
+
+/// What has the same key is there, and this has no place of its own.
+fn was_said_before(world: &mut World, ask: &Ask, seq: u64) -> Verdict {
+    let truth = &world.ledger.chat;
+    let shows = |text: &str, key: &str| text.split_once(KEY_MARK).is_some_and(|(_, shown)| shown == key);
+    let is_there = match ask {
+        Ask::Say {
+            group, key: Some(key), ..
+        } => matches!(truth.event(group, seq), Some(Event::Message(it)) if shows(&it.text, key)),
+        Ask::Tell { key: Some(key), .. } => truth.private.values().any(|(history, _)| {
+            let at = history.get(seq as usize - 1);
+            matches!(at, Some(Event::Private(it)) if shows(&it.text, key))
+        }),
+        _ => false,
+    };
+    match is_there {
+        true => refused(world, ask),
+        false => Err(format!("repeated is what was said before: {ask:?} at {seq}")),
+    }
+}
+
+/// C13, C19: every node has the same digest at the same number.
+fn one_history(world: &World, group: &str, seq: u64, answer: &NodeDigest) -> Verdict {
+    let happened = match world.ledger.chat.event(group, seq) {
+        Some(Event::Joined(it) | Event::Left(it) | Event::Away(it) | Event::Back(it)) => Some(&it.digest),
+        Some(Event::Message(it)) => Some(&it.digest),
+        _ => None,
+    };
+    match (&answer.digest, happened) {
+        (Some(digest), Some(happened)) if digest == happened => Ok(()),
+        (None, _) if seq == 0 || answer.last < seq => Ok(()),
+        _ => Err(format!(
+            "one history: {answer:?} of {group} at {seq}, which is {happened:?}"
+        )),
+    }
+}
+
+/// Whether the session has left the group, or is on its way.
+fn is_gone(world: &World, client: usize, group: &str) -> bool {
+    let session = world.ledger.chat.state.session(world.clients[client].user.session);
+    !session.is_some_and(|session| session.groups().any(|(name, _, _)| name == group))
+}
+
 /// What was refused has no effect, now or later.
 fn refused(world: &mut World, ask: &Ask) -> Verdict {
-    let Ask::Say { text, .. } = ask else { return Ok(()) };
+    let (Ask::Say { text, .. } | Ask::Tell { text, .. }) = ask else {
+        return Ok(());
+    };
     let Some(id) = text_id(text) else { return Ok(()) };
     let truth = &mut world.ledger.chat;
     truth.refused.insert(id);
@@ -101,6 +211,9 @@ fn refused(world: &mut World, ask: &Ask) -> Verdict {
 
 /// Every member sees its group's events in one order, no gap, no double, from its own join to its leave.
 fn delivered(world: &mut World, client: usize, event: &Event, own: bool) -> Verdict {
+    if let Event::Private(_) = event {
+        return delivered_alone(world, client, event, own);
+    }
     let group = group_of(event).to_owned();
     as_it_happened(world, &group, event)?;
     let seq = seq_of(event).unwrap_or(0);
@@ -113,12 +226,58 @@ fn delivered(world: &mut World, client: usize, event: &Event, own: bool) -> Verd
         }
         (Some(_), _) => {}
     }
+    if let Event::Joined(joined) = event
+        && own
+    {
+        user.member.insert(group.clone(), joined.member);
+    }
     if own && matches!(event, Event::Left(_)) {
-        user.next.remove(&group);
+        left(world, client, &group);
     } else {
         user.next.insert(group, seq + 1);
     }
     Ok(())
+}
+
+fn left(world: &mut World, client: usize, group: &str) {
+    let user = &mut world.clients[client].user;
+    user.next.remove(group);
+    user.member.remove(group);
+    user.private.retain(|(name, _), _| name != group);
+}
+
+/// The two of a conversation, and nobody else, see it in one order, no gap, no double.
+fn delivered_alone(world: &mut World, client: usize, event: &Event, own: bool) -> Verdict {
+    as_it_was_told(world, event)?;
+    let Event::Private(it) = event else { return Ok(()) };
+    let user = &mut world.clients[client].user;
+    let me = user.member.get(&it.group).copied();
+    let with = match me {
+        Some(me) if me == it.member => it.to_member,
+        Some(me) if me == it.to_member => it.member,
+        _ => return Err(format!("private is the two's own: {event:?} came to member {me:?}")),
+    };
+    let next = user.private.entry((it.group.clone(), with)).or_insert(1);
+    if *next != it.seq || own != (me == Some(it.member)) {
+        return Err(format!(
+            "no gap, no double: {next} is next, {event:?} came (own: {own})"
+        ));
+    }
+    *next += 1;
+    Ok(())
+}
+
+fn as_it_was_told(world: &World, event: &Event) -> Verdict {
+    let Event::Private(it) = event else {
+        return Err(format!("private is private: {event:?}"));
+    };
+    let conversation = conversation_name(&it.group, it.member, it.to_member);
+    let happened = world.ledger.chat.told(&conversation, it.seq);
+    if happened == Some(event) {
+        Ok(())
+    } else {
+        Err(format!("one order for both: {event:?} came, {happened:?} happened"))
+    }
 }
 
 fn as_it_happened(world: &World, group: &str, event: &Event) -> Verdict {
@@ -136,6 +295,8 @@ fn ended(world: &mut World, client: usize, code: ErrorCode) -> Verdict {
     let user = &mut world.clients[client].user;
     let session = user.session;
     user.next.clear();
+    user.member.clear();
+    user.private.clear();
     user.ended = true;
     world.ledger.sessions_ended += 1;
     let state = &world.ledger.chat.state;
@@ -154,8 +315,8 @@ fn ended(world: &mut World, client: usize, code: ErrorCode) -> Verdict {
 }
 
 fn removed(world: &mut World, client: usize, group: &str) -> Verdict {
-    let user = &mut world.clients[client].user;
-    user.next.remove(group);
+    left(world, client, group);
+    let user = &world.clients[client].user;
     let session = world.ledger.chat.state.session(user.session);
     let member = session.is_some_and(|session| session.groups().any(|(name, _, _)| name == group));
     if member {
