@@ -302,8 +302,8 @@ proptest! {
                 assert!(sender.groups().any(|(group, member, _)| (group, member) == (&*event.group, event.from.member)));
             }
             for session in after.sessions() {
-                for (group, it) in session.conversations() {
-                    let me = session.groups().find(|(name, ..)| *name == group).expect("a member").1;
+                for (group, me, it) in session.conversations() {
+                    assert!(session.groups().any(|(name, member, _)| (name, member) == (group, me)));
                     let told = conversations[&conversation_name(group, me, it.with)];
                     assert_eq!((it.seq, it.digest), told);
                     assert_eq!(session.conversation(group, it.with), Some((me, Some(it))));

@@ -58,8 +58,8 @@ mod tests {
 
     #[test]
     fn c17_a_key_is_somebodys_in_a_group_towards_somebody() {
-        let hash = |group, user, to, key| key_hash(group, user, to, key).unwrap();
-        let first = hash("1", "bot", None, "job 7".replace(' ', "-").as_str());
+        let hash = |group: &str, user: &str, to: Option<&str>, key: &str| key_hash(group, user, to, key).unwrap();
+        let first = hash("1", "bot", None, "job-7");
         assert_eq!(
             hash("1", "BOT", None, "job-7"),
             first,

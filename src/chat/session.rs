@@ -266,12 +266,12 @@ impl<'a> SessionView<'a> {
         })
     }
 
-    /// Its private conversations, with the name of the group of each (C16).
-    pub fn conversations(&self) -> impl Iterator<Item = (&'a str, ConversationView)> + use<'a> {
+    /// Its private conversations, with the name of the group and its own member number of each (C16).
+    pub fn conversations(&self) -> impl Iterator<Item = (&'a str, u64, ConversationView)> + use<'a> {
         let (groups, conversations) = (self.groups, self.conversations);
         self.session.groups().flat_map(move |side| {
             let name = groups.get(side.0).map(Group::name);
-            conversations.of(side).filter_map(move |it| Some((name?, it)))
+            conversations.of(side).filter_map(move |it| Some((name?, side.1, it)))
         })
     }
 

@@ -234,8 +234,9 @@ fn resumed(state: &State, here: &Here<'_>, session: &SessionView<'_>, reference:
 
 /// A session's private conversations, as beats and `resumed` tell them.
 pub fn conversations(session: &SessionView<'_>) -> Vec<Conversation> {
-    let theirs = session.conversations().map(|(group, it)| Conversation {
+    let theirs = session.conversations().map(|(group, member, it)| Conversation {
         group: group.to_owned(),
+        member,
         with: it.with,
         seq: it.seq,
     });

@@ -329,6 +329,8 @@ pub struct Private {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Conversation {
     pub group: String,
+    /// The session's own member number: one of an earlier membership is not meant.
+    pub member: u64,
     /// The other one's member number.
     pub with: u64,
     /// The latest number.

@@ -101,7 +101,7 @@ fn a_private_message_is_the_twos_own() {
     let resumed = bert.asks(901, json!({"op": "resume"}));
     assert_eq!(
         resumed["private"],
-        json!([{"group": "1", "with": anna.member, "seq": 2}])
+        json!([{"group": "1", "member": bert.member, "with": anna.member, "seq": 2}])
     );
     assert_eq!(bert.raw.beat()["private"], resumed["private"]);
 

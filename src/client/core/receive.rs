@@ -439,10 +439,12 @@ impl Core {
     }
 
     fn hear_conversations(&mut self, conversations: Vec<Conversation>, now: Millis) {
-        for Conversation { group, with, seq } in conversations {
-            let known = self.groups.get_mut(&group).and_then(|group| group.conversation(with));
-            if let Some(feed) = known {
-                feed.hear(seq);
+        for it in conversations {
+            let group = self.groups.get_mut(&it.group);
+            // Before the own join is known nobody knows whether it is of this membership; the next beat tells again.
+            let group = group.filter(|group| group.feed.member() == Some(it.member));
+            if let Some(feed) = group.and_then(|group| group.conversation(it.with)) {
+                feed.hear(it.seq);
                 feed.note_gap(now);
             }
         }

@@ -200,8 +200,8 @@ impl World {
         }
         for session in self.state.sessions() {
             assert!(session.groups().count() <= MAX_GROUPS_PER_SESSION);
-            for (group, it) in session.conversations() {
-                let me = session.conversation(group, it.with).expect("it is in the group").0;
+            for (group, me, it) in session.conversations() {
+                assert_eq!(session.conversation(group, it.with), Some((me, Some(it))));
                 let known = self.conversations.get(&chat::conversation_name(group, me, it.with));
                 assert_eq!(known, Some(&(it.seq, it.digest)));
             }

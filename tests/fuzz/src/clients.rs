@@ -428,9 +428,13 @@ impl Listening {
 }
 
 fn conversation(group: &str, script: &mut Script<'_>) -> Vec<Conversation> {
-    let (group, with) = (group.to_owned(), u64::from(script.byte() % 4));
-    let seq = u64::from(script.byte() % 8);
-    vec![Conversation { group, with, seq }; usize::from(script.byte() % 2)]
+    let conversation = Conversation {
+        group: group.to_owned(),
+        member: script.near(1),
+        with: u64::from(script.byte() % 4),
+        seq: u64::from(script.byte() % 8),
+    };
+    vec![conversation; usize::from(script.byte() % 2)]
 }
 
 /// The number of an event of this group.

@@ -244,7 +244,7 @@ fn clients_ailment(world: &World) -> Option<String> {
             }
         }
         let conversations = truth.state.session(session);
-        for (group, it) in conversations.iter().flat_map(|session| session.conversations()) {
+        for (group, _, it) in conversations.iter().flat_map(|session| session.conversations()) {
             let next = client
                 .user
                 .private

@@ -194,7 +194,7 @@ proptest! {
         prop_assert_eq!(world.delivered(), (join..=history.len() as u64).collect::<Vec<_>>(), "told: {:#?}", world.told);
         let private = world.ring.groups["1"].private.len() as u64;
         prop_assert_eq!(world.told_alone(), (1..=private).collect::<Vec<_>>(), "told: {:#?}", world.told);
-        prop_assert_eq!(world.answered(), world.questions, "told: {:#?}", world.told);
+        prop_assert_eq!(&world.answered(), &world.questions, "told: {:#?}", world.told);
         let interruptions = world.count(|event| matches!(event, SessionEvent::Interrupted { .. }));
         prop_assert_eq!(interruptions, world.count(|event| matches!(event, SessionEvent::Back { .. })), "told: {:#?}", world.told);
     }

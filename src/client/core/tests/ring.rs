@@ -313,12 +313,15 @@ impl Ring {
 
     fn conversations(&self) -> Vec<Conversation> {
         let begun = self.groups.iter().filter(|(_, g)| !g.private.is_empty());
-        let conversation = |(name, g): (&String, &RingGroup)| Conversation {
-            group: name.clone(),
-            with: STRANGER,
-            seq: g.private.len() as u64,
+        let conversation = |(name, g): (&String, &RingGroup)| {
+            Some(Conversation {
+                group: name.clone(),
+                member: g.me?,
+                with: STRANGER,
+                seq: g.private.len() as u64,
+            })
         };
-        begun.map(conversation).collect()
+        begun.filter_map(conversation).collect()
     }
 
     /// Somebody else says something, with the numbers of its own session.

@@ -186,6 +186,8 @@ impl World {
     /// A wire that does its job, until nothing more happens.
     pub fn calm_down(&mut self) {
         self.connect();
+        // Only a beat that comes once all else is there tells of everything.
+        let mut is_calm = false;
         for _ in 0..5_000 {
             // The beat shows what was lost at the very end.
             let beat = self.ring.beat();
@@ -198,7 +200,9 @@ impl World {
                     self.reach_core(0);
                 }
             }
-            if self.core.deadline().is_none() && self.core.is_settled() {
+            let was_calm = is_calm;
+            is_calm = self.core.deadline().is_none() && self.core.is_settled();
+            if was_calm && is_calm {
                 return;
             }
             let wait = self.core.deadline().map_or(10, |at| at.saturating_sub(self.now));
