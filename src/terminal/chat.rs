@@ -14,7 +14,7 @@ use super::outbox::Outbox;
 use super::prompt::{Input, Screen};
 use super::query::{Found, Query, Step};
 use super::render;
-use super::text::{Colours, PROMPT, Paint, Styled};
+use super::text::{Colours, PROMPT, Paint, Styled, WAITING};
 use super::view::{Comparison, Form, View};
 use super::{LEAVE_TIMEOUT, Stop, TURN_MAX, ended, exit_of, refusal, uncertain};
 use crate::client::{Ask, Exit, Failure, Options, Session, SessionEvent, Update};
@@ -35,6 +35,9 @@ const GROUPS_MAX: usize = 1000;
 const HISTORY_MAX: u64 = 1000;
 /// Paste of more lines than this is refused: nobody reads it.
 const PASTE_LINES_MAX: usize = 1000;
+
+/// Lines of a paste that are shown with the question about it.
+const PASTE_LINES_SHOWN: usize = 3;
 
 /// How the prompt works.
 #[derive(Debug, Clone)]
@@ -229,15 +232,12 @@ impl Chat {
 
     async fn show(&mut self) {
         let now = self.now();
-        let (shown, above) = (self.view.drain(), self.view.above(now));
+        let (shown, mut above) = (self.view.drain(), self.view.above(now));
         let prompt = match &self.paste {
             None => self.view.prompt(),
             Some(text) => {
-                let lines = text.lines().count();
-                Styled::new(
-                    PROMPT,
-                    format!("send these {lines} lines? [y]es, [j]oined into one, [n]o: "),
-                )
+                above.extend(paste_rows(text));
+                Styled::new(PROMPT, "[y/j/n] ")
             }
         };
         self.screen.show(shown, above, prompt).await;
@@ -1029,6 +1029,24 @@ impl Chat {
             _ => Ok(()),
         }
     }
+}
+
+/// A paste that the user is asked about: its beginning, and the question.
+fn paste_rows(text: &str) -> Vec<Styled> {
+    let lines = text.lines().count();
+    let beginning = text.lines().take(PASTE_LINES_SHOWN);
+    let mut rows: Vec<Styled> = beginning
+        .map(|line| Styled::new(WAITING, "| ").foreign(WAITING, line))
+        .collect();
+    match lines.saturating_sub(PASTE_LINES_SHOWN) {
+        0 => {}
+        more => rows.push(Styled::new(WAITING, format!("| and {more} more"))),
+    }
+    rows.push(Styled::new(
+        PROMPT,
+        format!("send these {lines} lines? [y]es, [j]oined into one, [n]o"),
+    ));
+    rows
 }
 
 fn groups_after(after: String) -> Ask {

@@ -215,17 +215,28 @@ fn unknown(command: &str, name: &str) -> String {
     format!("no such command: /{command}; {guess}/help lists them, //{command} sends it as text")
 }
 
+/// Columns in front of what `/help` says of a command.
+pub const HELP_INDENT: usize = 29;
+
 /// What `/help` shows.
 pub fn help() -> String {
-    let mut lines = vec![
-        "JOINGROUP <group> <user>   join a group; a group comes into being by that".to_owned(),
-        "LEAVEGROUP                 leave the present one".to_owned(),
-        "HISTORY TODAY | H <n> | DATE <YYYY-MM-DD>".to_owned(),
-        "@ <user> <text>            to one member alone".to_owned(),
+    let old = [
+        ("JOINGROUP <group> <user>", "join a group; it comes into being by that"),
+        ("LEAVEGROUP", "leave the present one"),
+        ("HISTORY TODAY | H <n>", "what was said today, the last n lines,"),
+        ("HISTORY DATE <YYYY-MM-DD>", "or on a day"),
+        ("@ <user> <text>", "to one member alone"),
     ];
-    for (name, arguments, help) in COMMANDS {
-        lines.push(format!("{:<26} {help}", format!("/{name} {arguments}")));
-    }
+    let new = COMMANDS
+        .iter()
+        .map(|(name, arguments, help)| (format!("/{name} {arguments}"), *help));
+    let all = old
+        .iter()
+        .map(|(command, help)| ((*command).to_owned(), *help))
+        .chain(new);
+    let mut lines: Vec<String> = all
+        .map(|(command, help)| format!("{command:<width$}{help}", width = HELP_INDENT))
+        .collect();
     lines.push("anything else is a message; //x sends \"/x\"".to_owned());
     lines.join("\n")
 }

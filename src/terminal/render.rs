@@ -31,7 +31,7 @@ pub fn line(event: &Event, own: bool, colours: Colours) -> Option<Styled> {
                 .foreign(name_style(&it.from, own, colours), &it.from)
                 .with(NORMAL, ": ")
                 .foreign(NORMAL, &it.text)
-                .indented(4),
+                .barred(4),
         ),
         Event::Private(it) => Some(
             Styled::new(PRIVATE, "(private) ")
@@ -40,7 +40,7 @@ pub fn line(event: &Event, own: bool, colours: Colours) -> Option<Styled> {
                 .foreign(name_style(&it.to, !own, colours), &it.to)
                 .with(NORMAL, ": ")
                 .foreign(NORMAL, &it.text)
-                .indented(4),
+                .barred(4),
         ),
         _ => {
             let (it, what) = presence(event)?;
@@ -108,7 +108,7 @@ pub fn rich(event: &Event, around: Around<'_>) -> Option<Styled> {
                 .with(PRESENCE, format!(" {what}"))
         }
     };
-    Some(line.indented(indent))
+    Some(line.barred(indent))
 }
 
 /// An event in words, for one who hears the screen: who speaks to whom comes first.
@@ -225,7 +225,7 @@ impl Folded {
             let what = if *count > 1 { plural(what) } else { what };
             line = line.with(PRESENCE, format!("{more} {what}"));
         }
-        line.indented(indent)
+        line.barred(indent)
     }
 }
 

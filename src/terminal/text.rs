@@ -79,6 +79,8 @@ pub struct Styled {
     pieces: Vec<(Style, String)>,
     /// Columns by which further rows are set in, so that no text of others can look like the beginning of a line.
     indent: usize,
+    /// Whether a bar stands before further rows: they may have somebody's text.
+    has_bar: bool,
 }
 
 impl Styled {
@@ -113,6 +115,13 @@ impl Styled {
         self
     }
 
+    /// Further rows are set in by so many columns, the last two of which are a bar and a space.
+    #[must_use]
+    pub fn barred(mut self, columns: usize) -> Styled {
+        self.has_bar = true;
+        self.indented(columns)
+    }
+
     /// The text without its styles.
     pub fn plain(&self) -> String {
         self.pieces.iter().map(|(_, text)| text.as_str()).collect()
@@ -136,15 +145,24 @@ impl Styled {
             self.indent
         };
         let mut rows = Vec::new();
-        let mut row = Filling::new(0);
+        let margin = match self.has_bar {
+            true => format!("{}| ", " ".repeat(indent.saturating_sub(2))),
+            false => " ".repeat(indent),
+        };
+        let mut row = Filling::new("");
         for (style, text) in &self.pieces {
             for cluster in text.graphemes(true) {
                 let columns = measure.width(cluster);
                 let mut is_new = false;
                 while row.width + columns > width && !row.is_blank() {
-                    let rest = row.break_off(width / 3);
+                    // A space ends a word that fits to the last column.
+                    let rest = if cluster == " " {
+                        Vec::new()
+                    } else {
+                        row.break_off(width / 3, width - indent)
+                    };
                     rows.push(row.paint(colours));
-                    row = Filling::new(indent);
+                    row = Filling::new(&margin);
                     rest.into_iter().for_each(|piece| row.push(piece));
                     is_new = true;
                 }
@@ -159,19 +177,19 @@ impl Styled {
     }
 }
 
-/// A row being filled, cluster by cluster.
+/// A row being filled, cluster by cluster, behind an ASCII margin.
 struct Filling<'a> {
-    indent: usize,
+    margin: &'a str,
     clusters: Vec<(Style, &'a str, usize)>,
     width: usize,
 }
 
 impl<'a> Filling<'a> {
-    fn new(indent: usize) -> Filling<'a> {
+    fn new(margin: &'a str) -> Filling<'a> {
         Filling {
-            indent,
+            margin,
             clusters: Vec::new(),
-            width: indent,
+            width: margin.len(),
         }
     }
 
@@ -184,8 +202,9 @@ impl<'a> Filling<'a> {
         self.clusters.is_empty()
     }
 
-    /// Takes off the beginning of the word that did not fit, unless the row would keep fewer than `least` columns.
-    fn break_off(&mut self, least: usize) -> Vec<(Style, &'a str, usize)> {
+    /// Takes off the beginning of the word that did not fit, unless the row would keep fewer than `least` columns or the
+    /// next one, with `most`, has no room for it.
+    fn break_off(&mut self, least: usize, most: usize) -> Vec<(Style, &'a str, usize)> {
         let Some(space) = self.clusters.iter().rposition(|(_, cluster, _)| *cluster == " ") else {
             return Vec::new();
         };
@@ -195,7 +214,7 @@ impl<'a> Filling<'a> {
             .take(space + 1)
             .map(|(_, _, columns)| columns)
             .sum();
-        if kept + self.indent < least {
+        if kept + self.margin.len() < least || self.width - self.margin.len() - kept > most {
             return Vec::new();
         }
         self.clusters.split_off(space + 1)
@@ -203,7 +222,7 @@ impl<'a> Filling<'a> {
 
     fn paint(&self, colours: Colours) -> String {
         let mut row = Row::default();
-        row.push(NORMAL, &" ".repeat(self.indent), colours);
+        row.push(WAITING, self.margin, colours);
         for (style, cluster, _) in &self.clusters {
             row.push(*style, cluster, colours);
         }
@@ -281,6 +300,10 @@ mod tests {
         for width in 20..60 {
             for row in rows(&forged, 6, width).iter().skip(1) {
                 assert!(row.starts_with("     "), "{width}: {row:?}");
+            }
+            let barred = Styled::default().foreign(NORMAL, &forged).barred(8);
+            for row in barred.rows(Colours::None, width, MEASURE).iter().skip(1) {
+                assert!(row.trim_start().starts_with("| "), "{width}: {row:?}");
             }
         }
     }

@@ -273,7 +273,7 @@ impl View {
     pub fn text(&mut self, text: &str) {
         self.end_crowd();
         for line in text.lines() {
-            self.print(Styled::new(NORMAL, line));
+            self.print(Styled::new(NORMAL, line).indented(super::grammar::HELP_INDENT));
         }
     }
 

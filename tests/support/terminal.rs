@@ -1,5 +1,8 @@
 //! A program on a terminal of its own: a pseudo-terminal, with an emulator (vt100) that says what a person would see.
 
+// Each test file uses a part of it.
+#![allow(dead_code)]
+
 use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
