@@ -39,8 +39,7 @@ pub struct Canvas {
     pub size: Size,
     paint: Paint,
     measure: Measure,
-    /// Widths of the rows of the block on the screen, and the row of the cursor in it.
-    drawn: Vec<usize>,
+    /// The row of the cursor in the block on the screen.
     cursor_row: usize,
 }
 
@@ -56,7 +55,6 @@ impl Canvas {
             size,
             paint,
             measure,
-            drawn: Vec::new(),
             cursor_row: 0,
         }
     }
@@ -87,7 +85,6 @@ impl Canvas {
         if typed.cursor.1 > 0 {
             out.push_str(&format!("\x1b[{}C", typed.cursor.1));
         }
-        self.drawn = rows.iter().map(|row| self.measure.width(&strip(row))).collect();
         out
     }
 
@@ -95,24 +92,20 @@ impl Canvas {
     pub fn finish(&mut self, lines: &[Styled]) -> String {
         let mut out = self.erase();
         self.print(lines, &mut out);
-        self.drawn.clear();
         self.cursor_row = 0;
         out
     }
 
     /// Empties the screen; the block is to be drawn again.
     pub fn clear(&mut self) -> &'static str {
-        self.drawn.clear();
         self.cursor_row = 0;
         "\x1b[H\x1b[2J"
     }
 
-    /// The terminal has another size. It has wrapped the rows of the block anew by itself.
+    /// The terminal has another size. Some terminals wrap the rows of the block anew by that, some cut them off; none
+    /// has fewer rows of it than there were, so that no finished line is ever taken for a row of the block.
     pub fn resize(&mut self, size: Size) {
         self.size = size;
-        let columns = size.columns.max(COLUMNS_MIN);
-        let taken = |width: &usize| width.div_ceil(columns).max(1);
-        self.cursor_row = self.drawn.iter().take(self.cursor_row).map(taken).sum();
     }
 
     fn print(&self, lines: &[Styled], out: &mut String) {
@@ -276,15 +269,19 @@ mod tests {
     }
 
     #[test]
-    fn a_narrower_terminal_is_drawn_in_the_right_place() {
+    fn another_size_costs_no_finished_line() {
         let mut terminal = Terminal::new(30, 8);
-        terminal.draw(&["first"], "twenty columns wide..", 21);
-        terminal.canvas.resize(Size { columns: 16, rows: 8 });
-        // 23 columns take two rows now, and the cursor is in the first of the block still.
-        assert_eq!(terminal.canvas.cursor_row, 0);
-        terminal.canvas.resize(Size { columns: 30, rows: 8 });
-        terminal.draw(&["second"], "x", 1);
-        assert_eq!(terminal.rows(), ["first", "second", "> x"]);
+        terminal.draw(&["first"], "twenty columns wide and more..", 30);
+        assert_eq!(terminal.rows(), ["first", "> twenty columns wide and mor", "e.."]);
+        for columns in [16, 30] {
+            terminal.parser.screen_mut().set_size(8, columns);
+            terminal.canvas.resize(Size {
+                columns: columns.into(),
+                rows: 8,
+            });
+            terminal.draw(&[], "x", 1);
+            assert_eq!(terminal.rows(), ["first", "> x"]);
+        }
     }
 
     proptest::proptest! {

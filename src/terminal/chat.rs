@@ -202,6 +202,9 @@ impl Chat {
                 continue;
             }
             self.show().await;
+            if self.manner.form == Form::Plain {
+                self.screen.flush();
+            }
             let takes_input = self.takes_input();
             let wake = self.wake_at();
             tokio::select! {
@@ -364,7 +367,7 @@ impl Chat {
             }
             Action::Paste(text) => self.paste = Some(text),
             Action::Candidates(words) => {
-                let words: Vec<&str> = words.iter().map(|word| word.trim_end()).collect();
+                let words: Vec<&str> = words.iter().map(|word| word.trim_end_matches([':', ' '])).collect();
                 self.view.notice(&words.join("  "));
             }
             // Ctrl-C must not wait for what does not come.

@@ -284,6 +284,7 @@ pub async fn window(url: &str) {
     terminal.resize(24, 40);
     say(&eve, "76", "in a narrow window, where lines are broken at their spaces").await;
     terminal.sees("broken at their").await;
+    assert!(terminal.shows("eve: while you type"), "{}", terminal.picture());
     assert_eq!(terminal.count("dennis@76>"), 1, "{}", terminal.picture());
     println!("{}", terminal.picture());
     terminal.press("\u{15}done\r");
@@ -314,8 +315,8 @@ pub async fn plain(url: &str) {
     dumb.env("TERM", "dumb");
     let mut spoken = command(url);
     spoken.arg("--plain");
+    let eve = join(url, "78", "eve").await;
     for (command, user) in [(dumb, "ann"), (spoken, "bob")] {
-        let eve = join(url, "78", "eve").await;
         let mut terminal = Terminal::start(&command, ROWS, 60);
         terminal.sees("notice: connected").await;
         terminal.press(&format!("JOINGROUP 78 {user}\n"));
@@ -332,8 +333,8 @@ pub async fn plain(url: &str) {
             "{:?}",
             String::from_utf8_lossy(&terminal.bytes)
         );
-        eve.close().await;
     }
+    eve.close().await;
 }
 
 /// A line that has no number survives the program's own death, and is there once.
