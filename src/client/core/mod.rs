@@ -77,6 +77,9 @@ pub const RECENT_MAX: u64 = 1000;
 const LATEST: u64 = u64::MAX;
 /// Most unanswered questions; the user is refused the next one.
 pub const READS_MAX: usize = 64;
+/// Of the user's questions whose answers may be large, so many are asked at a time: the answers to more could fill the
+/// queue, which then drops its oldest.
+pub const LARGE_READS_IN_FLIGHT: usize = 4;
 /// Most publications that the broker has neither confirmed nor returned; beyond it nothing is published.
 pub const UNCONFIRMED_MAX: usize = 1024;
 /// The references of reads start here (2^48), so that they never meet the number of an ordered request.
@@ -160,6 +163,9 @@ pub struct Core {
     window: Window,
     reads: Reads,
     groups: BTreeMap<String, Group>,
+    /// Groups that the session has left, with its member number there, while requests from before may have no outcome: no
+    /// more of them than leaves in the window.
+    departed: BTreeSet<(String, u64)>,
     /// Publications without the broker's answer: id to the lowest ordered number in it.
     unconfirmed: BTreeMap<u64, Option<u64>>,
     next_publication: u64,
@@ -187,6 +193,7 @@ impl Core {
             window: Window::new(),
             reads: Reads::new(),
             groups: BTreeMap::new(),
+            departed: BTreeSet::new(),
             unconfirmed: BTreeMap::new(),
             next_publication: 1,
             hold: Hold::none(),

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Ask, READ_REFERENCE_BASE, READS_MAX, RETRY_MAX_MS, RETRY_MS};
+use super::{Ask, LARGE_READS_IN_FLIGHT, READ_REFERENCE_BASE, READS_MAX, RETRY_MAX_MS, RETRY_MS};
 use crate::ring::Millis;
 use crate::wire::client::Event;
 
@@ -34,6 +34,16 @@ pub(super) enum Purpose {
         ask: Ask,
         answered: BTreeSet<u16>,
     },
+}
+
+impl Purpose {
+    /// Whether the answer may be so large that only a few of its kind are asked at a time.
+    fn is_large(&self) -> bool {
+        matches!(
+            self,
+            Purpose::Recent { .. } | Purpose::Who { .. } | Purpose::Page { .. }
+        )
+    }
 }
 
 #[derive(Debug)]
@@ -138,20 +148,32 @@ impl Reads {
         self.pending.values().filter_map(late).min()
     }
 
+    /// Whether one of these is to be asked, and may be now.
     pub fn has_waiting(&self, wanted: impl Fn(&Purpose) -> bool) -> bool {
+        let has_room = self.large_in_flight() < LARGE_READS_IN_FLIGHT;
+        let may_be_asked = |read: &Read| read.state == State::Waiting && (has_room || !read.purpose.is_large());
         self.pending
             .values()
-            .any(|read| read.state == State::Waiting && wanted(&read.purpose))
+            .any(|read| may_be_asked(read) && wanted(&read.purpose))
     }
 
-    /// Marks up to `limit` waiting questions as asked and returns them.
+    fn large_in_flight(&self) -> usize {
+        let in_flight = |read: &&Read| read.state != State::Waiting && read.purpose.is_large();
+        self.pending.values().filter(in_flight).count()
+    }
+
+    /// Marks up to `limit` waiting questions as asked and returns them; of those with large answers only as many as leave
+    /// no more than [`LARGE_READS_IN_FLIGHT`] without one.
     pub fn publish(&mut self, limit: usize, now: Millis, wanted: impl Fn(&Purpose) -> bool) -> Vec<(u64, Purpose)> {
         let mut asked = Vec::new();
+        let mut large = self.large_in_flight();
         for (reference, read) in &mut self.pending {
             if asked.len() == limit {
                 break;
             }
-            if read.state == State::Waiting && wanted(&read.purpose) {
+            let is_large = read.purpose.is_large();
+            if read.state == State::Waiting && wanted(&read.purpose) && !(is_large && large == LARGE_READS_IN_FLIGHT) {
+                large += usize::from(is_large);
                 let wait = RETRY_MS.saturating_mul(1 << read.attempts.min(8)).min(RETRY_MAX_MS);
                 read.attempts += 1;
                 read.state = State::Asked { again_at: now + wait };

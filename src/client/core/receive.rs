@@ -234,29 +234,36 @@ impl Core {
 
     /// Something private: of a conversation of this session, or it is not for it.
     fn on_private(&mut self, private: Private, now: Millis) {
+        self.acknowledge_told(&private, now);
         let Some(group) = self.groups.get_mut(&private.group) else {
             return;
         };
-        let me = group.feed.member();
-        let with = match me {
+        let with = match group.feed.member() {
             Some(me) if private.member == me => private.to_member,
             Some(me) if private.to_member == me => private.member,
             // What comes before the own join is known comes again, with a beat.
             _ => return,
         };
         let Some(feed) = group.conversation(with) else { return };
-        let (name, seq) = (private.group.clone(), private.seq);
-        let own_request = (me == Some(private.member)).then_some(private.reference);
-        feed.offer(seq, Event::Private(private));
-        if let Some(n) = own_request
-            && let Some(pending) = self.window.unresolved(n)
-            && matches!(&pending.ask, Ask::Tell { group, .. } if *group == name)
+        let name = private.group.clone();
+        feed.offer(private.seq, Event::Private(private));
+        self.advance_conversation(&name, with, now);
+    }
+
+    /// The own copy of what this session has told is its acknowledgement, also after the leave that was ordered behind it.
+    fn acknowledge_told(&mut self, private: &Private, now: Millis) {
+        let Private { group, member, .. } = private;
+        let here = self.groups.get(group).and_then(|group| group.feed.member()) == Some(*member);
+        let was_here = || self.departed.contains(&(group.clone(), *member));
+        if let Some(pending) = self.window.unresolved(private.reference)
+            && matches!(&pending.ask, Ask::Tell { group: theirs, .. } if theirs == group)
+            && (here || was_here())
         {
-            let (seq, repeated) = (seq, false);
-            self.window.resolve(n, Outcome::Ordered { seq, repeated });
+            let (seq, repeated) = (private.seq, false);
+            self.window
+                .resolve(private.reference, Outcome::Ordered { seq, repeated });
             self.progressed(now);
         }
-        self.advance_conversation(&name, with, now);
     }
 
     /// Delivers what is next in a private conversation.
@@ -366,6 +373,9 @@ impl Core {
         if let Some(closed) = self.groups.remove(name) {
             self.reads
                 .retain(|purpose| !matches!(purpose, Purpose::CatchUp { group, .. } if group == name));
+            if let Some(member) = closed.feed.member().filter(|_| !self.window.is_empty()) {
+                self.departed.insert((name.to_owned(), member));
+            }
             // Who has left may not ask for what it missed of its private conversations.
             for (with, mut feed) in closed.conversations {
                 let past_all = feed.heard().saturating_add(1);
@@ -854,6 +864,9 @@ impl Core {
                 _ => {}
             }
             self.tell_outcome(pending.tag, pending.ask, outcome);
+        }
+        if self.window.is_empty() {
+            self.departed.clear();
         }
         let Some(trouble) = self.trouble else { return };
         let over = self.link == Link::Up

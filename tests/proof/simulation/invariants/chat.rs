@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use chaley::broker::link;
-use chaley::chat::{GroupEvent, PrivateEvent, State, fold_nick};
+use chaley::chat::{GroupEvent, Output, PrivateEvent, State, fold_nick};
 use chaley::ring::{Digest, Entry, Index};
 use chaley::wire::client::{Delivery, Event};
 
@@ -86,12 +86,18 @@ pub fn committed(truth: &mut Truth, entry: &Entry) -> Verdict {
     let given = apply(&mut truth.state, entry);
     truth.digests.push(truth.state.digest());
     let mut reached = Vec::new();
-    for event in given.events() {
-        happened(truth, event)?;
-        reached.push((event.group.clone(), event.seq));
+    for output in &given.outputs {
+        match output {
+            Output::Event(event) => {
+                happened(truth, event)?;
+                reached.push((event.group.clone(), event.seq));
+            }
+            Output::Private { event, .. } => told(truth, event)?,
+            Output::Reply { .. } => {}
+        }
     }
     truth.reached.push(reached);
-    given.private_events().try_for_each(|event| told(truth, event))
+    Ok(())
 }
 
 /// C16, C17.
