@@ -765,7 +765,7 @@ impl Chat {
     /// A line has its outcome.
     fn settle(&mut self, tag: u64, group: &str, key: Option<&str>) {
         self.pending = self.pending.saturating_sub(1);
-        self.view.settled(tag);
+        self.view.settled(tag, self.now());
         let outbox = self.groups.get_mut(group).and_then(|it| it.outbox.as_mut());
         if let (Some(outbox), Some(key)) = (outbox, key)
             && let Err(error) = outbox.done(key)
@@ -806,13 +806,15 @@ impl Chat {
                 // It stays in the outbox: its key makes the next sending harmless.
                 let group = group.clone();
                 self.pending = self.pending.saturating_sub(1);
-                self.view.settled(tag);
+                self.view.settled(tag, self.now());
                 self.view.trouble(&format!(
                     "a line is kept; it is sent, and counts once, when you join group {group} again"
                 ));
                 return;
             }
-            Ask::Say { group, key, .. } | Ask::Tell { group, key, .. } => {
+            Ask::Say { group, key, text, .. } | Ask::Tell { group, key, text, .. } => {
+                // A line of a paste was never typed; now it can be brought back, too.
+                self.screen.record(text);
                 let (group, key) = (group.clone(), key.clone());
                 self.settle(tag, &group, key.as_deref());
             }
@@ -893,7 +895,8 @@ impl Chat {
             Step::Done(Found { events, note }) => {
                 match &job {
                     Job::Opening { query, before } => self.view.opened(query.group(), &events, *before, now),
-                    _ => self.view.show_past(&events, now),
+                    Job::Past(query) => self.view.show_past_apart(query.group(), &events, now),
+                    _ => {}
                 }
                 if let Some(note) = note {
                     self.view.notice(&note);

@@ -130,7 +130,7 @@ pub(crate) fn refusal(ask: &Ask, code: Option<ErrorCode>, message: &str, command
         (Some(ErrorCode::TextTooLong), Ask::Say { text, .. } | Ask::Tell { text, .. }) => {
             format!("; it has {} bytes", text.len())
         }
-        (Some(ErrorCode::TooFast), _) if command => "; wait a moment, then bring it back with the arrow key".to_owned(),
+        (Some(ErrorCode::TooFast), _) if command => "; the arrow keys bring it back".to_owned(),
         (Some(ErrorCode::NotJoined | ErrorCode::NoSession | ErrorCode::SessionExpired), _) if command => {
             format!("; JOINGROUP {group} <user> joins it")
         }

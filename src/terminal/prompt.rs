@@ -182,6 +182,13 @@ impl Screen {
         }
     }
 
+    /// Keeps a line for the arrow keys.
+    pub fn record(&mut self, text: &str) {
+        if let Output::Terminal(it) = &mut self.output {
+            it.editor.record(text);
+        }
+    }
+
     /// Puts a text into the line being typed.
     pub fn set_line(&mut self, text: &str) {
         if let Output::Terminal(it) = &mut self.output {

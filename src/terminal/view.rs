@@ -38,6 +38,8 @@ const FOLD_PAST: usize = 4;
 pub const OPENING_MS: Millis = 1500;
 /// Most lines that wait so; then they are shown.
 const HELD_MAX: usize = 4096;
+/// How long the end of an interruption waits for the lines that were typed meanwhile.
+const RETURNING_MS: Millis = 3000;
 /// Nicks remembered of a group, for completion.
 const NICKS_MAX: usize = 4096;
 
@@ -109,6 +111,10 @@ enum Banner {
     /// The view that names the lost nodes comes next.
     Due,
     Shown,
+    /// The ring answers again; lines that were typed meanwhile still wait for their numbers.
+    Returning {
+        at: Millis,
+    },
 }
 
 /// See the module's documentation.
@@ -123,6 +129,8 @@ pub struct View {
     day: Option<Date>,
     crowd: Crowd,
     banner: Banner,
+    /// When the present interruption began.
+    interrupted_at: Millis,
     /// The ring's members, and whether they changed during the present interruption.
     ring: Vec<u16>,
     epoch: u64,
@@ -143,6 +151,7 @@ impl View {
             day: None,
             crowd: Crowd::default(),
             banner: Banner::None,
+            interrupted_at: 0,
             ring: Vec::new(),
             epoch: 0,
             new_ring: false,
@@ -211,11 +220,20 @@ impl View {
         let folded = (!self.crowd.folded.is_empty()).then_some(self.crowd.last_at + FOLD_QUIET_MS);
         let opening = self.seats.values().filter_map(|seat| seat.opening.as_ref());
         let opened = opening.map(|opening| opening.since + OPENING_MS).min();
-        [shown, folded, opened].into_iter().flatten().min()
+        let returned = match self.banner {
+            Banner::Returning { at } => Some(at + RETURNING_MS),
+            Banner::None | Banner::Due | Banner::Shown => None,
+        };
+        [shown, folded, opened, returned].into_iter().flatten().min()
     }
 
     /// Time has passed.
     pub fn tick(&mut self, now: Millis) {
+        if let Banner::Returning { at } = self.banner
+            && now >= at + RETURNING_MS
+        {
+            self.say_back(now.saturating_sub(self.interrupted_at));
+        }
         if now >= self.crowd.last_at + FOLD_QUIET_MS {
             self.end_crowd();
         }
@@ -351,8 +369,13 @@ impl View {
     }
 
     /// An own line has its outcome.
-    pub fn settled(&mut self, tag: u64) {
+    pub fn settled(&mut self, tag: u64, now: Millis) {
         self.under_way.retain(|it| it.tag != tag);
+        if let Banner::Returning { .. } = self.banner
+            && self.under_way.is_empty()
+        {
+            self.say_back(now.saturating_sub(self.interrupted_at));
+        }
     }
 
     /// Own lines without a number.
@@ -406,7 +429,7 @@ impl View {
             SessionEvent::Interrupted { .. }
             | SessionEvent::View { .. }
             | SessionEvent::Back { .. }
-            | SessionEvent::Missing { .. } => self.hear_of_ring(event),
+            | SessionEvent::Missing { .. } => self.hear_of_ring(event, now),
             _ => {}
         }
     }
@@ -514,6 +537,20 @@ impl View {
                 self.show_one(first, self.is_mine(first));
                 rest = rest.get(1..).unwrap_or_default();
             }
+        }
+    }
+
+    /// Shows a piece of the past among what happens now: a person sees where it begins and ends.
+    pub fn show_past_apart(&mut self, group: &str, events: &[Event], now: Millis) {
+        let apart = self.is_for_people() && !events.is_empty();
+        if apart {
+            self.notice(&format!("history of group {group}:"));
+            // The day is said again, for it may be another one than that of the line before.
+            self.day = None;
+        }
+        self.show_past(events, now);
+        if apart {
+            self.notice("end of the history");
         }
     }
 
@@ -632,14 +669,22 @@ impl View {
     }
 
     /// The ring's bad times: one line when they begin, one when they are over.
-    fn hear_of_ring(&mut self, event: &SessionEvent) {
+    fn hear_of_ring(&mut self, event: &SessionEvent, now: Millis) {
         match event {
-            SessionEvent::Interrupted {
-                cause: Cause::ViewChanged,
-            } => self.banner = Banner::Due,
-            SessionEvent::Interrupted { cause } => {
+            // What was not over is not said to begin again.
+            SessionEvent::Interrupted { .. } if matches!(self.banner, Banner::Returning { .. }) => {
                 self.banner = Banner::Shown;
-                self.notice(&render::interrupted(*cause, &[]));
+            }
+            SessionEvent::Interrupted { cause } => {
+                if self.banner == Banner::None {
+                    self.interrupted_at = now;
+                }
+                if *cause == Cause::ViewChanged {
+                    self.banner = Banner::Due;
+                } else {
+                    self.banner = Banner::Shown;
+                    self.notice(&render::interrupted(*cause, &[]));
+                }
             }
             SessionEvent::View {
                 members, lost, epoch, ..
@@ -651,18 +696,22 @@ impl View {
                 self.new_ring |= self.banner == Banner::Shown;
                 (self.ring, self.epoch) = (members.clone(), *epoch);
             }
-            SessionEvent::Back { after_ms } => {
-                self.banner = Banner::None;
-                let ring = std::mem::take(&mut self.new_ring).then_some(self.ring.as_slice());
-                let missing = std::mem::take(&mut self.missing);
-                let text = render::back(*after_ms, ring, missing);
-                self.notice(&text);
-            }
+            SessionEvent::Back { after_ms } if self.under_way.is_empty() => self.say_back(*after_ms),
+            SessionEvent::Back { .. } => self.banner = Banner::Returning { at: now },
             SessionEvent::Missing { from, to, .. } => {
                 self.missing = self.missing.saturating_add(to.saturating_sub(*from).saturating_add(1));
             }
             _ => {}
         }
+    }
+
+    /// The interruption is over.
+    fn say_back(&mut self, after_ms: Millis) {
+        self.banner = Banner::None;
+        let ring = std::mem::take(&mut self.new_ring).then_some(self.ring.as_slice());
+        let missing = std::mem::take(&mut self.missing);
+        let text = render::back(after_ms, ring, missing);
+        self.notice(&text);
     }
 
     /// The session is over, and with it any interruption.
@@ -675,7 +724,7 @@ impl View {
     pub fn status(&mut self) {
         let state = match self.banner {
             Banner::None => "the ring answers",
-            Banner::Due | Banner::Shown => "waiting for the ring; nothing is lost",
+            Banner::Due | Banner::Shown | Banner::Returning { .. } => "waiting for the ring; nothing is lost",
         };
         let ring = match self.ring.as_slice() {
             [] => String::new(),
@@ -955,9 +1004,9 @@ mod tests {
         assert_eq!(view.deadline(150), Some(100 + UNDER_WAY_SHOWN_MS));
         assert_eq!(above(&view, 300), ["[…] eve: hello", "(private)… you to bob: psst"]);
         deliver(&mut view, message(4, "eve", "hello"), true, 300);
-        view.settled(7);
+        view.settled(7, 300);
         deliver(&mut view, private("eve", "bob", "psst"), true, 300);
-        view.settled(8);
+        view.settled(8, 300);
         assert!(above(&view, 300).is_empty());
         assert_eq!(
             lines(&mut view),
@@ -1062,6 +1111,35 @@ mod tests {
                 "-- back after 4.0 s, nothing missed"
             ]
         );
+    }
+
+    #[test]
+    fn an_interruption_is_over_when_what_was_typed_meanwhile_has_its_number() {
+        let mut view = view(Form::Rich);
+        joined(&mut view, "eve");
+        lines(&mut view);
+        let interrupted = |cause| SessionEvent::Interrupted { cause };
+        view.hear(&interrupted(Cause::Disconnected), 1000);
+        view.under_way(7, "1", None, "hello", 1100);
+        view.hear(&SessionEvent::Back { after_ms: 4000 }, 5000);
+        view.hear(&interrupted(Cause::NoAnswer), 5010);
+        view.hear(&SessionEvent::Back { after_ms: 20 }, 5030);
+        deliver(&mut view, message(4, "eve", "hello"), true, 5100);
+        view.settled(7, 5100);
+        assert_eq!(
+            lines(&mut view),
+            [
+                "-- the connection to the broker broke; go on typing, nothing is lost",
+                "14:02 [4]✓ eve: hello",
+                "-- back after 4.1 s, nothing missed"
+            ]
+        );
+        view.hear(&interrupted(Cause::Disconnected), 10_000);
+        view.under_way(8, "1", None, "again", 10_000);
+        view.hear(&SessionEvent::Back { after_ms: 100 }, 10_100);
+        assert_eq!(lines(&mut view).len(), 1);
+        view.tick(10_100 + RETURNING_MS);
+        assert_eq!(lines(&mut view), ["-- back after 3.1 s, nothing missed"]);
     }
 
     #[test]

@@ -76,6 +76,12 @@ fn a_person_talks_through_a_killed_head_and_a_broker_that_restarts() {
     bob.wait_for("alice: said while the broker was away");
     assert_eq!(alice.count("alice: half a line"), 1, "{}", alice.picture());
 
+    // One banner and one end for each of the two.
+    alice.press("/status\r");
+    alice.wait_for("every line of yours has its number");
+    assert_eq!(alice.count("nothing is lost"), 2, "{}", alice.picture());
+    assert_eq!(alice.count("-- back after"), 2, "{}", alice.picture());
+
     bob.press("@ ALICE between us\r");
     bob.wait_for("(private)✓ you to alice: between us");
     alice.wait_for("(private)  bob to you: between us");
@@ -285,7 +291,11 @@ fn programs_speak_json_both_ways() {
 fn pipes_close_as_unix_tools_take_it() {
     let _turn = together();
     let ring = Cluster::start(1, Options::default());
-    with_input(&ring.chaley(&["send", "-g", "1", "-u", "bot", "-"]), &"x\n".repeat(2000)).success();
+    with_input(
+        &ring.chaley(&["send", "-g", "1", "-u", "bot", "-"]),
+        &"x\n".repeat(2000),
+    )
+    .success();
     let chaley = env!("CARGO_BIN_EXE_chaley");
     for script in [
         "\"$CHALEY\" history -g 1 -n 2000 | head -n 1",
@@ -302,4 +312,30 @@ fn pipes_close_as_unix_tools_take_it() {
         assert_eq!(ran.stderr, "", "{script}");
         assert!(matches!(ran.code, Some(0 | 141)), "{script}: {ran:?}");
     }
+}
+
+/// Who talks too much is told so in words, and what was refused can be brought back.
+#[test]
+fn a_flood_is_refused_in_words() {
+    let _turn = together();
+    let options = Options {
+        settings: "[chat]\nflood_messages_per_s = 1".to_owned(),
+        ..Options::default()
+    };
+    let ring = Cluster::start(1, options);
+    let mut alice = prompt(&ring, 50, 100);
+    alice.press("JOINGROUP 1 alice\r");
+    alice.wait_for("alice@1>");
+    alice.paste("one\ntwo\nthree\nfour\nfive");
+    alice.wait_for("send these 5 lines?");
+    alice.press("y");
+    alice.wait_for("!! not sent: five");
+    alice.wait_for("bring it back");
+    alice.press("\u{1b}[A");
+    alice.wait_for("alice@1> five");
+    alice.press("\u{15}");
+    assert!(alice.shows("✓ alice: one"), "{}", alice.picture());
+    println!("{}", alice.picture());
+    alice.press("\u{4}");
+    assert_eq!(alice.end(), Some(0));
 }
