@@ -383,3 +383,209 @@ fn the_hearing_of_hostile_deliveries_changes_nothing() {
     world.calm_down();
     assert_eq!(world.delivered(), [1, 2]);
 }
+
+/// What the last question was answered with.
+fn last_told(world: &World) -> &SessionEvent {
+    world.told.last().expect("told something")
+}
+
+#[test]
+fn questions_need_no_join_but_what_is_private_does() {
+    let mut world = World::connected();
+    for n in 1..=5 {
+        let _ = world.ring.stranger("1", n);
+    }
+    let group = || "1".to_owned();
+    world.ask(Ask::Recent {
+        group: group(),
+        count: 2,
+    });
+    world.calm_down();
+    let seqs = |events: &[Event]| events.iter().filter_map(placed_seq).collect::<Vec<_>>();
+    assert!(matches!(last_told(&world), SessionEvent::Recent { events, .. } if seqs(events) == [4, 5]));
+    world.ask(Ask::Who { group: group() });
+    world.calm_down();
+    assert!(matches!(last_told(&world), SessionEvent::Members { .. }));
+    let (with, after, limit) = (None, u64::MAX, 1);
+    world.ask(Ask::History {
+        group: group(),
+        with,
+        after,
+        limit,
+    });
+    world.calm_down();
+    assert!(matches!(last_told(&world), SessionEvent::History { last: 5, events, .. } if events.is_empty()));
+    let with = Some(900);
+    let private = Ask::History {
+        group: group(),
+        with,
+        after,
+        limit,
+    };
+    assert_eq!(world.core.submit(9, private, world.now), Err(AskError::NotJoined));
+    assert!(!world.core.window.ever_published(), "nothing of it needs a session");
+}
+
+fn placed_seq(event: &Event) -> Option<u64> {
+    match event {
+        Event::Message(it) => Some(it.seq),
+        _ => None,
+    }
+}
+
+#[test]
+fn every_node_answers_for_its_digest_and_one_that_hangs_holds_nothing_up() {
+    let mut world = World::connected();
+    let _ = world.ring.stranger("1", 1);
+    let (group, seq) = ("1".to_owned(), 1);
+    world.ask(Ask::Digest { group, seq });
+    world.reach_ring(0);
+    let hung = world.to_core.pop();
+    world.reach_core(0);
+    assert!(matches!(last_told(&world), SessionEvent::Digest { missing, .. } if missing == &[2]));
+    // Asked again; who has answered is not told twice, and other questions are answered meanwhile.
+    world.pass(RETRY_MS);
+    world.reach_ring(0);
+    world.to_core.pop();
+    world.reach_core(0);
+    let answers = |world: &World| world.count(|event| matches!(event, SessionEvent::Digest { .. }));
+    assert_eq!(answers(&world), 1);
+    for _ in 0..=LARGE_READS_IN_FLIGHT {
+        world.ask(Ask::Who { group: "1".to_owned() });
+    }
+    world.to_core.extend(hung);
+    world.calm_down();
+    assert_eq!(answers(&world), 2);
+    assert_eq!(
+        world.count(|event| matches!(event, SessionEvent::Members { .. })),
+        LARGE_READS_IN_FLIGHT + 1
+    );
+    assert!(world.core.reads.are_answered());
+}
+
+#[test]
+fn only_a_few_large_answers_are_asked_for_at_a_time() {
+    let mut world = World::connected();
+    for _ in 0..20 {
+        world.ask(Ask::Who { group: "1".to_owned() });
+    }
+    let asked: usize = world.to_ring.iter().map(|(_, requests)| requests.len()).sum();
+    assert_eq!(asked, LARGE_READS_IN_FLIGHT);
+    world.calm_down();
+    assert_eq!(world.count(|event| matches!(event, SessionEvent::Members { .. })), 20);
+}
+
+#[test]
+fn a_read_mark_is_told_once_before_the_own_join() {
+    let mut world = World::connected();
+    world.join();
+    world.reach_ring(0);
+    // The group's copy is lost; the own one carries the mark.
+    world.to_core.remove(0);
+    for (_, delivery) in &mut world.to_core {
+        if let Some(Event::Joined(joined)) = delivery.events.first_mut() {
+            joined.read = Some(7);
+        }
+    }
+    let again = world.to_core.clone();
+    world.to_core.extend(again);
+    world.calm_down();
+    let seq = 7;
+    let group = "1".to_owned();
+    assert_eq!(world.told[0], SessionEvent::LastRead { group, seq });
+    assert!(matches!(&world.told[1], SessionEvent::Deliver { event: Event::Joined(it), .. } if it.read.is_none()));
+    assert_eq!(world.count(|event| matches!(event, SessionEvent::LastRead { .. })), 1);
+}
+
+#[test]
+fn what_is_private_comes_by_the_reply_path_or_not_at_all() {
+    let mut world = World::connected();
+    world.join();
+    world.calm_down();
+    let (_, forged) = world.ring.whisper("1", 1).expect("it is there");
+    world.core.receive(forged, false, world.now);
+    world.run();
+    assert!(world.told_alone().is_empty());
+    // Nor does it become anybody's: it is between two other members.
+    let event = world.ring.tell("1", [7, 8], 1, "not ours");
+    world.ring.groups.get_mut("1").expect("joined").private.pop();
+    let (reply, delivery) = world.ring.parcel(true, event);
+    world.core.receive(delivery, reply, world.now);
+    world.calm_down();
+    assert_eq!(world.told_alone(), [1], "from a beat, and the history that it leads to");
+}
+
+#[test]
+fn a_tell_is_acknowledged_by_the_own_copy_even_after_the_leave_behind_it() {
+    let mut world = World::connected();
+    world.join();
+    world.calm_down();
+    let (group, to, text) = ("1".to_owned(), "stranger".to_owned(), "psst".to_owned());
+    let key = None;
+    let tag = world.ask(Ask::Tell { group, to, text, key }).expect("taken");
+    world.reach_ring(0);
+    let copy = world.to_core.remove(0);
+    world.ask(Ask::Leave { group: "1".to_owned() });
+    world.reach_ring(0);
+    world.reach_core(0);
+    assert!(world.core.groups.is_empty(), "the own leave was delivered");
+    assert!(!world.outcomes().contains(&tag));
+    world.to_core.push(copy);
+    world.calm_down();
+    assert_eq!(world.outcomes(), [0, 1, 2]);
+    assert!(world.core.departed.is_empty());
+}
+
+#[test]
+fn a_conversation_that_the_ring_has_forgotten_is_told_to_be_missing() {
+    let mut world = World::connected();
+    world.join();
+    world.calm_down();
+    for n in 1..=3 {
+        let parcel = world.ring.whisper("1", n).expect("it is there");
+        if n != 2 {
+            world.send_to_core(parcel);
+        }
+    }
+    world.ring.groups.get_mut("1").expect("joined").private.clear();
+    world.calm_down();
+    assert_eq!(world.told_alone(), [1]);
+    let (group, with, from, to) = ("1".to_owned(), Some(900), 2, 3);
+    assert!(
+        world.told.contains(&SessionEvent::Missing { group, with, from, to }),
+        "{:?}",
+        world.told
+    );
+}
+
+#[test]
+fn what_was_said_before_under_its_key_is_acknowledged_as_that() {
+    let mut world = World::connected();
+    world.join();
+    let (group, text, key) = ("1".to_owned(), "again".to_owned(), Some("used".to_owned()));
+    world.ask(Ask::Say { group, text, key });
+    world.calm_down();
+    let said = |event: &SessionEvent| {
+        matches!(
+            event,
+            SessionEvent::Acknowledged {
+                seq: 1,
+                repeated: true,
+                ask: Ask::Say { .. },
+                ..
+            }
+        )
+    };
+    assert_eq!((world.count(said), world.delivered()), (1, vec![1]));
+    let (group, seq) = ("1".to_owned(), 9);
+    world.ask(Ask::MarkRead { group, seq });
+    world.calm_down();
+    assert!(matches!(
+        last_told(&world),
+        SessionEvent::Acknowledged {
+            seq: 9,
+            repeated: false,
+            ..
+        }
+    ));
+}
