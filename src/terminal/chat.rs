@@ -832,10 +832,8 @@ impl Chat {
 
     async fn hear_answer(&mut self, event: SessionEvent) {
         match event {
-            SessionEvent::Members { tag, group, members } => {
-                if self.jobs.remove(&tag).is_some() {
-                    self.view.members(&group, &members);
-                }
+            SessionEvent::Members { tag, group, members } if self.jobs.remove(&tag).is_some() => {
+                self.view.members(&group, &members);
             }
             SessionEvent::Groups { tag, groups, more } => self.hear_groups(tag, groups, more).await,
             SessionEvent::History { tag, events, last, .. } => self.hear_history(tag, events, last).await,

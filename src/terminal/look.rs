@@ -219,10 +219,9 @@ impl Look {
                 }
             }
         };
-        match tokio::time::timeout(DIGESTS_TIMEOUT, collect).await {
-            Ok(Err(failure)) => return Err(failure),
-            // Who has not answered by now is named.
-            Ok(Ok(())) | Err(_) => {}
+        // Who has not answered by then is named.
+        if let Ok(Err(failure)) = tokio::time::timeout(DIGESTS_TIMEOUT, collect).await {
+            return Err(failure);
         }
         let comparison = Comparison {
             group: &group,

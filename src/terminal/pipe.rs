@@ -215,7 +215,7 @@ impl Pipe {
     /// Whether it came to its end, rather than to a signal.
     async fn talk(&mut self, stop: &mut Stop) -> Result<bool, Failure> {
         let mut updates = Vec::with_capacity(TURN_MAX);
-        while !(self.is_at_end && self.pending.is_empty()) && !self.is_closed {
+        while !self.is_closed && (!self.is_at_end || !self.pending.is_empty()) {
             let takes_input = !self.is_at_end && self.moving.is_none() && self.pending.len() < PENDING_MAX;
             tokio::select! {
                 count = self.session.updates.recv_many(&mut updates, TURN_MAX) => {

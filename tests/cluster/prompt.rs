@@ -1,7 +1,8 @@
 //! A person's evening at the terminal, on a real ring: joins, talk, a paste, a killed head, a broker that goes and
 //! comes back, private words, the past, and a proof. And what scripts do without joining.
 
-use std::process::Command;
+use std::io::Write as _;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -312,6 +313,44 @@ fn pipes_close_as_unix_tools_take_it() {
         assert_eq!(ran.stderr, "", "{script}");
         assert!(matches!(ran.code, Some(0 | 141)), "{script}: {ran:?}");
     }
+}
+
+/// `send --id`, killed in the middle and run again: every line is there once, and all numbers are printed.
+#[test]
+fn a_killed_send_is_repeated_without_harm() {
+    const LINES: usize = 2000;
+    let _turn = together();
+    let options = Options {
+        settings: "[chat]\naway_grace_ms = 500".to_owned(),
+        ..Options::default()
+    };
+    let ring = Cluster::start(3, options);
+    let mut eve = ring.listen("1", "eve");
+    let command = || ring.chaley(&["send", "-g", "1", "-u", "bot", "--id", "load", "-"]);
+    let lines: String = (0..LINES).map(|number| format!("line {number}\n")).collect();
+    let mut first = command();
+    first.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut first = first.spawn().expect("started");
+    let mut input = first.stdin.take().expect("piped");
+    let half = lines.len() / 2;
+    input.write_all(&lines.as_bytes()[..half]).expect("written");
+    eve.wait_until(SOON, "some of the lines", |heard| heard.len() > 200);
+    first.kill().expect("killed");
+    first.wait().expect("waited for");
+    let second = with_input(&command(), &lines).success().stdout;
+    let numbers: Vec<u64> = second.lines().map(|line| line.parse().expect("a number")).collect();
+    assert_eq!(numbers.len(), LINES);
+    assert!(
+        numbers.is_sorted_by(|one, other| one < other),
+        "in the order of the lines"
+    );
+    let last = *numbers.last().expect("many");
+    eve.wait_for_seq(last, SOON);
+    let texts = eve.heard().iter().filter(|heard| heard.event["type"] == "message");
+    let texts: Vec<String> = texts
+        .map(|heard| format!("{}\n", heard.event["text"].as_str().expect("a text")))
+        .collect();
+    assert_eq!(texts.concat(), lines, "each once, in order");
 }
 
 /// Who talks too much is told so in words, and what was refused can be brought back.

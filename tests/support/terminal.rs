@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant};
 
 use nix::pty::{OpenptyResult, Winsize, openpty};
@@ -96,10 +96,7 @@ impl Terminal {
 
     /// Takes what the program has written by now; waits for it a moment if there is nothing.
     fn look(&mut self) {
-        let mut next = match self.output.recv_timeout(LOOK) {
-            Ok(bytes) => Some(bytes),
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
-        };
+        let mut next = self.output.recv_timeout(LOOK).ok();
         while let Some(bytes) = next {
             self.parser.process(&bytes);
             self.bytes.extend(bytes);
