@@ -59,6 +59,11 @@ impl Canvas {
         }
     }
 
+    /// How wide text is on this terminal.
+    pub fn measure(&self) -> Measure {
+        self.measure
+    }
+
     fn width(&self) -> usize {
         self.size.columns.max(COLUMNS_MIN) - 1
     }
