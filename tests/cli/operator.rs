@@ -21,9 +21,7 @@ const PROGRAMS: [(&str, &[&str]); 2] = [
     ),
     (
         env!("CARGO_BIN_EXE_chaley"),
-        &[
-            "send", "listen", "pipe", "groups", "who", "history", "verify", "--plain",
-        ],
+        &["send", "listen", "pipe", "groups", "who", "history", "verify"],
     ),
 ];
 
