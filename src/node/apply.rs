@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::past::Past;
 use super::start::Fatal;
-use crate::chat::{Applied, Command, State, decode};
+use crate::chat::{Applied, Command, DecodeError, State, decode};
 use crate::ring::{Entry, Index, NodeId};
 use crate::store::Store;
 
@@ -51,10 +51,7 @@ impl Chat {
         let snapshot_bytes = stored.as_ref().map_or(0, |(_, bytes)| bytes.len());
         let state = match stored {
             None => State::new(),
-            Some((_, bytes)) => State::decode(&bytes).map_err(|error| Fatal {
-                code: 1,
-                message: format!("the store's snapshot of the chat is damaged ({error}); move the node's directory away and start it again: it joins as a new node"),
-            })?,
+            Some((_, bytes)) => State::decode(&bytes).map_err(unread_snapshot)?,
         };
         let mut chat = Chat {
             state,
@@ -216,6 +213,22 @@ impl Past for PastOf<'_> {
     fn holders(&self, group: &str, after: u64) -> Result<impl Iterator<Item = Result<Index, Fatal>>, Fatal> {
         let indexes = self.store.history(group, after)?;
         Ok(indexes.map(|index| Ok(index?)))
+    }
+}
+
+/// A newer version's snapshot is whole, and to move it away would not help: the other nodes have what it has.
+fn unread_snapshot(error: DecodeError) -> Fatal {
+    match error {
+        DecodeError::Format(_) => Fatal {
+            code: 78,
+            message: format!("the store is of a later version: {error}"),
+        },
+        DecodeError::Empty | DecodeError::Malformed(_) | DecodeError::Trailing(_) => Fatal {
+            code: 1,
+            message: format!(
+                "the store's snapshot of the chat is damaged ({error}); move the node's directory away and start it again: it joins as a new node"
+            ),
+        },
     }
 }
 

@@ -4,7 +4,8 @@
 //! `chaley.<cluster>.requests`, `mandatory`, routing key empty, with `reply_to` naming its own queue. It gets
 //! *deliveries* ([`Delivery`]) from two sides: its groups' events through the topic exchange
 //! `chaley.<cluster>.deliver` (routing keys `group.<g>` and `view`), and replies and beats straight into its queue
-//! through the default exchange. A client tells the two apart by the delivery's `exchange`: empty for replies.
+//! through the default exchange. A client tells the two apart by the delivery's `exchange`: empty for replies. What only
+//! some are to know is a reply, too: private messages, refusals, a session's own copy of its `joined`.
 //!
 //! Unknown fields are ignored, fields and types are only ever added.
 //!

@@ -94,6 +94,10 @@ fn the_python_client_survives_the_head_and_the_history_is_proved() {
             .expect("a proof")
             .contains(&format!("{} events follow", count - 1))
     );
+    // What was told in private has a chain of its own.
+    let private = r#"{"type":"private","group":"1","seq":1,"from":"a","member":1,"to":"b","to_member":2,"text":"","ts":"2026-01-01T00:00:00.000Z","digest":"00","ref":2}"#;
+    let (before, after) = heard.split_at(heard.find('\n').expect("lines") + 1);
+    assert!(verdict(&python, &verify, &format!("{before}{private}\n{after}")).is_some());
     let forged = heard.replacen("hello number 0", "hello number O", 1);
     assert!(
         verdict(&python, &verify, &forged).is_none(),

@@ -315,10 +315,15 @@ impl Core {
         let Some(Purpose::Digest { tag, ask, answered }) = self.reads.get_mut(reference) else {
             return;
         };
-        if !members.contains(&answer.node) || !answered.insert(answer.node) {
+        if !members.contains(&answer.node) {
             return;
         }
+        let is_new = answered.insert(answer.node);
         let missing: Vec<u16> = members.into_iter().filter(|id| !answered.contains(id)).collect();
+        // Who has answered before may tell that the ring has left out whom the question was still waiting for.
+        if !is_new && !missing.is_empty() {
+            return;
+        }
         let (tag, ask) = (*tag, ask.clone());
         if missing.is_empty() {
             self.reads.take(reference);

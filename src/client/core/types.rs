@@ -226,7 +226,8 @@ pub enum SessionEvent {
         more: bool,
     },
     /// One node's answer to [`Ask::Digest`]. `missing` are the members of the ring whose answers are still to come: none,
-    /// with the last one. A node that hangs answers late, or never if the ring goes on without it.
+    /// with the last one. A node that hangs answers late, or never if the ring goes on without it; then one that has
+    /// answered before comes a second time, as the last one.
     Digest {
         tag: u64,
         group: String,

@@ -40,6 +40,8 @@ pub struct Plan {
     pub request_queue: usize,
     pub client_beat_ms: u64,
     pub away_grace_ms: u64,
+    /// What one session may say a second; 0 is no limit.
+    pub flood_messages_per_s: u32,
     /// Frames between nodes are written to bytes and read again.
     pub frames_as_bytes: bool,
 }
@@ -58,7 +60,7 @@ impl Plan {
         let few_requests = !rng.one_in(8);
         let near = !rng.one_in(6);
         let (longest_pause_ms, faults_until) = lengths(rng);
-        Plan {
+        let mut plan = Plan {
             timing,
             fsync: rng
                 .pick(&[Fsync::Always, Fsync::Interval(50), Fsync::Interval(1_000)])
@@ -80,9 +82,14 @@ impl Plan {
             client_queue: rng.pick(&[2, 20, 10_000]).unwrap_or(20),
             request_queue: rng.pick(&[2, 10_000]).unwrap_or(2),
             client_beat_ms: rng.between(100, 1_000),
+            flood_messages_per_s: 0,
             away_grace_ms: rng.pick(&[200, 1_000, 8_000]).unwrap_or(2_000),
             frames_as_bytes: rng.one_in(10),
+        };
+        if plan.client_beat_ms.is_multiple_of(4) {
+            plan.flood_messages_per_s = 5;
         }
+        plan
     }
 }
 

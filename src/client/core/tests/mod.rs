@@ -464,6 +464,26 @@ fn every_node_answers_for_its_digest_and_one_that_hangs_holds_nothing_up() {
 }
 
 #[test]
+fn a_node_that_is_left_out_is_no_longer_waited_for() {
+    let mut world = World::connected();
+    let _ = world.ring.stranger("1", 1);
+    let (group, seq) = ("1".to_owned(), 1);
+    world.ask(Ask::Digest { group, seq });
+    world.reach_ring(0);
+    world.to_core.pop();
+    let (_, mut again) = world.to_core[0].clone();
+    world.reach_core(0);
+    let Some(Event::Digest { members, .. }) = again.events.first_mut() else {
+        panic!("it is an answer");
+    };
+    members.retain(|id| *id == 1);
+    world.core.receive(again, true, world.now);
+    world.run();
+    assert!(matches!(last_told(&world), SessionEvent::Digest { missing, .. } if missing.is_empty()));
+    assert!(!world.core.reads.contains(|_| true));
+}
+
+#[test]
 fn only_a_few_large_answers_are_asked_for_at_a_time() {
     let mut world = World::connected();
     for _ in 0..20 {

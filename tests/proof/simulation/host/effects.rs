@@ -227,7 +227,8 @@ impl World {
             let commands = unapplied
                 .iter()
                 .flat_map(|entry| decode(&entry.body).unwrap_or_default());
-            process.head = Some(Head::new(&process.state, commands));
+            let limit = self.plan.flood_messages_per_s;
+            process.head = Some(Head::new(&process.state, commands).with_flood_limit(limit));
         }
         if let Some(connection) = connection {
             self.lead_later(at, connection);
