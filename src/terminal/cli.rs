@@ -13,6 +13,7 @@ use super::{chat, clock, listen, look, pipe, send};
 use crate::broker::names::Names;
 use crate::client::{Exit, Failure, Options, address, names};
 use crate::config::default_state_dir;
+use crate::control::CHAT_FOLDER;
 use crate::shell::{self, Shell};
 
 /// Chat in groups over a ring that survives kill -9. Without a command: a prompt (JOINGROUP 1 dennis, then type).
@@ -403,7 +404,7 @@ impl Shared {
             Some(directory) => Some(directory.clone()),
             None => default_state_dir(self.cluster.cluster()).ok(),
         };
-        directory.map(|directory| directory.join("chat"))
+        directory.map(|directory| directory.join(CHAT_FOLDER))
     }
 }
 

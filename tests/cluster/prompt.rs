@@ -139,6 +139,105 @@ fn a_person_talks_through_a_killed_head_and_a_broker_that_restarts() {
     );
 }
 
+/// What differs from run to run: times, days, and which of an interruption's causes was seen first.
+fn comparable(row: &str) -> String {
+    let bytes = row.as_bytes();
+    let has_time = row.len() > 6 && bytes[2] == b':' && bytes[5] == b' ';
+    let months = [
+        "January",
+        "February",
+        "March",
+        "April",
+        "May",
+        "June",
+        "July",
+        "August",
+        "September",
+        "October",
+        "November",
+        "December",
+    ];
+    match row {
+        _ if has_time => format!("00:00 {}", &row[6..]),
+        _ if row.starts_with("-- ") && months.iter().any(|month| row.contains(&format!(" {month} 2"))) => {
+            "-- day".to_owned()
+        }
+        _ if row.ends_with("go on typing, nothing is lost") => "-- banner".to_owned(),
+        _ if row.starts_with("-- back after ") && row.contains("nothing missed") => "-- back".to_owned(),
+        _ => row.to_owned(),
+    }
+}
+
+/// A transcript of the README that begins with `$ chaley`: the `number`-th.
+fn transcript(number: usize) -> Vec<String> {
+    let readme = include_str!("../../README.md");
+    let block = readme
+        .split("```console\n$ chaley\n")
+        .nth(number)
+        .expect("a transcript");
+    let block = block.split("```").next().expect("an end");
+    block.lines().map(comparable).collect()
+}
+
+/// The screen, without what the test typed before the program had the terminal.
+fn screen(terminal: &mut Terminal) -> Vec<String> {
+    let rows = terminal.rows();
+    let first = rows
+        .iter()
+        .position(|row| row.starts_with("-- connected"))
+        .expect("it is connected");
+    rows[first..].iter().map(|row| comparable(row)).collect()
+}
+
+/// Alice and bob see what the README says they see.
+#[test]
+fn the_readmes_tour_is_what_people_see() {
+    let _turn = together();
+    let ring = Cluster::start(4, Options::default());
+    let (mut alice, mut bob) = (prompt(&ring, 40, 100), prompt(&ring, 40, 100));
+    alice.press("JOINGROUP 1 alice\r");
+    alice.wait_for("alice@1>");
+    bob.press("JOINGROUP 1 bob\r");
+    bob.wait_for("bob@1>");
+    alice.wait_for("* bob joined");
+    alice.press("hello: is anybody here?\r");
+    bob.wait_for("is anybody here?");
+    bob.press("   I am 👋\r");
+    alice.wait_for("I am 👋");
+    for (killed, terminal) in [(2, 1), (1, 2)] {
+        ring.kill(killed);
+        for person in [&mut alice, &mut bob] {
+            let started = std::time::Instant::now();
+            while person.count("-- back after") < terminal {
+                assert!(started.elapsed() < PATIENCE, "{}", person.picture());
+            }
+        }
+        if killed == 2 {
+            alice.press("did you notice, bob?\r");
+            bob.wait_for("did you notice, bob?");
+            bob.press("bare");
+            bob.wait_for("bob@1> bare");
+            assert_eq!(screen(&mut bob), transcript(2));
+            bob.press("ly\r");
+            alice.wait_for("bob: barely");
+        }
+    }
+    bob.press("and that was the head\r");
+    alice.wait_for("and that was the head");
+    alice.press("/who\r");
+    alice.wait_for("in group 1: alice, bob");
+    bob.press("LEAVEGROUP\r");
+    alice.wait_for("* bob left");
+    bob.press("JOINGROUP 01 bobby\r");
+    bob.wait_for("bobby@1>");
+    bob.press("/quit\r");
+    assert_eq!(bob.end(), Some(0));
+    alice.wait_for("* bobby left");
+    alice.press("/quit\r");
+    assert_eq!(alice.end(), Some(0));
+    assert_eq!(screen(&mut alice), transcript(1));
+}
+
 #[test]
 fn scripts_look_without_joining_and_repeat_without_harm() {
     let _turn = together();
