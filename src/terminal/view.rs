@@ -640,7 +640,7 @@ impl View {
     fn prefix<'a>(&self, event: &'a Event) -> Option<&'a str> {
         let group = group_of(event)?;
         // What belongs to another group than the present one says so, too.
-        let several = self.seats.len() > 1 || !self.seats.contains_key(group);
+        let several = self.seats.len() > 1 || !self.seats.is_empty() && !self.seats.contains_key(group);
         several.then_some(group)
     }
 

@@ -350,7 +350,6 @@ pub async fn unsent(url: &str, ring: &FakeRing) {
     ring.take_over().await;
     // The ring finds out that the killed one is gone.
     ring.expire().await;
-    let mut eve = join(url, "79", "eve").await;
     let mut terminal = Terminal::start(&keeping(url, &directory), ROWS, 80);
     terminal.press("JOINGROUP 79 dennis\r");
     terminal.sees("✓ dennis: unsent two").await;
@@ -358,22 +357,35 @@ pub async fn unsent(url: &str, ring: &FakeRing) {
     // What was typed before is there, too.
     terminal.press("\u{1b}[A");
     terminal.sees("dennis@79> JOINGROUP 79 dennis").await;
-    terminal.press("\u{3}\u{3}");
+    // A session that the ring forgets takes no line with it.
+    terminal.press("\u{3}");
+    ring.die().await;
+    terminal.press("unsent three\r");
+    terminal.sees("[…] dennis: unsent three").await;
+    ring.expire().await;
+    ring.take_over().await;
+    terminal.sees("a line is kept").await;
+    terminal.sees("JOINGROUP 79 <user> joins anew").await;
+    terminal.press("/join 79\r");
+    terminal.sees("✓ dennis: unsent three").await;
+    terminal.press("\u{3}");
     assert_eq!(terminal.ends().await, Some(0));
-    let mut texts = Vec::new();
-    loop {
-        match next(&mut eve).await {
-            Update::Event(SessionEvent::Deliver {
-                event: Event::Message(it),
-                ..
-            }) => texts.push(it.text),
-            Update::Event(SessionEvent::Deliver {
-                event: Event::Left(_), ..
-            }) => break,
-            _ => {}
+    let mut eve = join(url, "79", "eve").await;
+    let (group, count) = ("79".to_owned(), 100);
+    eve.handle.ask(Ask::Recent { group, count }).await.expect("taken");
+    let events = loop {
+        if let Update::Event(SessionEvent::Recent { events, .. }) = next(&mut eve).await {
+            break events;
         }
-    }
-    assert_eq!(texts, ["unsent one", "unsent two"]);
+    };
+    let texts: Vec<&str> = events
+        .iter()
+        .filter_map(|event| match event {
+            Event::Message(it) => Some(it.text.as_str()),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(texts, ["numbered", "unsent one", "unsent two", "unsent three"]);
     let files = std::fs::read_dir(directory.path().join("chat")).expect("there");
     for file in files {
         use std::os::unix::fs::PermissionsExt as _;
