@@ -1,25 +1,29 @@
 //! `chaley` without a command: the prompt, or the same grammar from a pipe. Carries lines to the session and what the
 //! session tells to the [`View`]; what is shown, and how, is decided there.
 
+mod hear;
+mod questions;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::clock::Clock;
 use super::editor::Action;
-use super::grammar::{self, Line, Proof, Span};
+use super::grammar::{self, Line};
 use super::keys::Key;
 use super::lines::InputLine;
 use super::outbox::Outbox;
 use super::prompt::{Input, Screen};
-use super::query::{Found, Query, Step};
-use super::render;
+use super::query::Query;
 use super::text::{Colours, PROMPT, Paint, Styled, WAITING};
-use super::view::{Comparison, Form, View};
-use super::{LEAVE_TIMEOUT, Stop, TURN_MAX, ended, exit_of, refusal, uncertain};
-use crate::client::{Ask, Exit, Failure, Options, Session, SessionEvent, Update};
+use super::view::{Form, View};
+use super::{LEAVE_TIMEOUT, Stop, TURN_MAX};
+use crate::client::{Ask, Exit, Failure, Options, Session, Update};
 use crate::ring::Millis;
-use crate::wire::client::{Event, GroupSummary, NodeDigest};
+use questions::{Job, Question};
+
+pub use questions::group_line;
 
 /// Messages without an outcome beyond which no more lines are taken from the input.
 const PENDING_MAX: usize = 256;
@@ -74,44 +78,6 @@ enum End {
     Input,
     /// The user wants to go: what is under way gets a moment.
     Now,
-}
-
-/// A question that waits for the outcomes of the messages before it.
-enum Question {
-    Who(String),
-    Groups,
-    Past(Query),
-    Verify { group: String, proof: Option<Proof> },
-}
-
-/// A question that was asked.
-enum Job {
-    Who,
-    Groups(Vec<GroupSummary>),
-    Past(Query),
-    /// The lines before a join, and the number of that.
-    Opening {
-        query: Query,
-        before: u64,
-    },
-    Verify(Verification),
-}
-
-struct Verification {
-    group: String,
-    seq: u64,
-    friend: Option<String>,
-    own: Option<String>,
-    answers: Vec<NodeDigest>,
-    missing: Vec<u16>,
-    until: Millis,
-}
-
-impl Job {
-    /// Whether somebody typed it.
-    fn is_typed(&self) -> bool {
-        !matches!(self, Job::Opening { .. })
-    }
 }
 
 struct Chat {
@@ -439,21 +405,6 @@ impl Chat {
         }
     }
 
-    fn past(&mut self, group: &str, span: Span) -> Question {
-        Question::Past(match span {
-            Span::Last(count) => {
-                if count > HISTORY_MAX {
-                    self.view.notice(&format!(
-                        "the newest {HISTORY_MAX}; `chaley history -n {count}` prints more"
-                    ));
-                }
-                Query::last(group, count.min(HISTORY_MAX))
-            }
-            Span::Today => Query::day(group, self.clock.today()),
-            Span::Day(day) => Query::day(group, day),
-        })
-    }
-
     /// The group that is meant; if the session is not in it, that is said.
     fn group_or_present(&mut self, group: Option<String>) -> Option<String> {
         match group.or_else(|| self.present.clone()) {
@@ -590,357 +541,10 @@ impl Chat {
         self.session.handle.ask(ask).await.unwrap_or_default()
     }
 
-    /// What waited for the messages before it goes out.
-    async fn ask_what_waits(&mut self) {
-        if self.pending > 0 {
-            return;
-        }
-        let (ask, job) = match self.question.take() {
-            None => return,
-            Some(Question::Who(group)) => (Ask::Who { group }, Job::Who),
-            Some(Question::Groups) => (groups_after(String::new()), Job::Groups(Vec::new())),
-            Some(Question::Past(query)) => (query.start(), Job::Past(query)),
-            Some(Question::Verify { group, proof }) => {
-                let shown = self.view.position(&group).map(|(seq, digest)| (seq, digest.to_owned()));
-                let Some(seq) = proof
-                    .as_ref()
-                    .map(|proof| proof.seq)
-                    .or(shown.as_ref().map(|(seq, _)| *seq))
-                else {
-                    return self.refuse("nothing of the group was shown yet");
-                };
-                let own = shown.filter(|(at, _)| *at == seq).map(|(_, digest)| digest);
-                let verification = Verification {
-                    group: group.clone(),
-                    seq,
-                    friend: proof.map(|proof| proof.digest),
-                    own,
-                    answers: Vec::new(),
-                    missing: Vec::new(),
-                    until: self.now() + DIGESTS_MS,
-                };
-                (Ask::Digest { group, seq }, Job::Verify(verification))
-            }
-        };
-        let tag = self.ask(ask).await;
-        self.jobs.insert(tag, job);
-    }
-
     /// Says what was wrong with the input.
     fn refuse(&mut self, text: &str) {
         self.refused.get_or_insert(Exit::Data);
         self.view.trouble(text);
-    }
-
-    async fn hear(&mut self, update: Update) -> Result<(), Failure> {
-        match update {
-            Update::Failed(failure) => Err(failure),
-            Update::Online => Ok(()),
-            Update::Event(event) => {
-                self.hear_event(event).await;
-                Ok(())
-            }
-        }
-    }
-
-    async fn hear_event(&mut self, event: SessionEvent) {
-        let now = self.now();
-        match event {
-            SessionEvent::Deliver { ref event, own: true } if matches!(event, Event::Joined(_)) => {
-                self.hear_own_join(event, now).await;
-            }
-            SessionEvent::Deliver {
-                event: Event::Left(ref it),
-                own: true,
-            } => {
-                let group = it.group.clone();
-                self.view.hear(&event, now);
-                self.forget(&group, now);
-            }
-            SessionEvent::Acknowledged {
-                tag,
-                ask,
-                seq,
-                repeated,
-            } => self.hear_acknowledged(tag, ask, seq, repeated).await,
-            SessionEvent::Refused { .. } => self.hear_refused(event),
-            SessionEvent::Recent { .. }
-            | SessionEvent::History { .. }
-            | SessionEvent::Members { .. }
-            | SessionEvent::Groups { .. }
-            | SessionEvent::Digest { .. } => self.hear_answer(event).await,
-            SessionEvent::Removed { group } => {
-                self.forget(&group, now);
-                self.view.trouble(&format!(
-                    "you are no longer in group {group}; JOINGROUP {group} <user> joins again"
-                ));
-            }
-            SessionEvent::Ended { message, groups, .. } => self.hear_ended(&message, &groups, now),
-            SessionEvent::Trouble { message, .. } => {
-                let text = format!("the ring says: {}", super::sanitize::harmless(&message));
-                self.view.trouble(&text);
-            }
-            SessionEvent::LastRead { ref group, seq } => {
-                if let Some(it) = self.groups.get_mut(group) {
-                    it.marked = seq;
-                }
-                self.view.hear(&event, now);
-            }
-            SessionEvent::Deliver { .. }
-            | SessionEvent::Interrupted { .. }
-            | SessionEvent::View { .. }
-            | SessionEvent::Back { .. }
-            | SessionEvent::Missing { .. } => self.view.hear(&event, now),
-        }
-    }
-
-    /// The own join has its number: the group's last lines are asked for, and shown before it.
-    async fn hear_own_join(&mut self, event: &Event, now: Millis) {
-        let Event::Joined(it) = event else { return };
-        let (group, before) = (it.group.clone(), it.seq);
-        let read = self.view.read(&group).unwrap_or(before);
-        let wanted = match self.manner.history {
-            0 => 0,
-            history => history
-                .max((before - 1).saturating_sub(read).min(CATCH_UP_MAX))
-                .min(before - 1),
-        };
-        if wanted > 0 {
-            self.view.open(&group, now);
-        }
-        let (event, own) = (event.clone(), true);
-        self.view.hear(&SessionEvent::Deliver { event, own }, now);
-        if wanted > 0 {
-            let query = Query::between(&group, before - 1 - wanted, before);
-            let tag = self.ask(query.start()).await;
-            self.jobs.insert(tag, Job::Opening { query, before });
-        }
-    }
-
-    async fn hear_acknowledged(&mut self, tag: u64, ask: Ask, seq: u64, repeated: bool) {
-        match ask {
-            Ask::Join { group, .. } => {
-                if let Some(it) = self.groups.get_mut(&group) {
-                    it.phase = Phase::In;
-                }
-                self.turn_to(Some(group.clone()));
-                self.send_what_was_left(&group).await;
-            }
-            Ask::Say { group, key, text, .. } | Ask::Tell { group, key, text, .. } => {
-                self.settle(tag, &group, key.as_deref());
-                if repeated && self.is_for_people() {
-                    let text = super::sanitize::harmless(super::shorten(&text)).into_owned();
-                    self.view
-                        .notice(&format!("that line was there already, as number {seq}: {text}"));
-                }
-            }
-            Ask::MarkRead { group, seq: asked } => {
-                if let Some(it) = self.groups.get_mut(&group) {
-                    it.marked = it.marked.max(asked);
-                }
-            }
-            _ => {}
-        }
-    }
-
-    /// Lines that an earlier life of this program could not see through.
-    async fn send_what_was_left(&mut self, group: &str) {
-        let outbox = self.groups.get(group).and_then(|it| it.outbox.as_ref());
-        let left = outbox.map(|outbox| outbox.waiting().to_vec()).unwrap_or_default();
-        match left.len() {
-            0 => return,
-            1 => self
-                .view
-                .notice("a line of yours from before had no number; it is sent again, and counts once"),
-            count => self.view.notice(&format!(
-                "{count} lines of yours from before had no numbers; they are sent again, and count once"
-            )),
-        }
-        for unsent in left {
-            self.send(group.to_owned(), unsent.to, unsent.text, Some(unsent.key))
-                .await;
-        }
-    }
-
-    /// A line has its outcome.
-    fn settle(&mut self, tag: u64, group: &str, key: Option<&str>) {
-        self.pending = self.pending.saturating_sub(1);
-        self.view.settled(tag, self.now());
-        let outbox = self.groups.get_mut(group).and_then(|it| it.outbox.as_mut());
-        if let (Some(outbox), Some(key)) = (outbox, key)
-            && let Err(error) = outbox.done(key)
-        {
-            self.view
-                .trouble(&format!("the file of unsent lines cannot be written: {error}"));
-        }
-    }
-
-    fn hear_refused(&mut self, event: SessionEvent) {
-        let SessionEvent::Refused {
-            tag,
-            ask,
-            code,
-            message,
-            perhaps_ordered,
-        } = event
-        else {
-            return;
-        };
-        let now = self.now();
-        if let Some(job) = self.jobs.remove(&tag)
-            && let Job::Opening { query, before } = job
-        {
-            return self.view.opened(query.group(), &[], before, now);
-        }
-        match &ask {
-            Ask::Join { group, .. } | Ask::Leave { group } => {
-                let group = group.clone();
-                self.forget(&group, now);
-            }
-            Ask::Say {
-                group, key: Some(_), ..
-            }
-            | Ask::Tell {
-                group, key: Some(_), ..
-            } if perhaps_ordered => {
-                // It stays in the outbox: its key makes the next sending harmless.
-                let group = group.clone();
-                self.pending = self.pending.saturating_sub(1);
-                self.view.settled(tag, self.now());
-                self.view.trouble(&format!(
-                    "a line is kept; it is sent, and counts once, when you join group {group} again"
-                ));
-                return;
-            }
-            Ask::Say { group, key, text, .. } | Ask::Tell { group, key, text, .. } => {
-                // A line of a paste was never typed; now it can be brought back, too.
-                self.screen.record(text);
-                let (group, key) = (group.clone(), key.clone());
-                self.settle(tag, &group, key.as_deref());
-            }
-            // The next mark says the same and more.
-            Ask::MarkRead { .. } => return,
-            _ => {}
-        }
-        self.refused.get_or_insert(exit_of(code));
-        let text = match &ask {
-            Ask::Say { text, .. } | Ask::Tell { text, .. } if perhaps_ordered => uncertain(text, &message, true),
-            _ => refusal(&ask, code, &message, true),
-        };
-        self.view.trouble(&text);
-    }
-
-    async fn hear_answer(&mut self, event: SessionEvent) {
-        match event {
-            SessionEvent::Members { tag, group, members } if self.jobs.remove(&tag).is_some() => {
-                self.view.members(&group, &members);
-            }
-            SessionEvent::Groups { tag, groups, more } => self.hear_groups(tag, groups, more).await,
-            SessionEvent::History { tag, events, last, .. } => self.hear_history(tag, events, last).await,
-            SessionEvent::Digest {
-                tag, answer, missing, ..
-            } => {
-                let Some(Job::Verify(it)) = self.jobs.get_mut(&tag) else {
-                    return;
-                };
-                it.answers.push(answer);
-                it.missing = missing;
-                if it.missing.is_empty()
-                    && let Some(Job::Verify(it)) = self.jobs.remove(&tag)
-                {
-                    self.judge(&it);
-                }
-            }
-            _ => {}
-        }
-    }
-
-    async fn hear_groups(&mut self, tag: u64, page: Vec<GroupSummary>, more: bool) {
-        let Some(Job::Groups(mut groups)) = self.jobs.remove(&tag) else {
-            return;
-        };
-        let last = page.last().map(|it| it.group.clone());
-        groups.extend(page);
-        if let Some(last) = last.filter(|_| more && groups.len() < GROUPS_MAX) {
-            let tag = self.ask(groups_after(last)).await;
-            self.jobs.insert(tag, Job::Groups(groups));
-            return;
-        }
-        if groups.is_empty() {
-            self.view
-                .notice("there is no group yet; JOINGROUP <group> <user> makes one");
-        }
-        for it in &groups {
-            let line = group_line(it, self.manner.form, self.groups.contains_key(&it.group));
-            self.view.answer(line);
-        }
-        if more {
-            self.view.notice("and more; `chaley groups` prints them all");
-        }
-    }
-
-    async fn hear_history(&mut self, tag: u64, events: Vec<Event>, last: u64) {
-        let now = self.now();
-        let Some(mut job) = self.jobs.remove(&tag) else { return };
-        let (Job::Past(query) | Job::Opening { query, .. }) = &mut job else {
-            return;
-        };
-        match query.take(events, last, &self.clock) {
-            Step::Ask(ask) => {
-                let tag = self.ask(ask).await;
-                self.jobs.insert(tag, job);
-            }
-            Step::Done(Found { events, note }) => {
-                match &job {
-                    Job::Opening { query, before } => self.view.opened(query.group(), &events, *before, now),
-                    Job::Past(query) => self.view.show_past_apart(query.group(), &events, now),
-                    _ => {}
-                }
-                if let Some(note) = note {
-                    self.view.notice(&note);
-                }
-            }
-        }
-    }
-
-    fn judge(&mut self, it: &Verification) {
-        let comparison = Comparison {
-            group: &it.group,
-            seq: it.seq,
-            answers: &it.answers,
-            missing: &it.missing,
-            own: it.own.as_deref(),
-            friend: it.friend.as_deref(),
-        };
-        if !self.view.verdict(&comparison) {
-            self.refused.get_or_insert(Exit::Failed);
-        }
-    }
-
-    fn hear_ended(&mut self, message: &str, groups: &[String], now: Millis) {
-        let known: Vec<String> = self.groups.keys().cloned().collect();
-        known.iter().for_each(|group| self.forget(group, now));
-        // In no group nothing is lost with a session: the next JOINGROUP begins another one.
-        if groups.is_empty() {
-            return;
-        }
-        self.view.ended();
-        let group = groups.first().map_or("<group>", String::as_str);
-        let text = format!("{}; JOINGROUP {group} <user> joins anew", ended(message));
-        self.view.trouble(&text);
-    }
-
-    /// The session is no longer in a group.
-    fn forget(&mut self, group: &str, now: Millis) {
-        self.groups.remove(group);
-        self.view.gone(group, now);
-        if self.present.as_deref() == Some(group) {
-            let other = self.groups.keys().next().cloned();
-            self.present = None;
-            if other.is_some() {
-                self.turn_to(other);
-            }
-        }
     }
 
     fn is_mark_due(&self) -> bool {
@@ -1051,25 +655,6 @@ fn paste_rows(text: &str) -> Vec<Styled> {
         format!("send these {lines} lines? [y]es, [j]oined into one, [n]o"),
     ));
     rows
-}
-
-fn groups_after(after: String) -> Ask {
-    let limit = u32::try_from(GROUPS_MAX).unwrap_or(u32::MAX);
-    Ask::Groups { after, limit }
-}
-
-/// A group in a list.
-pub fn group_line(it: &GroupSummary, form: Form, joined: bool) -> Styled {
-    if form == Form::Json {
-        let line = serde_json::to_string(it).unwrap_or_default();
-        return Styled::new(super::text::NORMAL, line);
-    }
-    let members = match it.members {
-        1 => "1 member".to_owned(),
-        count => format!("{count} members"),
-    };
-    let joined = if joined { ", you too" } else { "" };
-    render::notice(&format!("group {}: {members}{joined}, {} events", it.group, it.seq))
 }
 
 /// Colours for a stream that carries any.
