@@ -50,6 +50,7 @@ struct Typed {
 }
 
 impl Canvas {
+    /// A terminal on which nothing is drawn yet.
     pub fn new(size: Size, paint: Paint, measure: Measure) -> Canvas {
         Canvas {
             size,

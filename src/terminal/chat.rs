@@ -347,6 +347,8 @@ impl Chat {
     fn answer_paste(&mut self, text: &str, key: &Key) {
         match key {
             Key::Char('y' | 'Y') => self.lines.extend(text.lines().map(str::to_owned)),
+            // Another paste is no answer.
+            Key::Paste(_) => self.paste = Some(text.to_owned()),
             Key::Char('j' | 'J') => self.screen.set_line(&text.lines().collect::<Vec<_>>().join(" ")),
             _ => self.view.notice("not sent"),
         }
@@ -588,11 +590,22 @@ impl Chat {
             for group in here {
                 self.leave(&group).await;
             }
+            if self.view.is_interrupted() && self.is_moving() {
+                self.view.notice("leaving; Ctrl-C does not wait for the ring");
+            }
+            self.show().await;
             while self.is_moving() {
-                match self.session.updates.recv().await {
-                    Some(Update::Event(event)) => self.hear_event(event).await,
-                    Some(_) => {}
-                    None => return,
+                tokio::select! {
+                    update = self.session.updates.recv() => match update {
+                        Some(Update::Event(event)) => self.hear_event(event).await,
+                        Some(_) => {}
+                        None => return,
+                    },
+                    input = self.screen.inputs.recv(), if !self.is_closed => match input {
+                        Some(Input::Keys(bytes)) if self.screen.keys(&bytes).contains(&Key::Ctrl('c')) => return,
+                        Some(_) => {}
+                        None => self.is_closed = true,
+                    },
                 }
             }
         };

@@ -32,6 +32,7 @@ pub struct Cli {
     pub command: Option<Command>,
 }
 
+// Where the ring is, and how its lines look.
 #[derive(Debug, Args)]
 pub struct Shared {
     /// AMQP URL of the ring's broker, or several separated by commas [default: asked of the local ring's `chaleyd`]
@@ -54,7 +55,7 @@ pub struct Shared {
     pub color: Colour,
 }
 
-/// How the prompt works.
+// How the prompt works.
 #[derive(Debug, Args)]
 pub struct Prompt {
     /// One line for each event, nothing is drawn anew, roles are spelled out (so with TERM=dumb)
@@ -107,6 +108,7 @@ pub enum Command {
     },
 }
 
+// A group and a nick, as given.
 #[derive(Debug, Args)]
 pub struct Member {
     /// The group: a number or a name
@@ -117,6 +119,7 @@ pub struct Member {
     pub user: String,
 }
 
+// What `send` takes.
 #[derive(Debug, Args)]
 pub struct Send {
     #[command(flatten)]
@@ -135,7 +138,7 @@ pub struct Send {
     pub json: bool,
 }
 
-/// How an answer is printed, and how long it may take.
+// How an answer is printed, and how long it may take.
 #[derive(Debug, Args)]
 pub struct Answer {
     /// One JSON object a line
@@ -146,12 +149,14 @@ pub struct Answer {
     pub timeout: Duration,
 }
 
+// What `groups` takes.
 #[derive(Debug, Args)]
 pub struct Groups {
     #[command(flatten)]
     pub answer: Answer,
 }
 
+// What `who` takes.
 #[derive(Debug, Args)]
 pub struct WhoIs {
     /// The group: a number or a name
@@ -161,6 +166,7 @@ pub struct WhoIs {
     pub answer: Answer,
 }
 
+// What `history` takes.
 #[derive(Debug, Args)]
 pub struct History {
     /// The group: a number or a name
@@ -182,6 +188,7 @@ pub struct History {
     pub answer: Answer,
 }
 
+// What `verify` takes.
 #[derive(Debug, Args)]
 pub struct Verify {
     /// The group: a number or a name
@@ -194,6 +201,7 @@ pub struct Verify {
     pub answer: Answer,
 }
 
+// What `listen` takes.
 #[derive(Debug, Args)]
 pub struct Listen {
     #[command(flatten)]

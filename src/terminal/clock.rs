@@ -18,6 +18,7 @@ impl Clock {
         }
     }
 
+    /// A zone that is told.
     pub fn in_zone(zone: TimeZone) -> Clock {
         Clock { zone }
     }
@@ -47,6 +48,7 @@ pub struct Local {
 }
 
 impl Local {
+    /// The day here.
     pub fn day(&self) -> Date {
         self.zoned.date()
     }

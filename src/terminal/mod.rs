@@ -54,6 +54,7 @@ pub struct Stop {
 }
 
 impl Stop {
+    /// From now on they are caught.
     pub fn new() -> Result<Stop, Failure> {
         let failed = |error: std::io::Error| Failure::new(Exit::Failed, format!("signals cannot be caught: {error}"));
         Ok(Stop {

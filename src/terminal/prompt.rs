@@ -238,6 +238,7 @@ impl Screen {
         }
     }
 
+    /// A key had nothing to do.
     pub async fn bell(&mut self) {
         if let Output::Terminal(it) = &mut self.output {
             it.send(Drawing::Bytes("\x07".to_owned())).await;

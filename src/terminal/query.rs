@@ -125,6 +125,7 @@ impl Query {
         }
     }
 
+    /// The group that is asked about.
     pub fn group(&self) -> &str {
         &self.group
     }

@@ -190,6 +190,7 @@ impl Folded {
         }
     }
 
+    /// Whether nobody came or went.
     pub fn is_empty(&self) -> bool {
         self.kinds.is_empty()
     }
@@ -199,6 +200,7 @@ impl Folded {
         self.kinds.iter().map(|(.., count)| count).sum()
     }
 
+    /// The line that tells of all.
     pub fn line(&self, group: Option<&str>, time: Option<&str>) -> Styled {
         let group = group.unwrap_or_default();
         let time = time.map_or_else(String::new, |time| format!("{time} "));

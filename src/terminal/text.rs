@@ -15,6 +15,7 @@ pub struct Paint {
     pub unicode: bool,
 }
 
+/// Which colours the terminal has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Colours {
     None,
@@ -37,14 +38,23 @@ impl Paint {
     }
 }
 
+/// Numbers, times and marks.
 pub const NUMBER: Style = Style::new().dimmed();
+/// Who came and went.
 pub const PRESENCE: Style = Style::new().dimmed();
+/// What is under way.
 pub const WAITING: Style = Style::new().dimmed();
+/// The prompt.
 pub const PROMPT: Style = Style::new().bold();
+/// The mark of a line that names its reader.
 pub const MENTION: Style = Style::new().bold().invert();
-pub const NOTICE: Style = AnsiColor::Yellow.on_default();
-pub const PRIVATE: Style = AnsiColor::Magenta.on_default().bold();
-pub const TROUBLE: Style = AnsiColor::Red.on_default();
+/// What the program says itself.
+pub const NOTICE: Style = Style::new().fg_color(Some(Color::Ansi256(Ansi256Color(130))));
+/// Private messages.
+pub const PRIVATE: Style = Style::new().fg_color(Some(Color::Ansi256(Ansi256Color(133)))).bold();
+/// What went wrong.
+pub const TROUBLE: Style = Style::new().fg_color(Some(Color::Ansi256(Ansi256Color(160))));
+/// Text.
 pub const NORMAL: Style = Style::new();
 
 /// Of xterm's colour cube, those that can be read on black and on white (a test computes the contrast).
@@ -84,6 +94,7 @@ pub struct Styled {
 }
 
 impl Styled {
+    /// A line that begins with a text of this program's own.
     pub fn new(style: Style, text: impl Into<String>) -> Styled {
         Styled::default().with(style, text)
     }
@@ -109,6 +120,7 @@ impl Styled {
         self
     }
 
+    /// Further rows are set in by so many columns.
     #[must_use]
     pub fn indented(mut self, columns: usize) -> Styled {
         self.indent = columns;
@@ -265,10 +277,12 @@ impl Measure {
         Measure(GraphemeClusterMode::from_env())
     }
 
+    /// As told.
     pub fn of(mode: GraphemeClusterMode) -> Measure {
         Measure(mode)
     }
 
+    /// Columns of a text.
     pub fn width(self, text: &str) -> usize {
         usize::from(self.0.width(text))
     }
@@ -343,7 +357,11 @@ mod tests {
 
     #[test]
     fn every_nick_can_be_read_on_black_and_on_white() {
-        for colour in NICKS {
+        let others = [NOTICE, PRIVATE, TROUBLE].map(|style| match style.get_fg_color() {
+            Some(Color::Ansi256(colour)) => colour.0,
+            other => panic!("{other:?}"),
+        });
+        for colour in NICKS.into_iter().chain(others) {
             let (on_black, on_white) = (contrast(colour, 0.0), contrast(colour, 1.0));
             assert!(
                 on_black >= 3.5 && on_white >= 3.5,

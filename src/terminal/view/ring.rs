@@ -52,6 +52,11 @@ impl View {
         self.notice(&text);
     }
 
+    /// Whether the ring does not get through just now.
+    pub fn is_interrupted(&self) -> bool {
+        self.banner != Banner::None
+    }
+
     /// The session is over, and with it any interruption.
     pub fn ended(&mut self) {
         self.banner = Banner::None;
