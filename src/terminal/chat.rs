@@ -644,7 +644,7 @@ impl Chat {
                 } else {
                     ""
                 };
-                let message = format!("{unanswered} lines were not acknowledged before the end{advice}");
+                let message = format!("lines without a number at the end: {unanswered}{advice}");
                 Err(Failure::new(Exit::Unavailable, message))
             }
             _ => Ok(()),

@@ -49,6 +49,7 @@ async fn clients() {
     scenario("a window of another size", prompt::window(&url)).await;
     scenario("plain and without colour", prompt::plain(&url)).await;
     scenario("unsent lines survive", prompt::unsent(&url, &ring)).await;
+    scenario("quitting while the ring is away", prompt::quitting(&url, &ring)).await;
     drop(ring);
     scenario(
         "the broker is killed and comes back",

@@ -396,6 +396,33 @@ pub async fn unsent(url: &str, ring: &FakeRing) {
     eve.close().await;
 }
 
+/// Whoever wants to go while the ring does not answer is not held back, and loses no line by it.
+pub async fn quitting(url: &str, ring: &FakeRing) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut terminal = Terminal::start(&keeping(url, &directory), ROWS, 80);
+    terminal.press("JOINGROUP 81 dennis\r");
+    terminal.sees("dennis@81>").await;
+    ring.die().await;
+    terminal.press("last words\r");
+    terminal.sees("[…] dennis: last words").await;
+    terminal.press("\u{3}");
+    terminal.sees("Ctrl-C does not wait for the ring").await;
+    let asked = Instant::now();
+    terminal.press("\u{3}");
+    assert_eq!(terminal.ends().await, Some(69));
+    assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
+    assert!(terminal.shows("lines without a number at the end: 1; they are kept"));
+    assert!(terminal.is_restored());
+    println!("{}", terminal.picture());
+    ring.take_over().await;
+    ring.expire().await;
+    let mut terminal = Terminal::start(&keeping(url, &directory), ROWS, 80);
+    terminal.press("JOINGROUP 81 dennis\r");
+    terminal.sees("✓ dennis: last words").await;
+    terminal.press("\u{4}");
+    assert_eq!(terminal.ends().await, Some(0));
+}
+
 /// How long a delivered message takes to the screen: from the moment at which another session hears it to the moment
 /// at which the terminal has it. Prints the figure; run it by itself, it is no part of the gate.
 pub async fn latency(url: &str) {
