@@ -39,8 +39,12 @@ pub struct Canvas {
     pub size: Size,
     paint: Paint,
     measure: Measure,
-    /// The row of the cursor in the block on the screen.
+    /// Whether the terminal wraps its rows anew when it gets another size.
+    wraps_anew: bool,
+    /// Columns taken by the rows of the block above the cursor's, and the place of the cursor in the block.
+    above: Vec<usize>,
     cursor_row: usize,
+    cursor_column: usize,
 }
 
 /// The line being typed, in rows.
@@ -56,8 +60,27 @@ impl Canvas {
             size,
             paint,
             measure,
+            wraps_anew: false,
+            above: Vec::new(),
             cursor_row: 0,
+            cursor_column: 0,
         }
+    }
+
+    /// As the environment tells what the terminal does with its rows when it gets another size.
+    #[must_use]
+    pub fn with_environment(mut self) -> Canvas {
+        const SIGNS: [&str; 7] = [
+            "TMUX",
+            "VTE_VERSION",
+            "KITTY_WINDOW_ID",
+            "ALACRITTY_WINDOW_ID",
+            "WEZTERM_PANE",
+            "ITERM_SESSION_ID",
+            "GHOSTTY_RESOURCES_DIR",
+        ];
+        self.wraps_anew = SIGNS.iter().any(|name| std::env::var_os(name).is_some());
+        self
     }
 
     /// How wide text is on this terminal.
@@ -80,8 +103,10 @@ impl Canvas {
             rows.push(row.unwrap_or_default());
         }
         let typed = self.typed(block, width);
-        self.cursor_row = rows.len() + typed.cursor.0;
+        (self.cursor_row, self.cursor_column) = (rows.len() + typed.cursor.0, typed.cursor.1);
         rows.extend(typed.rows);
+        let above = rows.iter().take(self.cursor_row);
+        self.above = above.map(|row| self.measure.width(&strip(row))).collect();
         out.push_str(&rows.join("\r\n"));
         let up = rows.len().saturating_sub(self.cursor_row + 1);
         if up > 0 {
@@ -98,20 +123,27 @@ impl Canvas {
     pub fn finish(&mut self, lines: &[Styled]) -> String {
         let mut out = self.erase();
         self.print(lines, &mut out);
-        self.cursor_row = 0;
+        (self.cursor_row, self.cursor_column) = (0, 0);
+        self.above.clear();
         out
     }
 
     /// Empties the screen; the block is to be drawn again.
     pub fn clear(&mut self) -> &'static str {
-        self.cursor_row = 0;
+        (self.cursor_row, self.cursor_column) = (0, 0);
+        self.above.clear();
         "\x1b[H\x1b[2J"
     }
 
-    /// The terminal has another size. Some terminals wrap the rows of the block anew by that, some cut them off; none
-    /// has fewer rows of it than there were, so that no finished line is ever taken for a row of the block.
+    /// The terminal has another size. Some terminals wrap the rows of the block anew by that, some cut them off. Where
+    /// it is not known, they are taken to be as many as they were: no finished line is ever taken for a row of the block.
     pub fn resize(&mut self, size: Size) {
         self.size = size;
+        if self.wraps_anew {
+            let columns = size.columns.max(1);
+            let above: usize = self.above.iter().map(|width| width.div_ceil(columns).max(1)).sum();
+            self.cursor_row = above + self.cursor_column / columns;
+        }
     }
 
     fn print(&self, lines: &[Styled], out: &mut String) {
@@ -288,6 +320,17 @@ mod tests {
             terminal.draw(&[], "x", 1);
             assert_eq!(terminal.rows(), ["first", "> x"]);
         }
+    }
+
+    #[test]
+    fn a_terminal_that_wraps_anew_has_more_rows() {
+        let mut terminal = Terminal::new(30, 8);
+        terminal.canvas.wraps_anew = true;
+        terminal.draw(&[], &"x".repeat(50), 50);
+        assert_eq!((terminal.canvas.cursor_row, terminal.canvas.cursor_column), (1, 23));
+        terminal.canvas.resize(Size { columns: 20, rows: 8 });
+        // The first row takes two now, and the cursor is in the second part of the other one.
+        assert_eq!(terminal.canvas.cursor_row, 3);
     }
 
     proptest::proptest! {

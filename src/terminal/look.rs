@@ -10,7 +10,7 @@ use super::clock::Clock;
 use super::grammar::Proof;
 use super::prompt::size;
 use super::query::{Found, Query, Step};
-use super::text::{Measure, Paint};
+use super::text::{Measure, NORMAL, Paint, Styled};
 use super::view::{Comparison, Form, Shown, View};
 use super::{Stop, complain, exit_of, refusal};
 use crate::client::{Ask, Exit, Failure, Options, Session, SessionEvent, Update};
@@ -233,11 +233,7 @@ impl Look {
         };
         let (agreed, text) = comparison.verdict();
         if self.form == Form::Json {
-            let line = serde_json::json!({
-                "group": group, "seq": seq, "agreed": agreed, "nodes": answers, "missing": missing,
-            });
-            self.view
-                .answer(super::text::Styled::new(super::text::NORMAL, line.to_string()));
+            self.view.answer(Styled::new(NORMAL, comparison.json()));
         } else if agreed {
             self.view.notice(&text);
         }

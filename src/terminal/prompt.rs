@@ -148,7 +148,7 @@ impl Screen {
             editor.load(path);
         }
         let terminal = Terminal {
-            canvas: Canvas::new(size(), paint, Measure::from_environment()),
+            canvas: Canvas::new(size(), paint, Measure::from_environment()).with_environment(),
             drawn: None,
             decoder: Decoder::default(),
             editor,

@@ -317,14 +317,16 @@ impl View {
             };
             return self.print_json(&event);
         }
-        if let Some(seat) = self.seats.get_mut(group) {
-            seat.nicks = members
-                .iter()
-                .take(NICKS_MAX)
-                .map(|it| (it.member, it.user.clone()))
-                .collect();
-        }
+        self.know(group, members);
         self.print_aside(render::members(group, members));
+    }
+
+    /// Who is in a group, for completion.
+    pub fn know(&mut self, group: &str, members: &[GroupMember]) {
+        if let Some(seat) = self.seats.get_mut(group) {
+            let known = members.iter().take(NICKS_MAX);
+            seat.nicks = known.map(|it| (it.member, it.user.clone())).collect();
+        }
     }
 
     /// The session is on its way into a group.
@@ -583,10 +585,10 @@ impl View {
     /// Says whether all have seen one history, and returns it.
     pub fn verdict(&mut self, question: &Comparison<'_>) -> bool {
         let (ok, text) = question.verdict();
-        if ok {
-            self.notice(&text)
-        } else {
-            self.trouble(&text)
+        match self.form {
+            Form::Json => self.print(Styled::new(NORMAL, question.json())),
+            _ if ok => self.notice(&text),
+            _ => self.trouble(&text),
         }
         ok
     }

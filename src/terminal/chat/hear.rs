@@ -87,6 +87,11 @@ impl Chat {
         }
         let (event, own) = (event.clone(), true);
         self.view.hear(&SessionEvent::Deliver { event, own }, now);
+        if self.is_for_people() {
+            let group = group.clone();
+            let tag = self.ask(Ask::Who { group }).await;
+            self.jobs.insert(tag, Job::Nicks);
+        }
         if wanted > 0 {
             let query = Query::between(&group, before - 1 - wanted, before);
             let tag = self.ask(query.start()).await;
@@ -164,10 +169,10 @@ impl Chat {
             return;
         };
         let now = self.now();
-        if let Some(job) = self.jobs.remove(&tag)
-            && let Job::Opening { query, before } = job
-        {
-            return self.view.opened(query.group(), &[], before, now);
+        match self.jobs.remove(&tag) {
+            Some(Job::Opening { query, before }) => return self.view.opened(query.group(), &[], before, now),
+            Some(Job::Nicks) => return,
+            _ => {}
         }
         match &ask {
             Ask::Join { group, .. } | Ask::Leave { group } => {

@@ -21,6 +21,8 @@ pub(super) enum Question {
 /// A question that was asked.
 pub(super) enum Job {
     Who,
+    /// Who is there, for completion: asked after a join, and not shown.
+    Nicks,
     Groups(Vec<GroupSummary>),
     Past(Query),
     /// The lines before a join, and the number of that.
@@ -44,7 +46,7 @@ pub(super) struct Verification {
 impl Job {
     /// Whether somebody typed it.
     pub(super) fn is_typed(&self) -> bool {
-        !matches!(self, Job::Opening { .. })
+        !matches!(self, Job::Opening { .. } | Job::Nicks)
     }
 }
 
@@ -102,9 +104,11 @@ impl Chat {
 
     pub(super) async fn hear_answer(&mut self, event: SessionEvent) {
         match event {
-            SessionEvent::Members { tag, group, members } if self.jobs.remove(&tag).is_some() => {
-                self.view.members(&group, &members);
-            }
+            SessionEvent::Members { tag, group, members } => match self.jobs.remove(&tag) {
+                Some(Job::Nicks) => self.view.know(&group, &members),
+                Some(_) => self.view.members(&group, &members),
+                None => {}
+            },
             SessionEvent::Groups { tag, groups, more } => self.hear_groups(tag, groups, more).await,
             SessionEvent::History { tag, events, last, .. } => self.hear_history(tag, events, last).await,
             SessionEvent::Digest {
@@ -196,8 +200,8 @@ fn groups_after(after: String) -> Ask {
 /// A group in a list.
 pub fn group_line(it: &GroupSummary, form: Form, joined: bool) -> Styled {
     if form == Form::Json {
-        let line = serde_json::to_string(it).unwrap_or_default();
-        return Styled::new(NORMAL, line);
+        let line = serde_json::json!({"type": "group", "group": it.group, "members": it.members, "seq": it.seq});
+        return Styled::new(NORMAL, line.to_string());
     }
     let members = match it.members {
         1 => "1 member".to_owned(),

@@ -17,6 +17,15 @@ pub struct Comparison<'a> {
 }
 
 impl Comparison<'_> {
+    /// The verdict for programs.
+    pub fn json(&self) -> String {
+        let value = serde_json::json!({
+            "type": "verified", "group": self.group, "seq": self.seq, "agreed": self.verdict().0,
+            "nodes": self.answers, "missing": self.missing,
+        });
+        value.to_string()
+    }
+
     /// Whether all that answered have seen one history, and what to say of it.
     pub fn verdict(&self) -> (bool, String) {
         let Comparison { group, seq, .. } = self;
