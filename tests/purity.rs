@@ -35,7 +35,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     (
         "terminal",
         &[
-            "client", "broker", "control", "config", "wire", "hangup", "shell", "chat", "ring",
+            "client", "broker", "control", "config", "wire", "random", "hangup", "shell", "chat", "ring",
         ],
     ),
     (

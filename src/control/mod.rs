@@ -22,6 +22,9 @@ pub use socket_path::{PathError, existing_socket, place_for_socket};
 /// `chaley` reads it there, so that a user of the ring's own account has nothing to type.
 pub const CLIENT_URL_FILE: &str = "client-url";
 
+/// Folder in the state directory for what `chaley` keeps for people: lines without a number, and what was typed.
+pub const CHAT_FOLDER: &str = "chat";
+
 /// Longest line on a pipe or the control socket; a longer one ends the conversation.
 pub const MAX_LINE_BYTES: usize = 16 * 1024 * 1024;
 

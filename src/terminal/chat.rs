@@ -1,24 +1,74 @@
-//! `chaley` without a command: the prompt, or the same grammar from a pipe.
+//! `chaley` without a command: the prompt, or the same grammar from a pipe. Carries lines to the session and what the
+//! session tells to the [`View`]; what is shown, and how, is decided there.
 
-use std::io::IsTerminal as _;
+mod hear;
+mod questions;
 
+use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use super::clock::Clock;
+use super::editor::Action;
 use super::grammar::{self, Line};
+use super::keys::Key;
 use super::lines::InputLine;
+use super::outbox::Outbox;
 use super::prompt::{Input, Screen};
-use super::render::Paint;
-use super::{LEAVE_TIMEOUT, Stop, TURN_MAX, complain, ended, exit_of, refusal, uncertain};
-use crate::client::{Ask, Cause, Exit, Failure, Options, Session, SessionEvent, Update};
+use super::query::Query;
+use super::text::{Colours, PROMPT, Paint, Styled, WAITING};
+use super::view::{Form, View};
+use super::{LEAVE_TIMEOUT, Stop, TURN_MAX};
+use crate::client::{Ask, Exit, Failure, Options, Session, Update};
+use crate::ring::Millis;
+use questions::{Job, Question};
+
+pub use questions::group_line;
 
 /// Messages without an outcome beyond which no more lines are taken from the input.
 const PENDING_MAX: usize = 256;
+/// Most events shown after a join although they were asked for by nobody but the mark where reading ended.
+const CATCH_UP_MAX: u64 = 200;
+/// How often the ring is told how far its user has read.
+const MARK_EVERY_MS: Millis = 10_000;
+/// How long nodes may take to tell their digests.
+const DIGESTS_MS: Millis = 3000;
+/// Most groups listed.
+const GROUPS_MAX: usize = 1000;
+/// Most events of `/history <n>`.
+const HISTORY_MAX: u64 = 1000;
+/// Paste of more lines than this is refused: nobody reads it.
+const PASTE_LINES_MAX: usize = 1000;
 
-/// Where the user is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Place {
-    Nowhere,
+/// Lines of a paste that are shown with the question about it.
+const PASTE_LINES_SHOWN: usize = 3;
+
+/// How the prompt works.
+#[derive(Debug, Clone)]
+pub struct Manner {
+    pub form: Form,
+    pub paint: Paint,
+    /// Events shown after a join.
+    pub history: u64,
+    /// The directory of the outbox and of what was typed; none: nothing is kept.
+    pub keep: Option<PathBuf>,
+}
+
+/// Where the session is with a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
     Joining,
-    In { group: String },
+    In,
     Leaving,
+}
+
+/// A group that the session is in, or on its way into or out of.
+struct Group {
+    phase: Phase,
+    user: String,
+    outbox: Option<Outbox>,
+    /// How far the ring knows that its user has read.
+    marked: u64,
 }
 
 /// Why the conversation ends.
@@ -33,35 +83,30 @@ enum End {
 struct Chat {
     session: Session,
     screen: Screen,
-    paint: Paint,
-    piped: bool,
-    place: Place,
-    /// The group of the last JOINGROUP, for advice.
-    last_group: Option<String>,
+    view: View,
+    manner: Manner,
+    clock: Clock,
+    started: Instant,
+    groups: BTreeMap<String, Group>,
+    present: Option<String>,
+    /// The last JOINGROUP, for advice and for the next one.
+    last: Option<(String, String)>,
     pending: usize,
-    /// A question that waits for the outcomes of the messages before it.
-    question: Option<Ask>,
-    /// Answers to `/who` and `/history` under way.
-    questions: usize,
+    question: Option<Question>,
+    jobs: BTreeMap<u64, Job>,
+    /// A paste that the user is asked about.
+    paste: Option<String>,
+    /// Lines that were typed and wait for their turn.
+    lines: VecDeque<String>,
     refused: Option<Exit>,
-    /// The ring's members if they changed during an interruption.
-    new_ring: Option<Vec<u16>>,
-    banner: Banner,
-    missing: u64,
+    mark_at: Millis,
+    /// Nothing more comes from the input.
+    is_closed: bool,
     end: Option<End>,
 }
 
-/// One banner for each interruption, however many causes it has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Banner {
-    None,
-    /// The view that names the lost nodes comes next.
-    Due,
-    Shown,
-}
-
 /// Runs the prompt, or the pipe if standard input is not a terminal.
-pub async fn run(options: Options, paint: Paint) -> Result<(), Failure> {
+pub async fn run(options: Options, manner: Manner) -> Result<(), Failure> {
     let mut stop = Stop::new()?;
     let mut session = Session::spawn(options);
     match session.updates.recv().await {
@@ -69,55 +114,65 @@ pub async fn run(options: Options, paint: Paint) -> Result<(), Failure> {
         Some(_) => {}
         None => return Err(Failure::new(Exit::Failed, "the session ended unexpectedly")),
     }
-    let piped = !(std::io::stdin().is_terminal() && std::io::stdout().is_terminal());
-    let screen = if piped { Screen::pipe() } else { Screen::terminal()? };
+    let screen = match manner.form {
+        Form::Rich => Screen::terminal(manner.paint, manner.keep.as_ref().map(|it| it.join("typed")))?,
+        Form::Plain | Form::Pipe | Form::Json => Screen::lines(manner.paint.colours),
+    };
+    let clock = Clock::local();
     let mut chat = Chat {
         session,
         screen,
-        paint,
-        piped,
-        place: Place::Nowhere,
-        last_group: None,
+        view: View::new(manner.form, manner.paint, clock.clone()),
+        manner,
+        clock,
+        started: Instant::now(),
+        groups: BTreeMap::new(),
+        present: None,
+        last: None,
         pending: 0,
         question: None,
-        questions: 0,
+        jobs: BTreeMap::new(),
+        paste: None,
+        lines: VecDeque::new(),
         refused: None,
-        new_ring: None,
-        banner: Banner::None,
-        missing: 0,
+        mark_at: MARK_EVERY_MS,
+        is_closed: false,
         end: None,
     };
-    if !piped {
-        chat.notice("connected; JOINGROUP <group> <user> joins a group, /help tells the rest")
-            .await;
+    if chat.is_for_people() {
+        chat.view
+            .notice("connected; JOINGROUP <group> <user> joins a group, /help tells the rest");
     }
     let talked = chat.talk(&mut stop).await;
+    chat.keep_the_rest();
     chat.leave_orderly().await;
-    let unanswered = chat.pending;
-    chat.screen.close().await;
-    chat.session.close().await;
-    talked?;
-    match chat.refused {
-        Some(exit) if piped => Err(Failure::new(exit, "not every line was accepted (see above)")),
-        _ if unanswered > 0 => {
-            let message = format!("{unanswered} lines were not acknowledged before the end");
-            Err(Failure::new(Exit::Unavailable, message))
-        }
-        _ => Ok(()),
-    }
+    chat.finish(talked).await
 }
 
 impl Chat {
+    fn is_for_people(&self) -> bool {
+        matches!(self.manner.form, Form::Rich | Form::Plain)
+    }
+
+    fn now(&self) -> Millis {
+        Millis::try_from(self.started.elapsed().as_millis()).unwrap_or(Millis::MAX)
+    }
+
     async fn talk(&mut self, stop: &mut Stop) -> Result<(), Failure> {
         let mut updates = Vec::with_capacity(TURN_MAX);
         while !self.is_over() {
-            if self.pending == 0
-                && let Some(question) = self.question.take()
-            {
-                self.questions += 1;
-                self.ask(question).await;
+            self.ask_what_waits().await;
+            let next = self.next_line();
+            if let Some(line) = next {
+                self.take_line(&line).await;
+                continue;
+            }
+            self.show().await;
+            if self.manner.form == Form::Plain {
+                self.screen.flush();
             }
             let takes_input = self.takes_input();
+            let wake = self.wake_at();
             tokio::select! {
                 count = self.session.updates.recv_many(&mut updates, TURN_MAX) => {
                     if count == 0 {
@@ -127,15 +182,71 @@ impl Chat {
                         self.hear(update).await?;
                     }
                     if self.session.updates.is_empty() {
+                        self.show().await;
                         self.screen.flush();
                     }
                 }
                 input = self.screen.inputs.recv(), if takes_input => self.take_input(input).await?,
-                Some(()) = self.screen.interrupts.recv() => self.end = Some(End::Now),
+                () = wake => self.tick().await,
                 () = stop.wait() => self.end = Some(End::Now),
             }
         }
         Ok(())
+    }
+
+    /// The next line that was typed, once it may go.
+    fn next_line(&mut self) -> Option<String> {
+        if self.is_busy() { None } else { self.lines.pop_front() }
+    }
+
+    async fn show(&mut self) {
+        let now = self.now();
+        let (shown, mut above) = (self.view.drain(), self.view.above(now));
+        let prompt = match &self.paste {
+            None => self.view.prompt(),
+            Some(text) => {
+                above.extend(paste_rows(text));
+                Styled::new(PROMPT, "[y/j/n] ")
+            }
+        };
+        self.screen.show(shown, above, prompt).await;
+    }
+
+    /// Sleeps until something changes by itself.
+    fn wake_at(&self) -> impl Future<Output = ()> + use<> {
+        let digests = self.jobs.values().filter_map(|job| match job {
+            Job::Verify(it) => Some(it.until),
+            _ => None,
+        });
+        let mark = (self.is_for_people() && self.is_mark_due()).then_some(self.mark_at);
+        let at = digests.chain(self.view.deadline(self.now())).chain(mark).min();
+        let until = at.map(|at| self.started + Duration::from_millis(at));
+        async move {
+            match until {
+                Some(until) => tokio::time::sleep_until(until.into()).await,
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    async fn tick(&mut self) {
+        let now = self.now();
+        self.view.tick(now);
+        let late: Vec<u64> = self
+            .jobs
+            .iter()
+            .filter(|(_, job)| matches!(job, Job::Verify(it) if now >= it.until))
+            .map(|(tag, _)| *tag)
+            .collect();
+        for tag in late {
+            if let Some(Job::Verify(it)) = self.jobs.remove(&tag) {
+                self.judge(&it);
+            }
+        }
+        if self.is_for_people() && now >= self.mark_at {
+            self.mark_at = now + MARK_EVERY_MS;
+            self.mark_read().await;
+        }
     }
 
     fn is_over(&self) -> bool {
@@ -143,242 +254,427 @@ impl Chat {
             None => false,
             Some(End::Now) => true,
             Some(End::Input) => {
-                self.pending == 0 && self.question.is_none() && self.questions == 0 && !self.is_moving()
+                self.pending == 0
+                    && self.lines.is_empty()
+                    && self.question.is_none()
+                    && self.typed_jobs() == 0
+                    && !self.is_moving()
             }
         }
     }
 
-    fn is_moving(&self) -> bool {
-        matches!(self.place, Place::Joining | Place::Leaving)
+    fn typed_jobs(&self) -> usize {
+        self.jobs.values().filter(|job| job.is_typed()).count()
     }
 
-    /// Lines wait their turn: what follows a JOINGROUP belongs into the group.
+    fn is_moving(&self) -> bool {
+        self.groups.values().any(|group| group.phase != Phase::In)
+    }
+
+    /// Lines wait their turn: what follows a JOINGROUP belongs into the group, and answers of a pipe come in the order
+    /// of its questions.
+    fn is_busy(&self) -> bool {
+        let asking = self.question.is_some() || !self.is_for_people() && self.typed_jobs() > 0;
+        self.is_moving() || asking || self.pending >= PENDING_MAX
+    }
+
+    /// Keys are always taken: a line can be typed while others wait, and Ctrl-C ends the wait for the last ones.
     fn takes_input(&self) -> bool {
-        let asking = self.question.is_some() || self.piped && self.questions > 0;
-        self.end.is_none() && !self.is_moving() && !asking && self.pending < PENDING_MAX
+        match self.manner.form {
+            _ if self.is_closed => false,
+            Form::Rich => self.end != Some(End::Now) && self.lines.len() < PASTE_LINES_MAX,
+            Form::Plain | Form::Pipe | Form::Json => self.end.is_none() && !self.is_busy(),
+        }
     }
 
     async fn take_input(&mut self, input: Option<Input>) -> Result<(), Failure> {
         match input {
-            None | Some(Input::End) => self.end = Some(End::Input),
+            None | Some(Input::End) => {
+                self.is_closed = true;
+                self.end = Some(End::Input);
+            }
             Some(Input::Error(error)) => {
                 let message = format!("the input cannot be read: {error}");
                 return Err(Failure::new(Exit::Failed, message));
             }
+            Some(Input::Changed) => self.screen.changed(),
+            Some(Input::Keys(bytes)) => {
+                for key in self.screen.keys(&bytes) {
+                    self.take_key(key).await;
+                }
+            }
             Some(Input::Line(InputLine::Text(text))) => self.take_line(&text).await,
-            Some(Input::Line(InputLine::TooLong)) => self.refuse("that line is longer than any ring takes").await,
-            Some(Input::Line(InputLine::NotUtf8)) => self.refuse("that line is not UTF-8 text").await,
+            Some(Input::Line(InputLine::TooLong)) => self.refuse("that line is longer than any ring takes"),
+            Some(Input::Line(InputLine::NotUtf8)) => self.refuse("that line is not UTF-8 text"),
         }
         Ok(())
     }
 
+    async fn take_key(&mut self, key: Key) {
+        if self.end.is_some() {
+            if key == Key::Ctrl('c') {
+                self.end = Some(End::Now);
+            }
+            return;
+        }
+        if let Some(text) = self.paste.take() {
+            return self.answer_paste(&text, &key);
+        }
+        let (nicks, groups) = (self.view.nicks(), self.view.groups());
+        let complete = |text: &str| grammar::complete(text, &nicks, &groups);
+        match self.screen.press(key, &complete) {
+            Action::None => {}
+            Action::Bell => self.screen.bell().await,
+            Action::Submit(text) => self.lines.push_back(text),
+            Action::Paste(text) if text.lines().count() > PASTE_LINES_MAX => {
+                self.view.trouble(&format!(
+                    "a paste of more than {PASTE_LINES_MAX} lines: `chaley send` takes it"
+                ));
+            }
+            Action::Paste(text) => self.paste = Some(text),
+            Action::Candidates(words) => {
+                let words: Vec<&str> = words.iter().map(|word| word.trim_end_matches([':', ' '])).collect();
+                self.view.notice(&words.join("  "));
+            }
+            // Ctrl-C must not wait for what does not come.
+            Action::Interrupt => self.end = Some(End::Now),
+            Action::End => self.end = Some(End::Input),
+            Action::Suspend => self.screen.suspend().await,
+            Action::Clear => self.screen.clear().await,
+        }
+    }
+
+    fn answer_paste(&mut self, text: &str, key: &Key) {
+        match key {
+            Key::Char('y' | 'Y') => self.lines.extend(text.lines().map(str::to_owned)),
+            // Another paste is no answer.
+            Key::Paste(_) => self.paste = Some(text.to_owned()),
+            Key::Char('j' | 'J') => self.screen.set_line(&text.lines().collect::<Vec<_>>().join(" ")),
+            _ => self.view.notice("not sent"),
+        }
+    }
+
     async fn take_line(&mut self, line: &str) {
-        let parsed = match grammar::parse(line) {
-            Ok(parsed) => parsed,
-            Err(advice) => return self.refuse(&advice).await,
-        };
-        let group = match &self.place {
-            Place::In { group } => Some(group.clone()),
-            Place::Nowhere | Place::Joining | Place::Leaving => None,
-        };
-        match (parsed, group) {
-            (Line::Empty, _) => {}
-            (Line::Help, _) => self.screen.print(grammar::HELP.to_owned()).await,
-            (Line::Quit, _) => self.end = Some(if self.piped { End::Input } else { End::Now }),
-            (Line::Join { .. }, Some(group)) => {
-                self.refuse(&format!("you are in group {group}; LEAVEGROUP leaves it"))
-                    .await;
+        match grammar::parse(line) {
+            Ok(parsed) => self.obey(parsed).await,
+            Err(advice) => self.refuse(&advice),
+        }
+    }
+
+    async fn obey(&mut self, line: Line) {
+        match line {
+            Line::Empty => {}
+            Line::Help => self.view.text(&grammar::help()),
+            Line::Quit => self.end = Some(if self.is_for_people() { End::Now } else { End::Input }),
+            Line::Status => self.view.status(),
+            Line::Join { group, user } => self.join(group, user).await,
+            Line::Leave { group } => {
+                if let Some(group) = self.group_or_present(group) {
+                    self.leave(&group).await;
+                }
             }
-            (Line::Join { group, user }, None) => {
-                self.place = Place::Joining;
-                self.last_group = Some(group.clone());
-                self.ask(Ask::Join { group, user }).await;
+            Line::Switch { group } => self.switch(group),
+            Line::Say(text) => {
+                if let Some(group) = self.group_or_present(None) {
+                    self.say(&group, None, text).await;
+                }
             }
-            (Line::Leave, Some(group)) => {
-                self.place = Place::Leaving;
-                self.ask(Ask::Leave { group }).await;
+            Line::Tell { to, text } => {
+                if let Some(group) = self.group_or_present(None) {
+                    self.say(&group, Some(to), text).await;
+                }
             }
-            (Line::Say(text), Some(group)) => {
-                self.pending += 1;
-                self.ask(Ask::say(group, text)).await;
+            Line::Groups => self.question = Some(Question::Groups),
+            Line::Who { group } => {
+                self.question = match group {
+                    Some(group) => Some(Question::Who(group)),
+                    None => self.group_or_present(None).map(Question::Who),
+                };
             }
-            (Line::Who, Some(group)) => {
-                self.question = Some(Ask::Who { group });
+            Line::History(span) => {
+                self.question = self.group_or_present(None).map(|group| self.past(&group, span));
             }
-            (Line::History(count), Some(group)) => {
-                self.question = Some(Ask::Recent { group, count });
+            Line::Search(text) => {
+                self.question = self
+                    .group_or_present(None)
+                    .map(|group| Question::Past(Query::search(&group, &text)));
             }
-            (Line::Leave | Line::Say(_) | Line::Who | Line::History(_), None) => {
-                let group = self.last_group.as_deref().unwrap_or("<group>");
-                self.refuse(&format!("you are in no group; JOINGROUP {group} <user> joins one"))
-                    .await;
+            Line::Verify(proof) => {
+                self.question = self
+                    .group_or_present(None)
+                    .map(|group| Question::Verify { group, proof });
             }
         }
     }
 
-    async fn ask(&mut self, ask: Ask) {
-        // A session that is over says so with its last update.
-        let _ = self.session.handle.ask(ask).await;
+    /// The group that is meant; if the session is not in it, that is said.
+    fn group_or_present(&mut self, group: Option<String>) -> Option<String> {
+        match group.or_else(|| self.present.clone()) {
+            Some(group) if self.groups.contains_key(&group) => Some(group),
+            Some(group) => {
+                self.refuse(&format!(
+                    "you are not in group {group}; JOINGROUP {group} <user> joins it"
+                ));
+                None
+            }
+            None => {
+                let group = self.last.as_ref().map_or("<group>", |(group, _)| group).to_owned();
+                self.refuse(&format!("you are in no group; JOINGROUP {group} <user> joins one"));
+                None
+            }
+        }
     }
 
-    async fn notice(&mut self, text: &str) {
-        let line = self.paint.notice(text);
-        self.screen.print(line).await;
+    async fn join(&mut self, group: String, user: Option<String>) {
+        if let Some(known) = self.groups.get(&group) {
+            let nick = known.user.clone();
+            match user {
+                Some(user) if user != nick => {
+                    self.refuse(&format!("you are in group {group} as {nick}; /leave {group} leaves it"));
+                }
+                _ => self.turn_to(Some(group)),
+            }
+            return;
+        }
+        let Some(user) = user.or_else(|| self.last.as_ref().map(|(_, user)| user.clone())) else {
+            return self.refuse(&format!("as whom? /join {group} <user>"));
+        };
+        self.last = Some((group.clone(), user.clone()));
+        self.view.joining(&group, &user);
+        let outbox = self.open_outbox(&group, &user);
+        let entry = Group {
+            phase: Phase::Joining,
+            user: user.clone(),
+            outbox,
+            marked: 0,
+        };
+        self.groups.insert(group.clone(), entry);
+        self.ask(Ask::Join { group, user }).await;
+    }
+
+    /// Lines of a person survive the program; scripts have exit codes.
+    fn open_outbox(&mut self, group: &str, user: &str) -> Option<Outbox> {
+        let directory = self.manner.keep.as_ref().filter(|_| self.is_for_people())?;
+        match Outbox::open(directory, group, user) {
+            Ok(outbox) => Some(outbox),
+            // The same nick at another prompt: the ring will refuse one of the two.
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => None,
+            Err(error) => {
+                let place = directory.display();
+                self.view
+                    .trouble(&format!("unsent lines will not survive this program: {place}: {error}"));
+                None
+            }
+        }
+    }
+
+    async fn leave(&mut self, group: &str) {
+        self.mark_group(group).await;
+        if let Some(it) = self.groups.get_mut(group) {
+            it.phase = Phase::Leaving;
+            let group = group.to_owned();
+            self.ask(Ask::Leave { group }).await;
+        }
+    }
+
+    fn switch(&mut self, group: Option<String>) {
+        let next = group.or_else(|| {
+            let present = self.present.clone().unwrap_or_default();
+            let after = self
+                .groups
+                .range::<String, _>((std::ops::Bound::Excluded(present), std::ops::Bound::Unbounded));
+            after.chain(&self.groups).next().map(|(group, _)| group.clone())
+        });
+        if let Some(group) = self.group_or_present(next) {
+            self.turn_to(Some(group));
+        }
+    }
+
+    /// Lines go there from now on.
+    fn turn_to(&mut self, group: Option<String>) {
+        if self.present != group
+            && self.groups.len() > 1
+            && self.is_for_people()
+            && let Some(group) = &group
+        {
+            self.view.notice(&format!("you type into group {group} now"));
+        }
+        self.view.switch(group.as_deref());
+        self.present = group;
+    }
+
+    /// Sends a text to everybody, or to one.
+    async fn say(&mut self, group: &str, to: Option<String>, text: String) {
+        let outbox = self.groups.get_mut(group).and_then(|it| it.outbox.as_mut());
+        let key = match outbox.map(|outbox| outbox.add(to.as_deref(), &text)) {
+            None => None,
+            Some(Ok(key)) => Some(key),
+            Some(Err(error)) => {
+                self.view
+                    .trouble(&format!("this line will not survive this program: {error}"));
+                None
+            }
+        };
+        self.send(group.to_owned(), to, text, key).await;
+    }
+
+    async fn send(&mut self, group: String, to: Option<String>, text: String, key: Option<String>) {
+        self.pending += 1;
+        let ask = match to.clone() {
+            None => Ask::Say {
+                group: group.clone(),
+                text: text.clone(),
+                key,
+            },
+            Some(to) => Ask::Tell {
+                group: group.clone(),
+                to,
+                text: text.clone(),
+                key,
+            },
+        };
+        let tag = self.ask(ask).await;
+        let now = self.now();
+        self.view.under_way(tag, &group, to.as_deref(), &text, now);
+    }
+
+    /// A session that is over says so with its last update.
+    async fn ask(&mut self, ask: Ask) -> u64 {
+        self.session.handle.ask(ask).await.unwrap_or_default()
     }
 
     /// Says what was wrong with the input.
-    async fn refuse(&mut self, text: &str) {
+    fn refuse(&mut self, text: &str) {
         self.refused.get_or_insert(Exit::Data);
-        self.complain(text).await;
+        self.view.trouble(text);
     }
 
-    async fn complain(&mut self, text: &str) {
-        if self.piped {
-            complain(text);
-        } else {
-            let line = self.paint.trouble(text);
-            self.screen.print(line).await;
+    fn is_mark_due(&self) -> bool {
+        self.groups
+            .iter()
+            .any(|(name, it)| it.phase == Phase::In && self.view.position(name).is_some_and(|(seq, _)| seq > it.marked))
+    }
+
+    /// Tells the ring how far its user has read, where that has changed.
+    async fn mark_read(&mut self) {
+        let groups: Vec<String> = self.groups.keys().cloned().collect();
+        for group in groups {
+            self.mark_group(&group).await;
         }
     }
 
-    async fn hear(&mut self, update: Update) -> Result<(), Failure> {
-        match update {
-            Update::Failed(failure) => Err(failure),
-            Update::Online => Ok(()),
-            Update::Event(event) => {
-                self.hear_event(event).await;
-                Ok(())
-            }
+    async fn mark_group(&mut self, group: &str) {
+        if !self.is_for_people() {
+            return;
+        }
+        let Some((seq, _)) = self.view.position(group) else {
+            return;
+        };
+        let Some(it) = self.groups.get_mut(group) else { return };
+        if it.phase == Phase::In && seq > it.marked {
+            it.marked = seq;
+            let group = group.to_owned();
+            self.ask(Ask::MarkRead { group, seq }).await;
         }
     }
 
-    async fn hear_event(&mut self, event: SessionEvent) {
-        match event {
-            SessionEvent::Deliver { event, own } => {
-                if own && matches!(event, crate::wire::client::Event::Left(_)) {
-                    self.place = Place::Nowhere;
-                }
-                if let Some(line) = self.paint.event(&event, own) {
-                    self.screen.print(line).await;
-                }
-            }
-            SessionEvent::Acknowledged { ask, .. } => match ask {
-                Ask::Join { group, .. } => self.place = Place::In { group },
-                Ask::Say { .. } => self.pending = self.pending.saturating_sub(1),
-                _ => {}
-            },
-            SessionEvent::Refused {
-                ask,
-                code,
-                message,
-                perhaps_ordered,
-                ..
-            } => {
-                self.refused.get_or_insert(exit_of(code));
-                match &ask {
-                    Ask::Join { .. } | Ask::Leave { .. } => self.place = Place::Nowhere,
-                    Ask::Say { .. } => self.pending = self.pending.saturating_sub(1),
-                    _ => self.questions = self.questions.saturating_sub(1),
-                }
-                let text = match &ask {
-                    Ask::Say { text, .. } if perhaps_ordered => uncertain(text, &message, true),
-                    _ => refusal(&ask, code, &message, true),
-                };
-                self.complain(&text).await;
-            }
-            SessionEvent::Recent { events, .. } => {
-                self.questions = self.questions.saturating_sub(1);
-                for event in events {
-                    if let Some(line) = self.paint.event(&event, false) {
-                        self.screen.print(line).await;
-                    }
-                }
-            }
-            SessionEvent::Members { group, members, .. } => {
-                self.questions = self.questions.saturating_sub(1);
-                let line = self.paint.members(&group, &members);
-                self.screen.print(line).await;
-            }
-            SessionEvent::Removed { group } => {
-                self.place = Place::Nowhere;
-                self.complain(&format!(
-                    "you are no longer in group {group}; JOINGROUP {group} <user> joins again"
-                ))
-                .await;
-            }
-            // In no group nothing is lost with a session: the next JOINGROUP begins another one.
-            SessionEvent::Ended { groups, .. } if groups.is_empty() => {}
-            SessionEvent::Ended { message, .. } => {
-                self.place = Place::Nowhere;
-                self.banner = Banner::None;
-                let group = self.last_group.as_deref().unwrap_or("<group>").to_owned();
-                self.complain(&format!("{}; JOINGROUP {group} <user> joins anew", ended(&message)))
-                    .await;
-            }
-            SessionEvent::Trouble { message, .. } => {
-                let text = format!("the ring says: {}", super::sanitize::harmless(&message));
-                self.complain(&text).await;
-            }
-            SessionEvent::Interrupted { .. }
-            | SessionEvent::View { .. }
-            | SessionEvent::Back { .. }
-            | SessionEvent::Missing { .. } => self.hear_of_ring(event).await,
-            SessionEvent::LastRead { .. }
-            | SessionEvent::History { .. }
-            | SessionEvent::Groups { .. }
-            | SessionEvent::Digest { .. } => {}
-        }
-    }
-
-    /// The ring's bad times: one line when they begin, one when they are over.
-    async fn hear_of_ring(&mut self, event: SessionEvent) {
-        match event {
-            SessionEvent::Interrupted {
-                cause: Cause::ViewChanged,
-            } => self.banner = Banner::Due,
-            SessionEvent::Interrupted { cause } => {
-                self.banner = Banner::Shown;
-                let line = self.paint.interrupted(cause, &[]);
-                self.screen.print(line).await;
-            }
-            SessionEvent::View { members, lost, .. } => {
-                if self.banner == Banner::Due {
-                    self.banner = Banner::Shown;
-                    let line = self.paint.interrupted(Cause::ViewChanged, &lost);
-                    self.screen.print(line).await;
-                }
-                if self.banner == Banner::Shown {
-                    self.new_ring = Some(members);
-                }
-            }
-            SessionEvent::Back { after_ms } => {
-                self.banner = Banner::None;
-                let ring = self.new_ring.take();
-                let missing = std::mem::take(&mut self.missing);
-                let line = self.paint.back(after_ms, ring.as_deref(), missing);
-                self.screen.print(line).await;
-            }
-            SessionEvent::Missing { from, to, .. } => self.missing += to.saturating_sub(from) + 1,
-            _ => {}
-        }
-    }
-
-    /// Leaves the group if there is one; the own leave is ordered behind all that was typed.
+    /// Leaves all groups; the own leaves are ordered behind all that was typed.
     async fn leave_orderly(&mut self) {
-        if let Place::In { group } = self.place.clone() {
-            self.place = Place::Leaving;
-            self.ask(Ask::Leave { group }).await;
-        }
+        let here: Vec<String> = self
+            .groups
+            .iter()
+            .filter(|(_, it)| it.phase == Phase::In)
+            .map(|(group, _)| group.clone())
+            .collect();
         let waiting = async {
+            for group in here {
+                self.leave(&group).await;
+            }
+            if self.view.is_interrupted() && self.is_moving() {
+                self.view.notice("leaving; Ctrl-C does not wait for the ring");
+            }
+            self.show().await;
             while self.is_moving() {
-                match self.session.updates.recv().await {
-                    Some(Update::Event(event)) => self.hear_event(event).await,
-                    Some(_) => {}
-                    None => return,
+                tokio::select! {
+                    update = self.session.updates.recv() => match update {
+                        Some(Update::Event(event)) => self.hear_event(event).await,
+                        Some(_) => {}
+                        None => return,
+                    },
+                    input = self.screen.inputs.recv(), if !self.is_closed => match input {
+                        Some(Input::Keys(bytes)) if self.screen.keys(&bytes).contains(&Key::Ctrl('c')) => return,
+                        Some(_) => {}
+                        None => self.is_closed = true,
+                    },
                 }
             }
         };
         // The ring finds a lost leave by itself: it is not worth waiting long.
         let _ = tokio::time::timeout(LEAVE_TIMEOUT, waiting).await;
+    }
+
+    /// Lines that were typed and had no turn are kept as if they had been sent.
+    fn keep_the_rest(&mut self) {
+        let outbox = self
+            .present
+            .as_ref()
+            .and_then(|group| self.groups.get_mut(group)?.outbox.as_mut());
+        let Some(outbox) = outbox else { return };
+        for line in self.lines.drain(..) {
+            if let Ok(Line::Say(text)) = grammar::parse(&line)
+                && outbox.add(None, &text).is_ok()
+            {
+                self.pending += 1;
+            }
+        }
+    }
+
+    async fn finish(mut self, talked: Result<(), Failure>) -> Result<(), Failure> {
+        let (unanswered, is_for_people) = (self.pending, self.is_for_people());
+        let kept = self.manner.keep.is_some() && is_for_people;
+        let shown = self.view.drain();
+        self.screen.close(shown).await;
+        self.session.close().await;
+        talked?;
+        match self.refused {
+            Some(exit) if !is_for_people => Err(Failure::new(exit, "not every line was accepted (see above)")),
+            _ if unanswered > 0 => {
+                let advice = if kept {
+                    "; they are kept, and sent when you join again"
+                } else {
+                    ""
+                };
+                let message = format!("lines without a number at the end: {unanswered}{advice}");
+                Err(Failure::new(Exit::Unavailable, message))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A paste that the user is asked about: its beginning, and the question.
+fn paste_rows(text: &str) -> Vec<Styled> {
+    let lines = text.lines().count();
+    let beginning = text.lines().take(PASTE_LINES_SHOWN);
+    let mut rows: Vec<Styled> = beginning
+        .map(|line| Styled::new(WAITING, "| ").foreign(WAITING, line))
+        .collect();
+    match lines.saturating_sub(PASTE_LINES_SHOWN) {
+        0 => {}
+        more => rows.push(Styled::new(WAITING, format!("| and {more} more"))),
+    }
+    rows.push(Styled::new(
+        PROMPT,
+        format!("send these {lines} lines? [y]es, [j]oined into one, [n]o"),
+    ));
+    rows
+}
+
+/// Colours for a stream that carries any.
+pub fn colours_of(term: &str) -> Colours {
+    match term {
+        "linux" | "ansi" | "cons25" => Colours::Eight,
+        term if term.starts_with("vt") => Colours::Eight,
+        _ => Colours::Many,
     }
 }

@@ -5,10 +5,15 @@ use std::time::Duration;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
-use super::render::Paint;
-use super::{chat, listen, send};
+use super::grammar::{self, HISTORY_DEFAULT};
+use super::prompt::is_terminal;
+use super::text::{Colours, Paint};
+use super::view::Form;
+use super::{chat, clock, listen, look, pipe, send};
 use crate::broker::names::Names;
 use crate::client::{Exit, Failure, Options, address, names};
+use crate::config::default_state_dir;
+use crate::control::CHAT_FOLDER;
 use crate::shell::{self, Shell};
 
 /// Chat in groups over a ring that survives kill -9. Without a command: a prompt (JOINGROUP 1 dennis, then type).
@@ -21,10 +26,13 @@ use crate::shell::{self, Shell};
 pub struct Cli {
     #[command(flatten)]
     pub shared: Shared,
+    #[command(flatten)]
+    pub prompt: Prompt,
     #[command(subcommand)]
     pub command: Option<Command>,
 }
 
+// Where the ring is, and how its lines look.
 #[derive(Debug, Args)]
 pub struct Shared {
     /// AMQP URL of the ring's broker, or several separated by commas [default: asked of the local ring's `chaleyd`]
@@ -47,6 +55,23 @@ pub struct Shared {
     pub color: Colour,
 }
 
+// How the prompt works.
+#[derive(Debug, Args)]
+pub struct Prompt {
+    /// One line for each event, nothing is drawn anew, roles are spelled out (so with TERM=dumb)
+    #[arg(long)]
+    pub plain: bool,
+    /// Marks in ASCII only [default: as the locale says]
+    #[arg(long)]
+    pub ascii: bool,
+    /// One JSON object for each event
+    #[arg(long, conflicts_with = "plain")]
+    pub json: bool,
+    /// Events shown after a join [default: 20 on a terminal, else 0]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(..=1000))]
+    pub history: Option<u64>,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Colour {
     /// On a terminal, unless NO_COLOR or TERM=dumb says otherwise
@@ -61,6 +86,16 @@ pub enum Command {
     Send(Send),
     /// Join, print what happens in a group, one event a line
     Listen(Listen),
+    /// JSON lines in and out, for programs: {"op":"say","group":"1","text":"hi"}; exits once everything is answered
+    Pipe,
+    /// Print which groups there are
+    Groups(Groups),
+    /// Print who is in a group
+    Who(WhoIs),
+    /// Print what happened in a group: the last lines, or those of a day, or those with a text
+    History(History),
+    /// Compare a group's history on every node, and with SEQ:DIGEST that somebody else's /verify has printed
+    Verify(Verify),
     /// Print the script that completes this program's commands and options in a shell
     Completions {
         #[arg(value_name = "SHELL")]
@@ -73,6 +108,7 @@ pub enum Command {
     },
 }
 
+// A group and a nick, as given.
 #[derive(Debug, Args)]
 pub struct Member {
     /// The group: a number or a name
@@ -83,6 +119,7 @@ pub struct Member {
     pub user: String,
 }
 
+// What `send` takes.
 #[derive(Debug, Args)]
 pub struct Send {
     #[command(flatten)]
@@ -93,8 +130,78 @@ pub struct Send {
     /// Give up after so many seconds (exit code 75) [default: never]
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     pub timeout: Option<Duration>,
+    /// Name of this sending: the same again, with the same nick, adds nothing that is there already
+    #[arg(long, value_name = "KEY", value_parser = id)]
+    pub id: Option<String>,
+    /// One JSON object for each line instead of its number
+    #[arg(long)]
+    pub json: bool,
 }
 
+// How an answer is printed, and how long it may take.
+#[derive(Debug, Args)]
+pub struct Answer {
+    /// One JSON object a line
+    #[arg(long)]
+    pub json: bool,
+    /// Give up after so many seconds (exit code 75)
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "10")]
+    pub timeout: Duration,
+}
+
+// What `groups` takes.
+#[derive(Debug, Args)]
+pub struct Groups {
+    #[command(flatten)]
+    pub answer: Answer,
+}
+
+// What `who` takes.
+#[derive(Debug, Args)]
+pub struct WhoIs {
+    /// The group: a number or a name
+    #[arg(short, long, value_name = "GROUP")]
+    pub group: String,
+    #[command(flatten)]
+    pub answer: Answer,
+}
+
+// What `history` takes.
+#[derive(Debug, Args)]
+pub struct History {
+    /// The group: a number or a name
+    #[arg(short, long, value_name = "GROUP")]
+    pub group: String,
+    /// The last so many events
+    #[arg(short = 'n', long, value_name = "N", default_value_t = HISTORY_DEFAULT, value_parser = clap::value_parser!(u64).range(1..))]
+    pub lines: u64,
+    /// Those of today
+    #[arg(long, conflicts_with_all = ["date", "search"])]
+    pub today: bool,
+    /// Those of a day
+    #[arg(long, value_name = "YYYY-MM-DD", value_parser = day, conflicts_with = "search")]
+    pub date: Option<jiff::civil::Date>,
+    /// Messages with a text in them, in any case
+    #[arg(long, value_name = "TEXT")]
+    pub search: Option<String>,
+    #[command(flatten)]
+    pub answer: Answer,
+}
+
+// What `verify` takes.
+#[derive(Debug, Args)]
+pub struct Verify {
+    /// The group: a number or a name
+    #[arg(short, long, value_name = "GROUP")]
+    pub group: String,
+    /// What somebody else's /verify has printed
+    #[arg(value_name = "SEQ:DIGEST", value_parser = grammar::parse_proof)]
+    pub proof: Option<grammar::Proof>,
+    #[command(flatten)]
+    pub answer: Answer,
+}
+
+// What `listen` takes.
 #[derive(Debug, Args)]
 pub struct Listen {
     #[command(flatten)]
@@ -115,6 +222,20 @@ fn seconds(text: &str) -> Result<Duration, String> {
     }
 }
 
+fn day(text: &str) -> Result<jiff::civil::Date, String> {
+    clock::parse_day(text).ok_or_else(|| "a day is written YYYY-MM-DD".to_owned())
+}
+
+/// A line's number follows it, and keys have at most 128 characters.
+fn id(text: &str) -> Result<String, String> {
+    const ID_MAX: usize = 100;
+    let visible = text.bytes().all(|byte| byte.is_ascii_graphic());
+    match text.len() {
+        1..=ID_MAX if visible => Ok(text.to_owned()),
+        _ => Err(format!("a key is 1 to {ID_MAX} visible ASCII characters")),
+    }
+}
+
 /// A checked group and nick.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Who {
@@ -132,15 +253,43 @@ impl Member {
 }
 
 impl Colour {
-    /// Whether lines on `stream` carry colours.
-    fn paint(self, stream: &impl anstream::stream::RawStream) -> Paint {
-        let colour = match self {
+    /// Which colours lines on `stream` carry.
+    fn colours(self, stream: &impl anstream::stream::RawStream) -> Colours {
+        let wanted = match self {
             Colour::Always => true,
             Colour::Never => false,
             Colour::Auto => anstream::AutoStream::choice(stream) != anstream::ColorChoice::Never,
         };
-        Paint { colour }
+        let term = std::env::var("TERM").unwrap_or_default();
+        if wanted { chat::colours_of(&term) } else { Colours::None }
     }
+}
+
+impl Prompt {
+    /// How things are shown, by what was asked for and by what stdin and stdout are.
+    fn form(&self) -> Form {
+        let is_dumb = std::env::var("TERM").is_ok_and(|term| term == "dumb");
+        match is_terminal() {
+            _ if self.json => Form::Json,
+            _ if self.plain => Form::Plain,
+            true if is_dumb => Form::Plain,
+            true => Form::Rich,
+            false => Form::Pipe,
+        }
+    }
+}
+
+/// Whether the locale has more than ASCII: the first that is set decides, as everywhere.
+fn has_unicode() -> bool {
+    let names = ["LC_ALL", "LC_CTYPE", "LANG"];
+    let set = names
+        .iter()
+        .filter_map(|name| std::env::var(name).ok())
+        .find(|value| !value.is_empty());
+    set.is_some_and(|value| {
+        let value = value.to_ascii_lowercase();
+        value.contains("utf-8") || value.contains("utf8")
+    })
 }
 
 impl Shared {
@@ -160,22 +309,46 @@ impl Shared {
 
 /// Runs what the command line asks for.
 pub async fn run(cli: Cli) -> Result<(), Failure> {
-    let paint = cli.shared.color.paint(&std::io::stdout());
+    let colours = cli.shared.color.colours(&std::io::stdout());
+    let unicode = has_unicode() && !cli.prompt.ascii;
+    let paint = Paint { colours, unicode };
     match cli.command {
-        None => chat::run(cli.shared.options(true)?, paint).await,
+        None => chat::run(cli.shared.options(true)?, cli.manner(paint)).await,
         Some(Command::Send(command)) => {
             let who = command.member.check()?;
-            let text = command.text.filter(|text| text != "-");
-            send::run(cli.shared.options(false)?, who, text, command.timeout).await
+            let sent = send::Sent {
+                text: command.text.filter(|text| text != "-"),
+                id: command.id,
+                json: command.json,
+            };
+            send::run(cli.shared.options(false)?, who, sent, command.timeout).await
         }
         Some(Command::Listen(command)) => {
             let who = command.member.check()?;
             let form = if command.json {
                 listen::Form::Json
             } else {
-                listen::Form::Lines(paint)
+                listen::Form::Lines(colours)
             };
             listen::run(cli.shared.options(true)?, who, form, command.count).await
+        }
+        Some(Command::Pipe) => pipe::run(cli.shared.options(true)?).await,
+        Some(Command::Groups(command)) => cli.shared.look(look::Question::Groups, &command.answer, paint).await,
+        Some(Command::Who(command)) => {
+            let group = checked_group(&command.group)?;
+            cli.shared
+                .look(look::Question::Who { group }, &command.answer, paint)
+                .await
+        }
+        Some(Command::History(command)) => {
+            let question = command.question()?;
+            cli.shared.look(question, &command.answer, paint).await
+        }
+        Some(Command::Verify(command)) => {
+            let (group, proof) = (checked_group(&command.group)?, command.proof);
+            cli.shared
+                .look(look::Question::Verify { group, proof }, &command.answer, paint)
+                .await
         }
         Some(Command::Completions { shell }) => print(&shell::completions("chaley", &Cli::command(), shell)),
         Some(Command::Man { directory }) => {
@@ -184,6 +357,62 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
             let page = written.map_err(failed)?;
             print(format!("the pages are there; read the first with `man {}`\n", page.display()).as_bytes())
         }
+    }
+}
+
+fn checked_group(group: &str) -> Result<String, Failure> {
+    names::group(group).map_err(|message| Failure::new(Exit::Data, message))
+}
+
+impl History {
+    fn question(&self) -> Result<look::Question, Failure> {
+        let group = checked_group(&self.group)?;
+        Ok(match (&self.search, self.date) {
+            (Some(text), _) => look::Question::Search {
+                group,
+                text: text.clone(),
+            },
+            (None, Some(day)) => look::Question::Day { group, day },
+            (None, None) if self.today => look::Question::Today { group },
+            (None, None) => look::Question::Last {
+                group,
+                count: self.lines,
+            },
+        })
+    }
+}
+
+impl Cli {
+    /// How the prompt works.
+    fn manner(&self, paint: Paint) -> chat::Manner {
+        let form = self.prompt.form();
+        let usual = if is_terminal() && form != Form::Json {
+            HISTORY_DEFAULT
+        } else {
+            0
+        };
+        chat::Manner {
+            form,
+            paint,
+            history: self.prompt.history.unwrap_or(usual),
+            keep: self.shared.keep(),
+        }
+    }
+}
+
+impl Shared {
+    async fn look(&self, question: look::Question, answer: &Answer, paint: Paint) -> Result<(), Failure> {
+        let options = self.options(false)?;
+        look::run(options, question, answer.json, paint, Some(answer.timeout)).await
+    }
+
+    /// The directory of what is kept for a person; none without a home.
+    fn keep(&self) -> Option<PathBuf> {
+        let directory = match &self.state_dir {
+            Some(directory) => Some(directory.clone()),
+            None => default_state_dir(self.cluster.cluster()).ok(),
+        };
+        directory.map(|directory| directory.join(CHAT_FOLDER))
     }
 }
 

@@ -1,26 +1,91 @@
 //! What a line at the prompt means: commands of the old system, commands with a slash, or a message.
 
+use jiff::civil::Date;
+
+use super::clock::parse_day;
 use crate::client::names;
+use crate::config::did_you_mean;
 
 /// Events shown by `/history` without a number.
 pub const HISTORY_DEFAULT: u64 = 20;
+/// Longest digest that `/verify` takes.
+const DIGEST_CHARS: usize = 32;
 
 /// A line, understood.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Line {
     Empty,
+    /// `user` none: the nick of the group before.
     Join {
         group: String,
-        user: String,
+        user: Option<String>,
     },
-    Leave,
+    /// `group` none: the present one; so below.
+    Leave {
+        group: Option<String>,
+    },
+    /// Another group becomes the present one; none: the next.
+    Switch {
+        group: Option<String>,
+    },
     /// A message, exactly as typed.
     Say(String),
-    Who,
-    History(u64),
+    /// A message to one member alone.
+    Tell {
+        to: String,
+        text: String,
+    },
+    Who {
+        group: Option<String>,
+    },
+    Groups,
+    History(Span),
+    Search(String),
+    Status,
+    /// Compare the group's digest; with a friend's value, if there is one.
+    Verify(Option<Proof>),
     Help,
     Quit,
 }
+
+/// Which part of the history.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Span {
+    Last(u64),
+    Today,
+    Day(Date),
+}
+
+/// A digest at a number, as `/verify` prints it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Proof {
+    pub seq: u64,
+    pub digest: String,
+}
+
+/// The commands with a slash: name, what follows, what it does. Completion and help come from here.
+pub const COMMANDS: [(&str, &str, &str); 12] = [
+    ("join", "<group> [user]", "join a group: a number or a name"),
+    ("leave", "[group]", "leave it"),
+    ("switch", "[group]", "what you type goes there from now on"),
+    ("who", "[group]", "who is in it"),
+    ("groups", "", "which groups there are"),
+    (
+        "history",
+        "[n | today | date]",
+        "the last n lines (20), or those of a day, as 2026-11-01",
+    ),
+    ("search", "<text>", "lines of the group with that text"),
+    ("msg", "<user> <text>", "to one member alone; so does @ <user> <text>"),
+    ("status", "", "where you are, and how the ring is"),
+    (
+        "verify",
+        "[seq:digest]",
+        "compare the group's history with every node, and with a friend's",
+    ),
+    ("help", "", "this list"),
+    ("quit", "", "leave and end (so do Ctrl-D and Ctrl-C)"),
+];
 
 /// Understands a line without its line feed. The error says what to type instead.
 pub fn parse(line: &str) -> Result<Line, String> {
@@ -33,56 +98,185 @@ pub fn parse(line: &str) -> Result<Line, String> {
         }
         return slash(command);
     }
+    if let Some(rest) = line.strip_prefix("@ ") {
+        return tell(rest);
+    }
     // A command starts in the first column: with a space before it, it is text.
     let mut words = line.split_whitespace();
-    match words.next() {
-        Some(word) if line.starts_with(word) && word.eq_ignore_ascii_case("JOINGROUP") => {
-            let (Some(group), Some(user), None) = (words.next(), words.next(), words.next()) else {
-                return Err("JOINGROUP needs a group and a user: JOINGROUP 1 dennis".to_owned());
-            };
-            let (group, user) = (names::group(group)?, names::nick(user)?);
-            Ok(Line::Join { group, user })
-        }
-        Some(word) if line.starts_with(word) && word.eq_ignore_ascii_case("LEAVEGROUP") => match words.next() {
-            None => Ok(Line::Leave),
-            Some(_) => Err("LEAVEGROUP stands alone; to send it as text, begin the line with a space".to_owned()),
+    let Some(word) = words.next().filter(|word| line.starts_with(word)) else {
+        return Ok(Line::Say(line.to_owned()));
+    };
+    let arguments: Vec<&str> = words.collect();
+    match word.to_ascii_uppercase().as_str() {
+        "JOINGROUP" => match arguments.as_slice() {
+            [group, user] => join(group, Some(user)),
+            _ => Err("JOINGROUP needs a group and a user: JOINGROUP 1 dennis".to_owned()),
         },
-        Some(_) | None => Ok(Line::Say(line.to_owned())),
+        "LEAVEGROUP" => match arguments.as_slice() {
+            [] => Ok(Line::Leave { group: None }),
+            _ => Err("LEAVEGROUP stands alone; to send it as text, begin the line with a space".to_owned()),
+        },
+        // A message may well begin with this word: only what the old system took is a command.
+        "HISTORY" => Ok(old_history(&arguments).map_or_else(|| Line::Say(line.to_owned()), Line::History)),
+        _ => Ok(Line::Say(line.to_owned())),
+    }
+}
+
+fn join(group: &str, user: Option<&str>) -> Result<Line, String> {
+    let (group, user) = (names::group(group)?, user.map(names::nick).transpose()?);
+    Ok(Line::Join { group, user })
+}
+
+/// `<user> <text>`; the text is kept as typed behind one space.
+fn tell(rest: &str) -> Result<Line, String> {
+    let split = rest.trim_start().split_once(' ');
+    let Some((to, text)) = split.filter(|(_, text)| !text.trim().is_empty()) else {
+        return Err("a private message needs a user and a text: @ dennis hello".to_owned());
+    };
+    let (to, text) = (names::nick(to)?, text.to_owned());
+    Ok(Line::Tell { to, text })
+}
+
+/// `TODAY`, `H <n>` or `DATE <YYYY-MM-DD>`, in any case.
+fn old_history(arguments: &[&str]) -> Option<Span> {
+    match arguments {
+        [today] if today.eq_ignore_ascii_case("TODAY") => Some(Span::Today),
+        [h, count] if h.eq_ignore_ascii_case("H") => count.parse().ok().filter(|count| *count > 0).map(Span::Last),
+        [date, day] if date.eq_ignore_ascii_case("DATE") => parse_day(day).map(Span::Day),
+        _ => None,
     }
 }
 
 fn slash(command: &str) -> Result<Line, String> {
-    let mut words = command.split_whitespace();
-    let name = words.next().unwrap_or_default().to_ascii_lowercase();
-    let argument = words.next();
-    if words.next().is_some() {
-        return Err(unknown(command));
-    }
-    match (name.as_str(), argument) {
-        ("help", None) => Ok(Line::Help),
-        ("who", None) => Ok(Line::Who),
-        ("quit" | "exit", None) => Ok(Line::Quit),
-        ("history", None) => Ok(Line::History(HISTORY_DEFAULT)),
-        ("history", Some(number)) => match number.parse() {
-            Ok(count) if count > 0 => Ok(Line::History(count)),
-            Ok(_) | Err(_) => Err("/history takes a number of lines: /history 50".to_owned()),
-        },
-        _ => Err(unknown(command)),
+    let (name, rest) = command.split_once(char::is_whitespace).unwrap_or((command, ""));
+    let name = name.to_ascii_lowercase();
+    let arguments: Vec<&str> = rest.split_whitespace().collect();
+    let group = |given: &Option<&&str>| given.map(|group| names::group(group)).transpose();
+    match (name.as_str(), arguments.as_slice()) {
+        ("join", [group]) => join(group, None),
+        ("join", [group, user]) => join(group, Some(user)),
+        ("join", _) => Err("/join takes a group and a user: /join 1 dennis".to_owned()),
+        ("leave", [] | [_]) => Ok(Line::Leave {
+            group: group(&arguments.first())?,
+        }),
+        ("switch", [] | [_]) => Ok(Line::Switch {
+            group: group(&arguments.first())?,
+        }),
+        ("who", [] | [_]) => Ok(Line::Who {
+            group: group(&arguments.first())?,
+        }),
+        ("groups", []) => Ok(Line::Groups),
+        ("history", _) => history(&arguments).map(Line::History),
+        ("search", []) => Err("/search takes a text: /search release".to_owned()),
+        ("search", _) => Ok(Line::Search(rest.trim().to_owned())),
+        ("msg", _) => tell(rest),
+        ("status", []) => Ok(Line::Status),
+        ("verify", []) => Ok(Line::Verify(None)),
+        ("verify", [proof]) => parse_proof(proof).map(|proof| Line::Verify(Some(proof))),
+        ("help", _) => Ok(Line::Help),
+        ("quit" | "exit", []) => Ok(Line::Quit),
+        _ => Err(unknown(command, &name)),
     }
 }
 
-fn unknown(command: &str) -> String {
-    format!("no such command: /{command}; /help lists them, //{command} sends it as text")
+fn history(arguments: &[&str]) -> Result<Span, String> {
+    let span = match arguments {
+        [] => Some(Span::Last(HISTORY_DEFAULT)),
+        [today] if today.eq_ignore_ascii_case("today") => Some(Span::Today),
+        [one] => match one.parse() {
+            Ok(count) if count > 0 => Some(Span::Last(count)),
+            Ok(_) | Err(_) => parse_day(one).map(Span::Day),
+        },
+        _ => old_history(arguments),
+    };
+    span.ok_or_else(|| {
+        "/history takes a number of lines or a day: /history 50, /history today, /history 2026-11-01".to_owned()
+    })
 }
+
+/// `<seq>:<digest>`; the beginning of a digest will do.
+pub fn parse_proof(text: &str) -> Result<Proof, String> {
+    let parsed = text.split_once(':').and_then(|(seq, digest)| {
+        let digest = digest.to_ascii_lowercase();
+        let sound = (8..=DIGEST_CHARS).contains(&digest.len()) && digest.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let seq = seq.parse().ok().filter(|seq| *seq > 0)?;
+        sound.then_some(Proof { seq, digest })
+    });
+    parsed
+        .ok_or_else(|| "/verify takes what another one's /verify has printed: /verify 121:5d41402abc4b2a76".to_owned())
+}
+
+fn unknown(command: &str, name: &str) -> String {
+    let known = COMMANDS.iter().map(|(name, _, _)| *name);
+    let guess = match did_you_mean(name, known) {
+        Some(known) => format!("did you mean /{known}? "),
+        None => String::new(),
+    };
+    format!("no such command: /{command}; {guess}/help lists them, //{command} sends it as text")
+}
+
+/// Columns in front of what `/help` says of a command.
+pub const HELP_INDENT: usize = 29;
 
 /// What `/help` shows.
-pub const HELP: &str = "\
-JOINGROUP <group> <user>   join a group: a number or a name
-LEAVEGROUP                 leave it
-/who                       who is in the group
-/history [n]               the last n lines (20)
-/quit                      leave and end (so does Ctrl-C)
-anything else is a message; //x sends \"/x\"";
+pub fn help() -> String {
+    let old = [
+        ("JOINGROUP <group> <user>", "join a group; it comes into being by that"),
+        ("LEAVEGROUP", "leave the present one"),
+        ("HISTORY TODAY | H <n>", "what was said today, the last n lines,"),
+        ("HISTORY DATE <YYYY-MM-DD>", "or on a day"),
+        ("@ <user> <text>", "to one member alone"),
+    ];
+    let new = COMMANDS
+        .iter()
+        .map(|(name, arguments, help)| (format!("/{name} {arguments}"), *help));
+    let all = old
+        .iter()
+        .map(|(command, help)| ((*command).to_owned(), *help))
+        .chain(new);
+    let mut lines: Vec<String> = all
+        .map(|(command, help)| format!("{command:<width$}{help}", width = HELP_INDENT))
+        .collect();
+    lines.push("anything else is a message; //x sends \"/x\"".to_owned());
+    lines.join("\n")
+}
+
+/// What the end of `text` may become: a command, or one of the nicks given, with what usually follows.
+pub fn complete(text: &str, nicks: &[String], groups: &[String]) -> (usize, Vec<String>) {
+    let start = text.rfind(char::is_whitespace).map_or(0, |space| {
+        space
+            + text
+                .get(space..)
+                .and_then(|rest| rest.chars().next())
+                .map_or(1, char::len_utf8)
+    });
+    let (before, word) = text.split_at(start);
+    let matches = |candidate: &str| {
+        candidate
+            .get(..word.len())
+            .is_some_and(|beginning| beginning.eq_ignore_ascii_case(word))
+            || candidate.to_lowercase().starts_with(&word.to_lowercase())
+    };
+    let command = before.split_whitespace().next().unwrap_or_default();
+    let is_command = before.is_empty() && word.starts_with('/');
+    let candidates: Vec<String> = if is_command {
+        COMMANDS.iter().map(|(name, _, _)| format!("/{name} ")).collect()
+    } else if matches!(command, "/join" | "/leave" | "/switch") || command.eq_ignore_ascii_case("JOINGROUP") {
+        groups.iter().map(|group| format!("{group} ")).collect()
+    } else if word.is_empty() && before.is_empty() {
+        return (0, Vec::new());
+    } else {
+        // A nick at the beginning of a line is an address.
+        let end = if before.is_empty() { ": " } else { " " };
+        let called = nicks.iter().map(|nick| format!("{nick}{end}"));
+        let mentioned = nicks.iter().map(|nick| format!("@{nick}{end}"));
+        called.chain(mentioned.filter(|_| word.starts_with('@'))).collect()
+    };
+    (
+        start,
+        candidates.into_iter().filter(|candidate| matches(candidate)).collect(),
+    )
+}
 
 #[cfg(test)]
 mod tests {
@@ -101,6 +295,11 @@ mod tests {
             "ÄÖ 世界 ",
             " JOINGROUP 1 x",
             "JOINGROUPS 1 x",
+            "history is written by the victors",
+            "HISTORY",
+            "HISTORY H 0",
+            "HISTORY DATE 2026-13-01",
+            "@dennis hi",
             "\t",
             " ",
         ] {
@@ -110,18 +309,69 @@ mod tests {
         assert_eq!(parse(""), Ok(Line::Empty));
     }
 
+    fn join(group: &str, user: Option<&str>) -> Result<Line, String> {
+        let (group, user) = (group.to_owned(), user.map(str::to_owned));
+        Ok(Line::Join { group, user })
+    }
+
     #[test]
     fn commands_in_any_case() {
-        let join = Line::Join {
-            group: "1".to_owned(),
-            user: "Dennis".to_owned(),
-        };
-        assert_eq!(parse("joinGroup  01 Dennis "), Ok(join));
-        assert_eq!(parse("leavegroup"), Ok(Line::Leave));
-        assert_eq!(parse("/HISTORY 5"), Ok(Line::History(5)));
-        assert_eq!(parse("/history"), Ok(Line::History(HISTORY_DEFAULT)));
+        assert_eq!(parse("joinGroup  01 Dennis "), join("1", Some("Dennis")));
+        assert_eq!(parse("/JOIN 01 Dennis"), join("1", Some("Dennis")));
+        assert_eq!(parse("/join team"), join("team", None));
+        assert_eq!(parse("leavegroup"), Ok(Line::Leave { group: None }));
+        let group = Some("2".to_owned());
+        assert_eq!(parse("/leave 02"), Ok(Line::Leave { group }));
+        assert_eq!(parse("/HISTORY 5"), Ok(Line::History(Span::Last(5))));
+        assert_eq!(parse("/history"), Ok(Line::History(Span::Last(HISTORY_DEFAULT))));
         assert_eq!(parse("/quit"), Ok(Line::Quit));
-        assert_eq!(parse("/who"), Ok(Line::Who));
+        assert_eq!(parse("/who"), Ok(Line::Who { group: None }));
+        assert_eq!(parse("/groups"), Ok(Line::Groups));
+        assert_eq!(parse("/search  two words "), Ok(Line::Search("two words".to_owned())));
+    }
+
+    #[test]
+    fn history_as_the_old_systems_had_it() {
+        let day = Span::Day(jiff::civil::date(2026, 11, 1));
+        assert_eq!(parse("HISTORY TODAY"), Ok(Line::History(Span::Today)));
+        assert_eq!(parse("history h 5"), Ok(Line::History(Span::Last(5))));
+        assert_eq!(parse("HISTORY DATE 2026-11-01"), Ok(Line::History(day.clone())));
+        assert_eq!(parse("/history 2026-11-01"), Ok(Line::History(day)));
+        assert_eq!(parse("/history today"), Ok(Line::History(Span::Today)));
+    }
+
+    #[test]
+    fn private_messages_keep_their_text() {
+        let tell = |text: &str| {
+            Ok(Line::Tell {
+                to: "Bob".to_owned(),
+                text: text.to_owned(),
+            })
+        };
+        assert_eq!(parse("@ Bob  two  spaces "), tell(" two  spaces "));
+        assert_eq!(parse("/msg Bob hi"), tell("hi"));
+        for bad in ["@ bob", "@ ", "@  ", "/msg", "/msg bob", "/msg bob   "] {
+            assert!(parse(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_proof_is_a_number_and_a_digest() {
+        let proof = parse("/verify 121:5D41402ABC4B2A76");
+        let expected = Proof {
+            seq: 121,
+            digest: "5d41402abc4b2a76".to_owned(),
+        };
+        assert_eq!(proof, Ok(Line::Verify(Some(expected))));
+        for bad in [
+            "/verify 121",
+            "/verify 0:5d41402abc",
+            "/verify 1:xyzxyzxyz",
+            "/verify 1:5d4",
+            "/verify :5d41402abc",
+        ] {
+            assert!(parse(bad).is_err(), "{bad:?}");
+        }
     }
 
     #[test]
@@ -134,10 +384,39 @@ mod tests {
             "LEAVEGROUP 1",
             "/",
             "/frob",
+            "/join",
             "/history x",
-            "/who me",
+            "/history 0",
+            "/who a b",
+            "/search",
         ] {
             assert!(parse(bad).is_err(), "{bad:?}");
+        }
+        let advice = parse("/histroy 5").expect_err("misspelt");
+        assert!(advice.contains("did you mean /history?"), "{advice}");
+    }
+
+    #[test]
+    fn completion_knows_commands_nicks_and_groups() {
+        let nicks = ["dennis".to_owned(), "Émile".to_owned()];
+        let groups = ["team".to_owned()];
+        let complete = |text: &str| complete(text, &nicks, &groups);
+        assert_eq!(complete("/hi"), (0, vec!["/history ".to_owned()]));
+        assert_eq!(complete("den"), (0, vec!["dennis: ".to_owned()]));
+        assert_eq!(complete("hello DEN"), (6, vec!["dennis ".to_owned()]));
+        assert_eq!(complete("hello @den"), (6, vec!["@dennis ".to_owned()]));
+        assert_eq!(complete("ask é"), (4, vec!["Émile ".to_owned()]));
+        assert_eq!(complete("/switch t"), (8, vec!["team ".to_owned()]));
+        assert_eq!(complete(""), (0, Vec::new()));
+        assert_eq!(complete("x y z"), (4, Vec::new()));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn completion_takes_any_text(text in ".{0,40}") {
+            let (start, candidates) = complete(&text, &["世界".to_owned()], &["1".to_owned()]);
+            proptest::prop_assert!(text.is_char_boundary(start));
+            proptest::prop_assert!(candidates.len() <= 20);
         }
     }
 }

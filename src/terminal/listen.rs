@@ -1,11 +1,13 @@
 //! `chaley listen`: a group's events, one a line, as they happen.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal as _, Write};
 
 use super::cli::Who;
-use super::render::Paint;
+use super::prompt::size;
+use super::render;
 use super::sanitize::harmless_json;
-use super::{Stop, TURN_MAX, complain, ended, exit_of, leave, refusal};
+use super::text::{Colours, Measure, Styled};
+use super::{Stop, TURN_MAX, complain, ended, exit_of, leave, reader_gone, refusal};
 use crate::client::{Ask, Cause, Exit, Failure, Options, Session, SessionEvent, Update};
 use crate::wire::client::Event;
 
@@ -14,7 +16,7 @@ use crate::wire::client::Event;
 pub enum Form {
     /// The event object of the client protocol.
     Json,
-    Lines(Paint),
+    Lines(Colours),
 }
 
 /// Whether to go on.
@@ -30,6 +32,7 @@ struct Listening {
     left_to_print: Option<u64>,
     joined: bool,
     missing: u64,
+    is_terminal: bool,
     out: io::BufWriter<io::Stdout>,
 }
 
@@ -42,6 +45,7 @@ pub async fn run(options: Options, who: Who, form: Form, count: Option<u64>) -> 
         left_to_print: count,
         joined: false,
         missing: 0,
+        is_terminal: io::stdout().is_terminal(),
         out: io::BufWriter::with_capacity(64 * 1024, io::stdout()),
     };
     let (group, user) = (who.group.clone(), who.user);
@@ -49,6 +53,7 @@ pub async fn run(options: Options, who: Who, form: Form, count: Option<u64>) -> 
     let ended = tokio::select! {
         ended = listening.follow(&mut session) => ended,
         () = stop.wait() => Ok(()),
+        () = reader_gone() => Ok(()),
     };
     if ended.is_ok() && listening.joined {
         // The ring finds a lost leave by itself: it is not worth waiting long.
@@ -115,8 +120,8 @@ impl Listening {
                     },
                     false,
                 ),
-                Form::Lines(paint) if !lost.is_empty() => {
-                    self.print_line(&paint.interrupted(Cause::ViewChanged, &lost))
+                Form::Lines(_) if !lost.is_empty() => {
+                    self.print_notice(&render::interrupted(Cause::ViewChanged, &lost))
                 }
                 Form::Lines(_) => Ok(Next::More),
             },
@@ -129,17 +134,17 @@ impl Listening {
             }
             SessionEvent::Back { after_ms } => match self.form {
                 Form::Json => Ok(Next::More),
-                Form::Lines(paint) => self.print_line(&paint.back(after_ms, None, self.missing)),
+                Form::Lines(_) => self.print_notice(&render::back(after_ms, None, self.missing)),
             },
             SessionEvent::View { .. }
             | SessionEvent::Interrupted { .. }
             | SessionEvent::Acknowledged { .. }
             | SessionEvent::Recent { .. }
-            | SessionEvent::Members { .. }
-            | SessionEvent::LastRead { .. }
             | SessionEvent::History { .. }
+            | SessionEvent::Members { .. }
             | SessionEvent::Groups { .. }
             | SessionEvent::Digest { .. }
+            | SessionEvent::LastRead { .. }
             | SessionEvent::Trouble { .. } => Ok(Next::More),
         }
     }
@@ -161,11 +166,28 @@ impl Listening {
                     .map_err(|error| Failure::new(Exit::Failed, format!("an event cannot be written: {error}")))?;
                 self.print_line(&harmless_json(&line))
             }
-            Form::Lines(paint) => match paint.event(event, own) {
-                Some(line) => self.print_line(&line),
+            Form::Lines(colours) => match render::line(event, own, colours) {
+                Some(line) => self.print_styled(&line),
                 None => Ok(Next::More),
             },
         }
+    }
+
+    fn print_notice(&mut self, text: &str) -> Result<Next, Failure> {
+        self.print_styled(&render::notice(text))
+    }
+
+    fn print_styled(&mut self, line: &Styled) -> Result<Next, Failure> {
+        let colours = match self.form {
+            Form::Json => Colours::None,
+            Form::Lines(colours) => colours,
+        };
+        if !self.is_terminal {
+            return self.print_line(&line.painted(colours));
+        }
+        // On a terminal no text of others reaches the first column of a row.
+        let (width, measure) = (size().columns.max(8) - 1, Measure::from_environment());
+        self.print_line(&line.rows(colours, width, measure).join("\n"))
     }
 
     fn print_line(&mut self, line: &str) -> Result<Next, Failure> {

@@ -1,14 +1,28 @@
-//! What people and scripts see of a session: the prompt, `send` and `listen`.
+//! What people and scripts see of a session: the prompt, and `send`, `listen`, `pipe` and the others.
+//!
+//! Pure are `grammar` (what a line means), `view` (what is on the screen) with `render` and `text` (how it looks),
+//! `keys`, `editor` and `canvas` (from keys to a drawn line) and `query` (the past, read by read). `prompt` has the
+//! terminal, `chat` carries things between it, the view and the session.
 
+pub mod canvas;
 pub mod chat;
 pub mod cli;
+pub mod clock;
+pub mod editor;
 pub mod grammar;
+pub mod keys;
 pub mod lines;
 pub mod listen;
+pub mod look;
+pub mod outbox;
+pub mod pipe;
 pub mod prompt;
+pub mod query;
 pub mod render;
 pub mod sanitize;
 pub mod send;
+pub mod text;
+pub mod view;
 
 use std::time::Duration;
 
@@ -26,6 +40,9 @@ pub fn complain(text: impl std::fmt::Display) {
 
 /// How long an orderly leave may take at the end; then the ring finds out by itself.
 pub const LEAVE_TIMEOUT: Duration = Duration::from_secs(3);
+/// How often it is looked whether anybody still reads standard output. A pipe tells that only to a writer, and there may
+/// be nothing to write for long.
+const READER_LOOK: Duration = Duration::from_millis(500);
 /// Updates taken from a session in one go.
 const TURN_MAX: usize = 1024;
 
@@ -37,6 +54,7 @@ pub struct Stop {
 }
 
 impl Stop {
+    /// From now on they are caught.
     pub fn new() -> Result<Stop, Failure> {
         let failed = |error: std::io::Error| Failure::new(Exit::Failed, format!("signals cannot be caught: {error}"));
         Ok(Stop {
@@ -52,6 +70,23 @@ impl Stop {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
             () = self.hang_up.recv() => {}
+        }
+    }
+}
+
+/// Returns when standard output is a pipe that nobody reads any more.
+pub(crate) async fn reader_gone() {
+    use std::os::fd::AsFd as _;
+
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    loop {
+        tokio::time::sleep(READER_LOOK).await;
+        let stdout = std::io::stdout();
+        let mut looked_at = [PollFd::new(stdout.as_fd(), PollFlags::empty())];
+        let told = poll(&mut looked_at, PollTimeout::ZERO).is_ok();
+        let [it] = &looked_at;
+        if told && it.revents().is_some_and(|events| events.contains(PollFlags::POLLERR)) {
+            return;
         }
     }
 }
@@ -93,7 +128,10 @@ pub(crate) fn refusal(ask: &Ask, code: Option<ErrorCode>, message: &str, command
     let next = match (code, ask) {
         (Some(ErrorCode::NickTaken), _) if command => format!("; JOINGROUP {group} <another nick>"),
         (Some(ErrorCode::NickTaken), _) => " (-u NICK)".to_owned(),
-        (Some(ErrorCode::TextTooLong), Ask::Say { text, .. }) => format!("; it has {} bytes", text.len()),
+        (Some(ErrorCode::TextTooLong), Ask::Say { text, .. } | Ask::Tell { text, .. }) => {
+            format!("; it has {} bytes", text.len())
+        }
+        (Some(ErrorCode::TooFast), _) if command => "; the arrow keys bring it back".to_owned(),
         (Some(ErrorCode::NotJoined | ErrorCode::NoSession | ErrorCode::SessionExpired), _) if command => {
             format!("; JOINGROUP {group} <user> joins it")
         }
@@ -101,17 +139,21 @@ pub(crate) fn refusal(ask: &Ask, code: Option<ErrorCode>, message: &str, command
     };
     let what = match ask {
         Ask::Join { user, .. } => format!("{} cannot join group {group}", sanitize::harmless(user)),
-        Ask::Say { text, .. } => format!("not sent: {}", sanitize::harmless(shorten(text))),
+        Ask::Say { text, .. } | Ask::Tell { text, .. } => {
+            format!("not sent: {}", sanitize::harmless(shorten(text)))
+        }
         Ask::Leave { .. } => format!("group {group} cannot be left"),
-        Ask::Recent { .. } => format!("no history of group {group}"),
+        Ask::MarkRead { .. } => format!("how far you have read in group {group} is not kept"),
+        Ask::Recent { .. } | Ask::History { .. } => format!("no history of group {group}"),
         Ask::Who { .. } => format!("no list of group {group}"),
-        _ => format!("refused in group {group}"),
+        Ask::Groups { .. } => "no list of groups".to_owned(),
+        Ask::Digest { .. } => format!("no digest of group {group}"),
     };
     format!("{what}: {}{next}", sanitize::harmless(message))
 }
 
 /// The beginning of a text, enough to recognise it.
-fn shorten(text: &str) -> &str {
+pub(crate) fn shorten(text: &str) -> &str {
     const ENOUGH: usize = 200;
     match text.char_indices().nth(ENOUGH) {
         Some((end, _)) => text.get(..end).unwrap_or(text),

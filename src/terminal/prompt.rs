@@ -1,32 +1,46 @@
-//! The terminal at work: a thread reads lines, another prints above the line being typed.
+//! The terminal at work: a thread reads, another writes, and between them lie the pure parts (keys, editor, canvas).
+//!
+//! Whatever waits for a slow terminal (Ctrl-S, a bad line) waits here and never in the session, which must go on
+//! answering the ring.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal as _, Read as _, Write};
 use std::os::fd::AsFd as _;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use nix::sys::termios::{SetArg, Termios, tcgetattr, tcsetattr};
-use rustyline::error::ReadlineError;
-use rustyline::{Config, DefaultEditor, ExternalPrinter as _};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::termios::{InputFlags, LocalFlags, SetArg, SpecialCharacterIndices, Termios, tcgetattr, tcsetattr};
+use nix::unistd::Pid;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
+use super::canvas::{Block, Canvas, Size, USUAL_SIZE};
+use super::complain;
+use super::editor::{Action, Complete, Editor};
+use super::keys::{Decoder, Key};
 use super::lines::{InputLine, read_line};
+use super::text::{Colours, Measure, NORMAL, Paint, Styled};
+use super::view::Shown;
 use crate::client::{Exit, Failure};
 
 /// Lines typed or read ahead of the session; beyond it the reader waits.
 pub const LINES_MAX: usize = 64;
-/// Lines waiting for the terminal; beyond it the session waits.
-pub const PRINTS_MAX: usize = 1024;
+/// Drawings waiting for the terminal; beyond it the prompt waits.
+pub const DRAWINGS_MAX: usize = 16;
 /// How long the last lines may take to appear.
 const LAST_PRINTS_TIMEOUT: Duration = Duration::from_millis(500);
-const PROMPT: &str = "> ";
-/// Ends what a line editor may have switched on (bracketed paste).
-const BRACKETED_PASTE_OFF: &[u8] = b"\x1b[?2004l";
+const BRACKETED_PASTE_ON: &str = "\x1b[?2004h";
+const BRACKETED_PASTE_OFF: &str = "\x1b[?2004l";
 
 /// What comes from the keyboard or from standard input.
 #[derive(Debug)]
 pub enum Input {
     Line(InputLine),
-    /// End of the input (Ctrl-D).
+    /// Bytes of keys, as the terminal sent them.
+    Keys(Vec<u8>),
+    /// The terminal has another size, or is ours again after a stop.
+    Changed,
+    /// End of the input.
     End,
     Error(io::Error),
 }
@@ -34,38 +48,70 @@ pub enum Input {
 /// Where lines come from and go to.
 pub struct Screen {
     pub inputs: mpsc::Receiver<Input>,
-    /// Ctrl-C at the prompt.
-    pub interrupts: mpsc::Receiver<()>,
     output: Output,
 }
 
 enum Output {
-    Pipe(io::BufWriter<io::Stdout>),
-    Terminal {
-        prints: mpsc::Sender<String>,
-        printed: oneshot::Receiver<()>,
-        _restore: Restore,
-    },
+    Lines(io::BufWriter<io::Stdout>, Colours),
+    Terminal(Box<Terminal>),
 }
 
-/// Puts the terminal's mode back when the program ends while a line is being typed.
-struct Restore(Option<Termios>);
+/// A terminal in raw mode.
+struct Terminal {
+    canvas: Canvas,
+    drawn: Option<Block>,
+    decoder: Decoder,
+    editor: Editor,
+    history: Option<PathBuf>,
+    drawings: mpsc::Sender<Drawing>,
+    mode: Mode,
+}
 
-impl Drop for Restore {
-    fn drop(&mut self) {
+enum Drawing {
+    Bytes(String),
+    /// Everything before this is on the terminal.
+    Mark(oneshot::Sender<()>),
+}
+
+/// Puts the terminal's mode back when the program ends, however it does.
+struct Mode(Option<Termios>);
+
+impl Mode {
+    /// No echo, no lines, no signals from keys: every key comes here. Output stays as it is.
+    fn raw(&self) -> io::Result<()> {
+        let Some(before) = &self.0 else { return Ok(()) };
+        let mut raw = before.clone();
+        raw.input_flags
+            .remove(InputFlags::BRKINT | InputFlags::ICRNL | InputFlags::INPCK | InputFlags::ISTRIP | InputFlags::IXON);
+        raw.local_flags
+            .remove(LocalFlags::ECHO | LocalFlags::ICANON | LocalFlags::IEXTEN | LocalFlags::ISIG);
+        for (index, value) in [(SpecialCharacterIndices::VMIN, 1), (SpecialCharacterIndices::VTIME, 0)] {
+            if let Some(slot) = raw.control_chars.get_mut(index as usize) {
+                *slot = value;
+            }
+        }
+        Ok(tcsetattr(io::stdin().as_fd(), SetArg::TCSADRAIN, &raw)?)
+    }
+
+    fn restore(&self) {
         if let Some(mode) = &self.0 {
             let _ = tcsetattr(io::stdin().as_fd(), SetArg::TCSADRAIN, mode);
-            let _ = io::stdout().write_all(BRACKETED_PASTE_OFF);
-            let _ = io::stdout().flush();
         }
     }
 }
 
+impl Drop for Mode {
+    fn drop(&mut self) {
+        let _ = io::stdout().write_all(BRACKETED_PASTE_OFF.as_bytes());
+        let _ = io::stdout().flush();
+        self.restore();
+    }
+}
+
 impl Screen {
-    /// Standard input and output without a prompt.
-    pub fn pipe() -> Screen {
+    /// Standard input and output line by line.
+    pub fn lines(colours: Colours) -> Screen {
         let (lines, inputs) = mpsc::channel(LINES_MAX);
-        let (_, interrupts) = mpsc::channel(1);
         std::thread::spawn(move || {
             let mut input = io::BufReader::new(io::stdin());
             let mut buffer = Vec::new();
@@ -82,93 +128,262 @@ impl Screen {
         });
         Screen {
             inputs,
-            interrupts,
-            output: Output::Pipe(io::BufWriter::new(io::stdout())),
+            output: Output::Lines(io::BufWriter::new(io::stdout()), colours),
         }
     }
 
-    /// A prompt on the terminal.
-    pub fn terminal() -> Result<Screen, Failure> {
-        let restore = Restore(tcgetattr(io::stdin().as_fd()).ok());
-        let failed = |error: ReadlineError| Failure::new(Exit::Failed, format!("the terminal cannot be used: {error}"));
-        let config = Config::builder().auto_add_history(true).build();
-        let mut editor = DefaultEditor::with_config(config).map_err(failed)?;
-        let mut printer = editor.create_external_printer().map_err(failed)?;
-        let (lines, inputs) = mpsc::channel(LINES_MAX);
-        let (interrupt, interrupts) = mpsc::channel(1);
-        let (prints, mut to_print) = mpsc::channel::<String>(PRINTS_MAX);
-        let (all_printed, printed) = oneshot::channel();
-        std::thread::spawn(move || read_terminal(editor, &lines, &interrupt));
-        std::thread::spawn(move || {
-            while let Some(mut text) = to_print.blocking_recv() {
-                text.push('\n');
-                while let Ok(more) = to_print.try_recv() {
-                    text.push_str(&more);
-                    text.push('\n');
-                }
-                if printer.print(text).is_err() {
-                    return;
-                }
-            }
-            // The program may have ended already.
-            let _ = all_printed.send(());
-        });
+    /// A prompt on the terminal. `history` is the file of what was typed.
+    pub fn terminal(paint: Paint, history: Option<PathBuf>) -> Result<Screen, Failure> {
+        let failed = |error: io::Error| Failure::new(Exit::Failed, format!("the terminal cannot be used: {error}"));
+        let mode = Mode(tcgetattr(io::stdin().as_fd()).ok());
+        mode.raw().map_err(failed)?;
+        let (keys, inputs) = mpsc::channel(LINES_MAX);
+        let changes = keys.clone();
+        std::thread::spawn(move || read_keys(&keys));
+        tokio::spawn(async move { tell_changes(&changes).await });
+        let (drawings, to_draw) = mpsc::channel(DRAWINGS_MAX);
+        std::thread::spawn(move || write_drawings(to_draw));
+        let mut editor = Editor::new();
+        if let Some(path) = &history {
+            editor.load(path);
+        }
+        let terminal = Terminal {
+            canvas: Canvas::new(size(), paint, Measure::from_environment()).with_environment(),
+            drawn: None,
+            decoder: Decoder::default(),
+            editor,
+            history,
+            drawings,
+            mode,
+        };
+        // There is room for the first drawing.
+        let _ = terminal
+            .drawings
+            .try_send(Drawing::Bytes(BRACKETED_PASTE_ON.to_owned()));
         Ok(Screen {
             inputs,
-            interrupts,
-            output: Output::Terminal {
-                prints,
-                printed,
-                _restore: restore,
-            },
+            output: Output::Terminal(Box::new(terminal)),
         })
     }
 
-    /// Prints a line (or several) above the prompt.
-    pub async fn print(&mut self, text: String) {
+    /// The keys in what the terminal sent.
+    pub fn keys(&mut self, bytes: &[u8]) -> Vec<Key> {
         match &mut self.output {
-            // Whoever read the lines may have gone: what is typed is sent all the same.
-            Output::Pipe(out) => {
-                let _ = writeln!(out, "{text}");
+            Output::Lines(..) => Vec::new(),
+            Output::Terminal(it) => it.decoder.feed(bytes),
+        }
+    }
+
+    /// A key for the line being typed.
+    pub fn press(&mut self, key: Key, complete: Complete<'_>) -> Action {
+        match &mut self.output {
+            Output::Lines(..) => Action::None,
+            Output::Terminal(it) => it.editor.press(key, complete),
+        }
+    }
+
+    /// Keeps a line for the arrow keys.
+    pub fn record(&mut self, text: &str) {
+        if let Output::Terminal(it) = &mut self.output {
+            it.editor.record(text);
+        }
+    }
+
+    /// Puts a text into the line being typed.
+    pub fn set_line(&mut self, text: &str) {
+        if let Output::Terminal(it) = &mut self.output {
+            it.editor.set(text);
+        }
+    }
+
+    /// Shows lines, and below them, on a terminal, what is under way and the prompt.
+    pub async fn show(&mut self, shown: Vec<Shown>, above: Vec<Styled>, prompt: Styled) {
+        match &mut self.output {
+            Output::Lines(out, colours) => {
+                for it in shown {
+                    match it {
+                        // Whoever read the lines may have gone: what is typed is sent all the same.
+                        Shown::Line(line) => drop(writeln!(out, "{}", line.painted(*colours))),
+                        Shown::Complaint(text) => complain(text),
+                    }
+                }
             }
-            Output::Terminal { prints, .. } => {
-                let _ = prints.send(text).await;
-            }
+            Output::Terminal(it) => it.draw(shown, above, prompt).await,
         }
     }
 
     /// Nothing more waits to be printed just now.
     pub fn flush(&mut self) {
-        if let Output::Pipe(out) = &mut self.output {
+        if let Output::Lines(out, _) = &mut self.output {
             let _ = out.flush();
         }
     }
 
+    /// The terminal is to be drawn anew: it has another size, or was somebody else's for a while.
+    pub fn changed(&mut self) {
+        if let Output::Terminal(it) = &mut self.output {
+            // It may have been given back in another mode.
+            let _ = it.mode.raw();
+            it.canvas.resize(size());
+            it.drawn = None;
+        }
+    }
+
+    /// Ctrl-L.
+    pub async fn clear(&mut self) {
+        if let Output::Terminal(it) = &mut self.output {
+            let bytes = it.canvas.clear().to_owned();
+            it.drawn = None;
+            it.send(Drawing::Bytes(bytes)).await;
+        }
+    }
+
+    /// A key had nothing to do.
+    pub async fn bell(&mut self) {
+        if let Output::Terminal(it) = &mut self.output {
+            it.send(Drawing::Bytes("\x07".to_owned())).await;
+        }
+    }
+
+    /// Ctrl-Z: gives the terminal back until the shell lets the program go on.
+    pub async fn suspend(&mut self) {
+        if let Output::Terminal(it) = &mut self.output {
+            it.finish(Vec::new()).await;
+            it.mode.restore();
+            let _ = kill(Pid::from_raw(0), Signal::SIGTSTP);
+            // Here it goes on. The signal that says so has the terminal drawn anew.
+            self.changed();
+            if let Output::Terminal(it) = &mut self.output {
+                it.send(Drawing::Bytes(BRACKETED_PASTE_ON.to_owned())).await;
+            }
+        }
+    }
+
     /// Prints what is left and puts the terminal back.
-    pub async fn close(mut self) {
+    pub async fn close(mut self, shown: Vec<Shown>) {
+        match &mut self.output {
+            Output::Lines(..) => self.show(shown, Vec::new(), Styled::default()).await,
+            Output::Terminal(it) => {
+                if let Some(path) = it.history.clone() {
+                    it.editor.save(&path);
+                }
+                it.finish(shown).await;
+            }
+        }
         self.flush();
-        if let Output::Terminal { prints, printed, .. } = self.output {
-            drop(prints);
-            let _ = tokio::time::timeout(LAST_PRINTS_TIMEOUT, printed).await;
+    }
+}
+
+impl Terminal {
+    async fn draw(&mut self, shown: Vec<Shown>, above: Vec<Styled>, prompt: Styled) {
+        let prompt = match self.editor.searching() {
+            Some(wanted) => Styled::default().foreign(NORMAL, &format!("(search: {wanted}) ")),
+            None => prompt,
+        };
+        let block = Block {
+            above,
+            prompt,
+            line: self.editor.text().to_owned(),
+            cursor: self.editor.cursor(),
+        };
+        if shown.is_empty() && self.drawn.as_ref() == Some(&block) {
+            return;
+        }
+        let lines: Vec<Styled> = shown.into_iter().map(line_of).collect();
+        let bytes = self.canvas.draw(&lines, &block);
+        self.drawn = Some(block);
+        self.send(Drawing::Bytes(bytes)).await;
+    }
+
+    /// The block goes, the last lines stay; returns when they are on the terminal, or soon.
+    async fn finish(&mut self, shown: Vec<Shown>) {
+        let lines: Vec<Styled> = shown.into_iter().map(line_of).collect();
+        let bytes = self.canvas.finish(&lines);
+        self.drawn = None;
+        let (mark, reached) = oneshot::channel();
+        let finished = async {
+            self.send(Drawing::Bytes(format!("{bytes}{BRACKETED_PASTE_OFF}"))).await;
+            self.send(Drawing::Mark(mark)).await;
+            let _ = reached.await;
+        };
+        let _ = tokio::time::timeout(LAST_PRINTS_TIMEOUT, finished).await;
+    }
+
+    async fn send(&self, drawing: Drawing) {
+        // A terminal that is gone takes nothing more; the hang-up ends the program.
+        let _ = self.drawings.send(drawing).await;
+    }
+}
+
+fn line_of(shown: Shown) -> Styled {
+    match shown {
+        Shown::Line(line) => line,
+        Shown::Complaint(text) => super::render::trouble(&text),
+    }
+}
+
+/// The terminal's size, as far as it tells.
+pub fn size() -> Size {
+    match terminal_size::terminal_size() {
+        Some((terminal_size::Width(columns), terminal_size::Height(rows))) if columns > 0 && rows > 0 => Size {
+            columns: columns.into(),
+            rows: rows.into(),
+        },
+        _ => USUAL_SIZE,
+    }
+}
+
+/// Whether a person sits there: both ends are a terminal.
+pub fn is_terminal() -> bool {
+    io::stdin().is_terminal() && io::stdout().is_terminal()
+}
+
+fn read_keys(keys: &mpsc::Sender<Input>) {
+    let mut buffer = [0; 4096];
+    loop {
+        let (input, last) = match io::stdin().lock().read(&mut buffer) {
+            Ok(0) => (Input::End, true),
+            Ok(count) => (Input::Keys(buffer.get(..count).unwrap_or_default().to_vec()), false),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            // A terminal that is gone answers so; it is the end of what is typed.
+            Err(error) if error.raw_os_error() == Some(nix::libc::EIO) => (Input::End, true),
+            Err(error) => (Input::Error(error), true),
+        };
+        if keys.blocking_send(input).is_err() || last {
+            return;
         }
     }
 }
 
-fn read_terminal(mut editor: DefaultEditor, lines: &mpsc::Sender<Input>, interrupt: &mpsc::Sender<()>) {
+/// Another size, or the program goes on after a stop.
+async fn tell_changes(inputs: &mpsc::Sender<Input>) {
+    let go_on = SignalKind::from_raw(nix::libc::SIGCONT);
+    let (Ok(mut resized), Ok(mut resumed)) = (signal(SignalKind::window_change()), signal(go_on)) else {
+        return;
+    };
     loop {
-        let (input, last) = match editor.readline(PROMPT) {
-            Ok(text) => (Input::Line(InputLine::Text(text)), false),
-            Err(ReadlineError::Interrupted) => {
-                // The answer to Ctrl-C must not wait behind lines that were typed before; a second one says nothing new.
-                let _ = interrupt.try_send(());
-                return;
-            }
-            Err(ReadlineError::Eof) => (Input::End, true),
-            Err(ReadlineError::Io(error)) => (Input::Error(error), true),
-            Err(error) => (Input::Error(io::Error::other(error)), true),
-        };
-        if lines.blocking_send(input).is_err() || last {
+        tokio::select! {
+            heard = resized.recv() => if heard.is_none() { return },
+            heard = resumed.recv() => if heard.is_none() { return },
+            () = inputs.closed() => return,
+        }
+        if inputs.send(Input::Changed).await.is_err() {
             return;
+        }
+    }
+}
+
+fn write_drawings(mut to_draw: mpsc::Receiver<Drawing>) {
+    let mut out = io::stdout();
+    while let Some(drawing) = to_draw.blocking_recv() {
+        match drawing {
+            Drawing::Bytes(bytes) => {
+                if out.write_all(bytes.as_bytes()).and_then(|()| out.flush()).is_err() {
+                    return;
+                }
+            }
+            // Whoever waited may have given up.
+            Drawing::Mark(reached) => drop(reached.send(())),
         }
     }
 }

@@ -1,151 +1,467 @@
-//! How events look to a person: one line each, colour only where it adds to what the words say.
+//! How events look: in one line each, for pipes and logs, for a person, and for one who has them read aloud.
 
-use anstyle::{AnsiColor, Style};
-
-use super::sanitize::harmless;
+use super::text::{Colours, MENTION, NORMAL, NOTICE, NUMBER, PRESENCE, PRIVATE, Paint, Styled, TROUBLE, nick_style};
+use crate::chat::fold_nick;
 use crate::client::Cause;
 use crate::wire::client::{Event, GroupMember, Presence};
 
-/// Whether lines carry colours.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Paint {
-    pub colour: bool,
+/// Names listed of those who came or went together; the others are counted.
+const FOLDED_NAMES: usize = 3;
+
+/// What surrounds an event on a person's screen.
+#[derive(Debug, Clone, Copy)]
+pub struct Around<'a> {
+    pub paint: Paint,
+    /// The local time, if it is known.
+    pub time: Option<&'a str>,
+    /// The group, if there are several.
+    pub group: Option<&'a str>,
+    /// Whether it is about the session itself.
+    pub own: bool,
+    /// The own nick in the group.
+    pub me: Option<&'a str>,
 }
 
-const NUMBER: Style = Style::new().dimmed();
-const OWN: Style = AnsiColor::Green.on_default();
-const OTHER: Style = AnsiColor::Cyan.on_default();
-const PRESENCE: Style = Style::new().dimmed();
-const NOTICE: Style = AnsiColor::Yellow.on_default();
-const TROUBLE: Style = AnsiColor::Red.on_default();
+/// An event as pipes and logs have it; none for events that are not shown.
+pub fn line(event: &Event, own: bool, colours: Colours) -> Option<Styled> {
+    let number = |seq: u64| Styled::new(NUMBER, format!("[{seq}]")).with(NORMAL, " ");
+    match event {
+        Event::Message(it) => Some(
+            number(it.seq)
+                .foreign(name_style(&it.from, own, colours), &it.from)
+                .with(NORMAL, ": ")
+                .foreign(NORMAL, &it.text)
+                .barred(4),
+        ),
+        Event::Private(it) => Some(
+            Styled::new(PRIVATE, "(private) ")
+                .foreign(name_style(&it.from, own, colours), &it.from)
+                .with(NORMAL, " to ")
+                .foreign(name_style(&it.to, !own, colours), &it.to)
+                .with(NORMAL, ": ")
+                .foreign(NORMAL, &it.text)
+                .barred(4),
+        ),
+        _ => {
+            let (it, what) = presence(event)?;
+            let text = Styled::new(PRESENCE, "* ").foreign(PRESENCE, &it.user);
+            Some(number(it.seq).joined(text.with(PRESENCE, format!(" {what}"))))
+        }
+    }
+}
 
-impl Paint {
-    fn paint(self, style: Style, text: &str) -> String {
-        if self.colour {
-            format!("{style}{text}{style:#}")
-        } else {
-            text.to_owned()
+fn name_style(nick: &str, own: bool, colours: Colours) -> anstyle::Style {
+    let style = nick_style(nick, colours);
+    if own { style.bold() } else { style }
+}
+
+/// Who came or went, and what to call it.
+pub fn presence(event: &Event) -> Option<(&Presence, &'static str)> {
+    Some(match event {
+        Event::Joined(it) => (it, "joined"),
+        Event::Left(it) if it.reason.as_deref() == Some("lost") => (it, "was away for too long and has left"),
+        Event::Left(it) => (it, "left"),
+        Event::Away(it) => (it, "lost the connection"),
+        Event::Back(it) => (it, "is back"),
+        _ => return None,
+    })
+}
+
+/// An event on a person's screen. The mark behind the number: an own line that every node of the ring holds, or one
+/// that names its reader. Text of others cannot reach that place, nor the first columns of any row.
+pub fn rich(event: &Event, around: Around<'_>) -> Option<Styled> {
+    let paint = around.paint;
+    let time = around
+        .time
+        .map_or_else(Styled::default, |time| Styled::new(NUMBER, format!("{time} ")));
+    let indent = time.plain().len() + 2;
+    let group = around.group.unwrap_or_default();
+    let line = match event {
+        Event::Message(it) => {
+            let named = !around.own && around.me.is_some_and(|me| mentions(&it.text, me));
+            let (mark, text) = match (around.own, named) {
+                (true, _) => (Styled::new(NUMBER, paint.mark("✓", "+")), NORMAL),
+                (false, true) => (Styled::new(MENTION, "@"), NORMAL.bold()),
+                (false, false) => (Styled::new(NORMAL, " "), NORMAL),
+            };
+            time.with(NUMBER, format!("{group}[{}]", it.seq))
+                .joined(mark)
+                .with(NORMAL, " ")
+                .foreign(name_style(&it.from, around.own, paint.colours), &it.from)
+                .with(NORMAL, ": ")
+                .foreign(text, &it.text)
+        }
+        Event::Private(it) => {
+            let mark = if around.own { paint.mark("✓", "+") } else { " " };
+            let line = time.with(PRIVATE, format!("{group}(private){mark} "));
+            let line = match around.own {
+                true => line.with(PRIVATE, "you to ").foreign(PRIVATE, &it.to),
+                false => line.foreign(PRIVATE, &it.from).with(PRIVATE, " to you"),
+            };
+            line.with(PRIVATE, ": ").foreign(NORMAL, &it.text)
+        }
+        _ => {
+            let (it, what) = presence(event)?;
+            time.with(NUMBER, format!("{group}[{}]  ", it.seq))
+                .with(PRESENCE, "* ")
+                .foreign(PRESENCE, &it.user)
+                .with(PRESENCE, format!(" {what}"))
+        }
+    };
+    Some(line.barred(indent))
+}
+
+/// An event in words, for one who hears the screen: who speaks to whom comes first.
+pub fn spoken(event: &Event, around: Around<'_>) -> Option<Styled> {
+    let place = around
+        .group
+        .map_or_else(String::new, |group| format!("in group {group}, "));
+    let time = around.time.map_or_else(String::new, |time| format!(", {time}"));
+    let line = match event {
+        Event::Message(it) if around.own => {
+            let text = format!("{place}your message {}, held by every node{time}: ", it.seq);
+            Styled::new(NORMAL, text).foreign(NORMAL, &it.text)
+        }
+        Event::Message(it) => {
+            let named = around.me.is_some_and(|me| mentions(&it.text, me));
+            let names = if named { ", naming you" } else { "" };
+            Styled::new(NORMAL, format!("{place}message {} from ", it.seq))
+                .foreign(NORMAL, &it.from)
+                .with(NORMAL, format!("{names}{time}: "))
+                .foreign(NORMAL, &it.text)
+        }
+        Event::Private(it) if around.own => Styled::new(NORMAL, format!("{place}your private message to "))
+            .foreign(NORMAL, &it.to)
+            .with(NORMAL, format!(", held by every node{time}: "))
+            .foreign(NORMAL, &it.text),
+        Event::Private(it) => Styled::new(NORMAL, format!("{place}private message to you from "))
+            .foreign(NORMAL, &it.from)
+            .with(NORMAL, format!("{time}: "))
+            .foreign(NORMAL, &it.text),
+        _ => {
+            let (it, what) = presence(event)?;
+            Styled::new(NORMAL, format!("{place}event {}: ", it.seq))
+                .foreign(NORMAL, &it.user)
+                .with(NORMAL, format!(" {what}{time}"))
+        }
+    };
+    Some(line)
+}
+
+/// Whether a text has the nick as a word of its own, in any case.
+pub fn mentions(text: &str, nick: &str) -> bool {
+    let (text, nick) = (fold_nick(text), fold_nick(nick));
+    let is_word = |c: Option<char>| c.is_some_and(char::is_alphanumeric);
+    !nick.is_empty()
+        && text.match_indices(&nick).any(|(at, _)| {
+            let (before, rest) = text.split_at(at);
+            !is_word(before.chars().next_back()) && !is_word(rest.chars().nth(nick.chars().count()))
+        })
+}
+
+/// Those who came and went together, in one line.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Folded {
+    pub first: u64,
+    pub last: u64,
+    kinds: Vec<(&'static str, Vec<String>, u64)>,
+}
+
+impl Folded {
+    /// Takes one more; events that nobody came or went by are none of its business.
+    pub fn add(&mut self, event: &Event) {
+        let Some((it, what)) = presence(event) else { return };
+        if self.kinds.is_empty() {
+            self.first = it.seq;
+        }
+        self.last = it.seq;
+        let at = match self.kinds.iter().position(|(kind, ..)| *kind == what) {
+            Some(at) => at,
+            None => {
+                self.kinds.push((what, Vec::new(), 0));
+                self.kinds.len() - 1
+            }
+        };
+        if let Some((_, names, count)) = self.kinds.get_mut(at) {
+            *count += 1;
+            if names.len() < FOLDED_NAMES {
+                names.push(it.user.clone());
+            }
         }
     }
 
-    /// A group's event; none for events that are not shown.
-    pub fn event(self, event: &Event, own: bool) -> Option<String> {
-        let line = match event {
-            Event::Message(it) => {
-                let from = self.paint(if own { OWN } else { OTHER }, &harmless(&it.from));
-                format!("{} {from}: {}", self.number(it.seq), harmless(&it.text))
+    /// Whether nobody came or went.
+    pub fn is_empty(&self) -> bool {
+        self.kinds.is_empty()
+    }
+
+    /// How many came or went.
+    pub fn count(&self) -> u64 {
+        self.kinds.iter().map(|(.., count)| count).sum()
+    }
+
+    /// The line that tells of all.
+    pub fn line(&self, group: Option<&str>, time: Option<&str>) -> Styled {
+        let group = group.unwrap_or_default();
+        let time = time.map_or_else(String::new, |time| format!("{time} "));
+        let indent = time.len() + 2;
+        let number = format!("{time}{group}[{}-{}]  ", self.first, self.last);
+        let mut line = Styled::new(NUMBER, number).with(PRESENCE, "* ");
+        for (at, (what, names, count)) in self.kinds.iter().enumerate() {
+            line = line.with(PRESENCE, if at == 0 { "" } else { "; " });
+            for (at, name) in names.iter().enumerate() {
+                let more = *count - names.len() as u64;
+                let between = match at {
+                    0 => "",
+                    _ if more == 0 && at + 1 == names.len() => " and ",
+                    _ => ", ",
+                };
+                line = line.with(PRESENCE, between).foreign(PRESENCE, name);
             }
-            Event::Joined(it) => self.presence(it, "joined"),
-            Event::Left(it) if it.reason.as_deref() == Some("lost") => {
-                self.presence(it, "was away for too long and has left")
-            }
-            Event::Left(it) => self.presence(it, "left"),
-            Event::Away(it) => self.presence(it, "lost the connection"),
-            Event::Back(it) => self.presence(it, "is back"),
-            _ => return None,
-        };
-        Some(line)
-    }
-
-    fn number(self, seq: u64) -> String {
-        self.paint(NUMBER, &format!("[{seq}]"))
-    }
-
-    fn presence(self, it: &Presence, what: &str) -> String {
-        let text = format!("* {} {what}", harmless(&it.user));
-        format!("{} {}", self.number(it.seq), self.paint(PRESENCE, &text))
-    }
-
-    /// Who is in a group.
-    pub fn members(self, group: &str, members: &[GroupMember]) -> String {
-        let name = |it: &GroupMember| match it.status.as_str() {
-            "here" => harmless(&it.user).into_owned(),
-            status => format!("{} ({})", harmless(&it.user), harmless(status)),
-        };
-        let names: Vec<String> = members.iter().map(name).collect();
-        self.notice(&format!("in group {group}: {}", names.join(", ")))
-    }
-
-    /// Something that the program says itself.
-    pub fn notice(self, text: &str) -> String {
-        self.paint(NOTICE, &format!("-- {text}"))
-    }
-
-    /// Something that went wrong.
-    pub fn trouble(self, text: &str) -> String {
-        self.paint(TROUBLE, &format!("!! {text}"))
-    }
-
-    /// The banner when the ring does not get through.
-    pub fn interrupted(self, cause: Cause, lost: &[u16]) -> String {
-        let what = match (cause, lost) {
-            (Cause::Disconnected, _) => "the connection to the broker broke".to_owned(),
-            (Cause::NoHead, _) => "the ring has no head just now".to_owned(),
-            (Cause::NoAnswer, _) => "the ring does not answer just now".to_owned(),
-            (Cause::ViewChanged, []) => "the ring has changed".to_owned(),
-            (Cause::ViewChanged, [one]) => format!("node {one} is gone"),
-            (Cause::ViewChanged, many) => {
-                let ids: Vec<String> = many.iter().map(u16::to_string).collect();
-                format!("nodes {} are gone", ids.join(", "))
-            }
-        };
-        self.notice(&format!("{what}; go on typing, nothing is lost"))
-    }
-
-    /// The line that closes an interruption. `ring` is the view if it changed, `missing` how many events are gone for good.
-    pub fn back(self, after_ms: u64, ring: Option<&[u16]>, missing: u64) -> String {
-        let seconds = format!("{}.{}", after_ms / 1000, after_ms % 1000 / 100);
-        let missed = match missing {
-            0 => "nothing missed".to_owned(),
-            1 => "one old line is no longer kept".to_owned(),
-            many => format!("{many} old lines are no longer kept"),
-        };
-        let ring = ring.map_or_else(String::new, |members| {
-            let ids: Vec<String> = members.iter().chain(members.first()).map(u16::to_string).collect();
-            format!("; ring {}", ids.join(" => "))
-        });
-        self.notice(&format!("back after {seconds} s, {missed}{ring}"))
+            let more = *count - names.len() as u64;
+            let more = if more > 0 {
+                format!(" and {more} more")
+            } else {
+                String::new()
+            };
+            let what = if *count > 1 { plural(what) } else { what };
+            line = line.with(PRESENCE, format!("{more} {what}"));
+        }
+        line.barred(indent)
     }
 }
 
+fn plural(what: &'static str) -> &'static str {
+    match what {
+        "is back" => "are back",
+        "was away for too long and has left" => "were away for too long and have left",
+        other => other,
+    }
+}
+
+/// Who is in a group, as text.
+pub fn members(group: &str, members: &[GroupMember]) -> Styled {
+    let mut line = Styled::new(NOTICE, format!("-- in group {group}: "));
+    if members.is_empty() {
+        return line.with(NOTICE, "nobody").indented(3);
+    }
+    for (at, it) in members.iter().enumerate() {
+        line = line
+            .with(NOTICE, if at == 0 { "" } else { ", " })
+            .foreign(NOTICE, &it.user);
+        if it.status != "here" {
+            line = line.with(NOTICE, " (").foreign(NOTICE, &it.status).with(NOTICE, ")");
+        }
+    }
+    line.indented(3)
+}
+
+/// Something that the program says itself.
+pub fn notice(text: &str) -> Styled {
+    Styled::new(NOTICE, format!("-- {text}")).indented(3)
+}
+
+/// Something that went wrong.
+pub fn trouble(text: &str) -> Styled {
+    Styled::new(TROUBLE, format!("!! {text}")).indented(3)
+}
+
+/// The banner when the ring does not get through, as text.
+pub fn interrupted(cause: Cause, lost: &[u16]) -> String {
+    let what = match (cause, lost) {
+        (Cause::Disconnected, _) => "the connection to the broker broke".to_owned(),
+        (Cause::NoHead, _) => "the ring has no head just now".to_owned(),
+        (Cause::NoAnswer, _) => "the ring does not answer just now".to_owned(),
+        (Cause::ViewChanged, []) => "the ring has changed".to_owned(),
+        (Cause::ViewChanged, [one]) => format!("node {one} is gone"),
+        (Cause::ViewChanged, many) => {
+            let ids: Vec<String> = many.iter().map(u16::to_string).collect();
+            format!("nodes {} are gone", ids.join(", "))
+        }
+    };
+    format!("{what}; go on typing, nothing is lost")
+}
+
+/// The line that closes an interruption, as text. `ring` is the view if it changed, `missing` how many events are gone
+/// for good.
+pub fn back(after_ms: u64, ring: Option<&[u16]>, missing: u64) -> String {
+    let seconds = format!("{}.{}", after_ms / 1000, after_ms % 1000 / 100);
+    let missed = match missing {
+        0 => "nothing missed".to_owned(),
+        1 => "one old line is no longer kept".to_owned(),
+        many => format!("{many} old lines are no longer kept"),
+    };
+    let ring = ring.map_or_else(String::new, |members| format!("; ring {}", ring_text(members)));
+    format!("back after {seconds} s, {missed}{ring}")
+}
+
+/// A ring as a circle: `1 => 3 => 1`.
+pub fn ring_text(members: &[u16]) -> String {
+    let ids: Vec<String> = members.iter().chain(members.first()).map(u16::to_string).collect();
+    ids.join(" => ")
+}
+
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
-    use crate::wire::client::Message;
+    use crate::wire::client::{Message, Private};
 
-    const PLAIN: Paint = Paint { colour: false };
-
-    fn message(from: &str, text: &str) -> Event {
+    pub fn message(seq: u64, from: &str, text: &str) -> Event {
         Event::Message(Message {
             group: "1".to_owned(),
-            seq: 121,
+            seq,
             from: from.to_owned(),
             member: 3,
             text: text.to_owned(),
-            ts: String::new(),
-            digest: String::new(),
+            ts: "2026-11-26T14:02:03.004Z".to_owned(),
+            digest: format!("{seq:032x}"),
             reference: 2,
         })
     }
 
+    pub fn came(seq: u64, user: &str) -> Presence {
+        Presence {
+            group: "1".to_owned(),
+            seq,
+            user: user.to_owned(),
+            member: seq,
+            ts: "2026-11-26T14:02:03.004Z".to_owned(),
+            digest: format!("{seq:032x}"),
+            reference: None,
+            reason: None,
+            read: None,
+        }
+    }
+
+    pub fn private(from: &str, to: &str, text: &str) -> Event {
+        Event::Private(Private {
+            group: "1".to_owned(),
+            seq: 1,
+            from: from.to_owned(),
+            member: 3,
+            to: to.to_owned(),
+            to_member: 4,
+            text: text.to_owned(),
+            ts: "2026-11-26T14:02:03.004Z".to_owned(),
+            digest: String::new(),
+            reference: 9,
+        })
+    }
+
+    const AROUND: Around<'_> = Around {
+        paint: Paint::PLAIN,
+        time: Some("14:02"),
+        group: None,
+        own: false,
+        me: Some("Eve"),
+    };
+
+    fn shown(event: &Event, around: Around<'_>) -> String {
+        rich(event, around).unwrap_or_default().plain()
+    }
+
     #[test]
     fn a_message_is_one_harmless_line() {
+        let plain = |event: &Event| line(event, false, Colours::None).unwrap_or_default().plain();
+        assert_eq!(plain(&message(121, "dennis", " hi: there")), "[121] dennis:  hi: there");
+        let evil = message(121, "e\u{202e}ve", "a\n[122] dennis: forged\u{1b}[2J");
+        assert_eq!(plain(&evil), "[121] e\\u{202e}ve: a\\n[122] dennis: forged\\u{1b}[2J");
+        assert_eq!(plain(&private("bob", "eve", "psst")), "(private) bob to eve: psst");
+    }
+
+    #[test]
+    fn a_screen_shows_whose_line_it_is_without_colour() {
+        assert_eq!(shown(&message(7, "bob", "hi all"), AROUND), "14:02 [7]  bob: hi all");
+        assert_eq!(shown(&message(7, "bob", "hi eve!"), AROUND), "14:02 [7]@ bob: hi eve!");
+        let own = Around { own: true, ..AROUND };
+        assert_eq!(shown(&message(8, "Eve", "hi"), own), "14:02 [8]+ Eve: hi");
+        let unicode = Paint {
+            colours: Colours::None,
+            unicode: true,
+        };
+        let own = Around { paint: unicode, ..own };
+        assert_eq!(shown(&message(8, "Eve", "hi"), own), "14:02 [8]✓ Eve: hi");
+        let team = Around {
+            group: Some("team"),
+            ..AROUND
+        };
         assert_eq!(
-            PLAIN.event(&message("dennis", " hi: there"), false).as_deref(),
-            Some("[121] dennis:  hi: there")
-        );
-        let evil = PLAIN.event(&message("e\u{202e}ve", "a\n[122] dennis: forged\u{1b}[2J"), false);
-        assert_eq!(
-            evil.as_deref(),
-            Some("[121] e\\u{202e}ve: a\\n[122] dennis: forged\\u{1b}[2J")
+            shown(&Event::Joined(came(9, "bob")), team),
+            "14:02 team[9]  * bob joined"
         );
     }
 
     #[test]
+    fn a_private_message_is_not_taken_for_a_public_one() {
+        assert_eq!(
+            shown(&private("bob", "Eve", "psst"), AROUND),
+            "14:02 (private)  bob to you: psst"
+        );
+        let own = Around { own: true, ..AROUND };
+        assert_eq!(
+            shown(&private("Eve", "bob", "psst"), own),
+            "14:02 (private)+ you to bob: psst"
+        );
+        // Public lines have their number there, whatever they are about.
+        let forged = message(7, "(private)", "bob to you: psst");
+        assert!(shown(&forged, AROUND).starts_with("14:02 [7]"));
+    }
+
+    #[test]
+    fn roles_are_spelled_out() {
+        let said = |event: &Event, around| spoken(event, around).unwrap_or_default().plain();
+        assert_eq!(
+            said(&message(7, "bob", "Eve: hi"), AROUND),
+            "message 7 from bob, naming you, 14:02: Eve: hi"
+        );
+        let own = Around { own: true, ..AROUND };
+        assert_eq!(
+            said(&message(8, "Eve", "hi"), own),
+            "your message 8, held by every node, 14:02: hi"
+        );
+        assert_eq!(
+            said(&private("bob", "Eve", "x"), AROUND),
+            "private message to you from bob, 14:02: x"
+        );
+        assert_eq!(
+            said(&Event::Joined(came(9, "bob")), AROUND),
+            "event 9: bob joined, 14:02"
+        );
+    }
+
+    #[test]
+    fn mentions_are_words_in_any_case() {
+        for text in ["Eve", "hi EVE, there", "@eve", "(eve)", "eve: x"] {
+            assert!(mentions(text, "Eve"), "{text}");
+        }
+        for text in ["steve", "evening", "", "ev e"] {
+            assert!(!mentions(text, "Eve"), "{text}");
+        }
+        assert!(mentions("hallo GROSS!", "groß") && mentions("世界 hi", "世界"));
+    }
+
+    #[test]
+    fn many_who_came_and_went_are_one_line() {
+        let mut folded = Folded::default();
+        for (at, user) in ["bob", "eve", "dan", "fay", "gus"].iter().enumerate() {
+            folded.add(&Event::Joined(came(4 + at as u64, user)));
+        }
+        folded.add(&Event::Left(came(9, "bob")));
+        folded.add(&Event::Back(came(10, "x")));
+        folded.add(&Event::Back(came(11, "y")));
+        assert_eq!(
+            folded.line(None, Some("14:02")).plain(),
+            "14:02 [4-11]  * bob, eve, dan and 2 more joined; bob left; x and y are back"
+        );
+        assert_eq!(folded.count(), 8);
+    }
+
+    #[test]
     fn colour_adds_nothing_but_colour() {
-        let coloured = Paint { colour: true }
-            .event(&message("dennis", "hello"), true)
-            .unwrap_or_default();
+        let event = message(121, "dennis", "hello");
+        let coloured = line(&event, true, Colours::Many)
+            .unwrap_or_default()
+            .painted(Colours::Many);
         assert_ne!(coloured, "[121] dennis: hello");
         assert_eq!(
             anstream::adapter::strip_str(&coloured).to_string(),
@@ -156,14 +472,14 @@ mod tests {
     #[test]
     fn an_interruption_closes_with_what_it_cost() {
         assert_eq!(
-            PLAIN.back(230, Some(&[1, 3]), 0),
-            "-- back after 0.2 s, nothing missed; ring 1 => 3 => 1"
+            back(230, Some(&[1, 3]), 0),
+            "back after 0.2 s, nothing missed; ring 1 => 3 => 1"
         );
         assert_eq!(
-            PLAIN.back(12_345, None, 7),
-            "-- back after 12.3 s, 7 old lines are no longer kept"
+            back(12_345, None, 7),
+            "back after 12.3 s, 7 old lines are no longer kept"
         );
-        let banner = PLAIN.interrupted(Cause::ViewChanged, &[2, 4]);
-        assert_eq!(banner, "-- nodes 2, 4 are gone; go on typing, nothing is lost");
+        let banner = interrupted(Cause::ViewChanged, &[2, 4]);
+        assert_eq!(banner, "nodes 2, 4 are gone; go on typing, nothing is lost");
     }
 }

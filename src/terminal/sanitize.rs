@@ -3,14 +3,20 @@
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
+/// Marks above and below one character that stay as they are. No script needs more; beyond it they would reach into
+/// other people's lines.
+const MARKS_MAX: usize = 6;
+
 /// Text safe for one line of a terminal: control characters (line feeds and escape sequences too), bidirectional
-/// overrides and invisible characters appear as `\n`, `\t` or `\u{1b}`; a joiner inside an emoji stays.
+/// overrides and invisible characters appear as `\n`, `\t` or `\u{1b}`, so do marks that are heaped up; a joiner
+/// inside an emoji stays.
 pub fn harmless(text: &str) -> Cow<'_, str> {
     if text.bytes().all(|byte| (0x20..0x7f).contains(&byte)) {
         return Cow::Borrowed(text);
     }
     let mut safe = String::with_capacity(text.len());
     let mut before = None;
+    let mut marks = 0;
     let mut characters = text.chars().peekable();
     while let Some(c) = characters.next() {
         let joins_pictures =
@@ -19,11 +25,15 @@ pub fn harmless(text: &str) -> Cow<'_, str> {
             '\n' => safe.push_str("\\n"),
             '\r' => safe.push_str("\\r"),
             '\t' => safe.push_str("\\t"),
-            _ if is_harmful(c) && !joins_pictures => {
+            _ if is_harmful(c) && !joins_pictures || marks == MARKS_MAX && is_mark(c) => {
                 // Writing to a string cannot fail.
                 let _ = write!(safe, "\\u{{{:x}}}", u32::from(c));
+                marks = 0;
             }
-            _ => safe.push(c),
+            _ => {
+                marks = if is_mark(c) { marks + 1 } else { 0 };
+                safe.push(c);
+            }
         }
         before = Some(c);
     }
@@ -47,6 +57,11 @@ pub fn harmless_json(line: &str) -> Cow<'_, str> {
         }
     }
     Cow::Owned(safe)
+}
+
+/// What takes no column of its own.
+fn is_mark(c: char) -> bool {
+    unicode_width::UnicodeWidthChar::width(c) == Some(0)
 }
 
 /// Emoji and what follows one: the only places where a zero-width joiner makes a picture instead of hiding something.
@@ -96,6 +111,22 @@ mod tests {
         );
         assert_eq!(harmless("\u{9b}31m\u{7f}"), "\\u{9b}31m\\u{7f}");
         assert_eq!(harmless("a\rb\nc\td"), "a\\rb\\nc\\td");
+    }
+
+    #[test]
+    fn heaped_marks_are_written_out() {
+        let heap = format!("Z{}", "\u{301}".repeat(20));
+        let safe = harmless(&heap);
+        assert!(
+            safe.starts_with("Z\u{301}\u{301}\u{301}\u{301}\u{301}\u{301}\\u{301}"),
+            "{safe:?}"
+        );
+        assert_eq!(harmless(&safe), safe);
+        assert_eq!(
+            harmless("ก็่"),
+            "ก็่",
+            "scripts that put marks above marks are as they were"
+        );
     }
 
     #[test]

@@ -8,10 +8,36 @@ use tokio::sync::oneshot;
 use super::cli::Who;
 use super::lines::{InputLine, read_line};
 use super::{Stop, TURN_MAX, complain, ended, exit_of, leave, refusal, uncertain};
+use crate::chat::ErrorCode;
 use crate::client::{Ask, Exit, Failure, Options, Session, SessionEvent, SessionHandle, Update};
 
 /// Refused lines that are each reported; the rest is counted.
 const REPORTS_MAX: u64 = 10;
+/// With an id, a nick that is taken may be this very command's, killed a moment ago: so long it is tried again.
+const NICK_PATIENCE: Duration = Duration::from_secs(40);
+/// How often.
+const NICK_AGAIN: Duration = Duration::from_millis(500);
+
+/// What is sent, and how it is told.
+#[derive(Debug, Clone, Default)]
+pub struct Sent {
+    /// None: every line of standard input.
+    pub text: Option<String>,
+    /// Makes a repeat add nothing: the lines' keys are made of it.
+    pub id: Option<String>,
+    /// One JSON object for each line instead of its number.
+    pub json: bool,
+}
+
+impl Sent {
+    /// The key of the only text, or of a line, which are numbered from 1.
+    fn key(id: Option<&str>, line: Option<u64>) -> Option<String> {
+        id.map(|id| match line {
+            None => id.to_owned(),
+            Some(line) => format!("{id}:{line}"),
+        })
+    }
+}
 
 /// What the reader of standard input says at its end.
 struct Read {
@@ -42,7 +68,9 @@ enum Phase {
 
 struct Sending {
     who: Who,
-    text: Option<String>,
+    sent: Sent,
+    /// Until when a taken nick is tried again.
+    patient_until: tokio::time::Instant,
     phase: Phase,
     /// Lines handed to the session, once known.
     lines: u64,
@@ -57,13 +85,14 @@ struct Sending {
     out: io::BufWriter<io::Stdout>,
 }
 
-/// Joins, sends, prints the numbers, leaves. `text` none: every line of standard input.
-pub async fn run(options: Options, who: Who, text: Option<String>, timeout: Option<Duration>) -> Result<(), Failure> {
+/// Joins, sends, prints the numbers, leaves.
+pub async fn run(options: Options, who: Who, sent: Sent, timeout: Option<Duration>) -> Result<(), Failure> {
     let mut stop = Stop::new()?;
     let mut session = Session::spawn(options);
     let sending = Sending {
         who,
-        text,
+        sent,
+        patient_until: tokio::time::Instant::now() + NICK_PATIENCE,
         phase: Phase::Joining,
         lines: 0,
         acknowledged: 0,
@@ -120,16 +149,31 @@ impl Sending {
     fn take(&mut self, update: Update, handle: &SessionHandle) -> Result<(), Failure> {
         match update {
             Update::Failed(failure) => Err(failure),
-            Update::Event(SessionEvent::Acknowledged { ask, seq, .. }) => {
+            Update::Event(SessionEvent::Acknowledged { ask, seq, repeated, .. }) => {
                 match ask {
                     Ask::Say { .. } => {
                         self.acknowledged += 1;
                         // Whoever reads the numbers may stop reading: the lines are sent all the same.
-                        let _ = writeln!(self.out, "{seq}");
+                        let _ = match self.sent.json {
+                            true => writeln!(self.out, "{{\"seq\":{seq},\"repeated\":{repeated}}}"),
+                            false => writeln!(self.out, "{seq}"),
+                        };
                     }
                     Ask::Join { .. } => self.start_reading(handle),
                     _ => {}
                 }
+                Ok(())
+            }
+            Update::Event(SessionEvent::Refused {
+                ask: Ask::Join { .. },
+                code: Some(ErrorCode::NickTaken),
+                ..
+            }) if self.sent.id.is_some() && tokio::time::Instant::now() < self.patient_until => {
+                let (handle, group, user) = (handle.clone(), self.who.group.clone(), self.who.user.clone());
+                tokio::spawn(async move {
+                    tokio::time::sleep(NICK_AGAIN).await;
+                    let _ = handle.ask(Ask::Join { group, user }).await;
+                });
                 Ok(())
             }
             Update::Event(SessionEvent::Refused {
@@ -148,6 +192,11 @@ impl Sending {
                     Ask::Say { .. } => {
                         self.refused += 1;
                         self.uncertain += u64::from(perhaps_ordered);
+                        if self.sent.json {
+                            let code = code.map_or("refused", |code| code.name());
+                            let line = serde_json::json!({"refused": code, "message": message});
+                            let _ = writeln!(self.out, "{line}");
+                        }
                         if self.refused <= REPORTS_MAX {
                             complain(&failure);
                         }
@@ -174,11 +223,13 @@ impl Sending {
     /// The join is through: lines may go.
     fn start_reading(&mut self, handle: &SessionHandle) {
         let (done, reading) = oneshot::channel();
-        let (handle, group, text) = (handle.clone(), self.who.group.clone(), self.text.take());
+        let (handle, group, text) = (handle.clone(), self.who.group.clone(), self.sent.text.take());
+        let id = self.sent.id.clone();
         std::thread::spawn(move || {
             let read = match text {
                 Some(text) => {
-                    let lines = u64::from(handle.blocking_ask(Ask::say(group, text)).is_ok());
+                    let key = Sent::key(id.as_deref(), None);
+                    let lines = u64::from(handle.blocking_ask(Ask::Say { group, text, key }).is_ok());
                     Read {
                         lines,
                         bad: 0,
@@ -186,7 +237,7 @@ impl Sending {
                         error: None,
                     }
                 }
-                None => read_all(&handle, &group),
+                None => read_all(&handle, &group, id.as_deref()),
             };
             // Nobody listens any more: the command is over anyway.
             let _ = done.send(read);
@@ -264,7 +315,7 @@ impl Sending {
 }
 
 /// Reads standard input to its end; waits whenever the session has no room.
-fn read_all(handle: &SessionHandle, group: &str) -> Read {
+fn read_all(handle: &SessionHandle, group: &str, id: Option<&str>) -> Read {
     let mut input = io::BufReader::with_capacity(64 * 1024, io::stdin());
     let mut buffer = Vec::new();
     let mut read = Read {
@@ -277,7 +328,9 @@ fn read_all(handle: &SessionHandle, group: &str) -> Read {
         match read_line(&mut input, &mut buffer) {
             Ok(Some(InputLine::Text(text))) => {
                 let group = group.to_owned();
-                if handle.blocking_ask(Ask::say(group, text)).is_err() {
+                // Lines that are not sent count, too: the next time the same line has the same key.
+                let key = Sent::key(id, Some(read.lines + read.bad + 1));
+                if handle.blocking_ask(Ask::Say { group, text, key }).is_err() {
                     return read;
                 }
                 read.lines += 1;

@@ -19,7 +19,10 @@ const PROGRAMS: [(&str, &[&str]); 2] = [
             "up", "state", "check", "wait", "kill", "logs", "events", "doctor", "console", "config",
         ],
     ),
-    (env!("CARGO_BIN_EXE_chaley"), &["send", "listen"]),
+    (
+        env!("CARGO_BIN_EXE_chaley"),
+        &["send", "listen", "pipe", "groups", "who", "history", "verify"],
+    ),
 ];
 
 fn program(path: &str, arguments: &[&str]) -> String {

@@ -7,6 +7,8 @@ mod prompt;
 mod proxy;
 mod ring;
 mod sessions;
+#[path = "../support/terminal.rs"]
+mod terminal;
 
 use std::time::Duration;
 
@@ -40,10 +42,28 @@ async fn clients() {
     scenario("send survives a head's death", programs::send_and_die(&url, &ring)).await;
     scenario("a timeout is kept", programs::timeout(&url, &ring)).await;
     scenario("the prompt through a fail-over", prompt::fail_over(&url, &ring)).await;
+    scenario("lines that are under way", prompt::under_way(&url, &ring)).await;
+    scenario("a paste asks first", prompt::paste(&url)).await;
+    scenario("others' text is harmless", prompt::hostile(&url)).await;
+    scenario("crowds and groups", prompt::groups(&url)).await;
+    scenario("a window of another size", prompt::window(&url)).await;
+    scenario("plain and without colour", prompt::plain(&url)).await;
+    scenario("unsent lines survive", prompt::unsent(&url, &ring)).await;
+    scenario("quitting while the ring is away", prompt::quitting(&url, &ring)).await;
     drop(ring);
     scenario(
         "the broker is killed and comes back",
         sessions::broker_dies(&mut broker),
     )
     .await;
+}
+
+/// Not part of the gate, for machines are busy: `cargo test --test client -- --ignored --nocapture latency`.
+#[tokio::test]
+#[ignore = "a measurement"]
+async fn latency() {
+    let broker = TestBroker::start().await;
+    let (nodes, url) = (broker.broker.nodes_url(), broker.broker.clients_url(None));
+    let _ring = FakeRing::start(&nodes, names()).await;
+    scenario("delivered to shown", prompt::latency(&url)).await;
 }

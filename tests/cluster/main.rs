@@ -22,6 +22,7 @@ mod outage;
 mod pauses;
 mod power;
 mod private;
+mod prompt;
 mod readme;
 mod recovery;
 mod seeds;

@@ -23,10 +23,12 @@ mod cluster;
 mod inside;
 pub mod keeper;
 mod raw;
+mod terminal;
 mod wait;
 
 pub use broker::Broker;
 pub use chat::{Acknowledged, Heard, Listener, Pouring, Sender, check_history, compare_histories};
 pub use cluster::{Cluster, Options, Ran, run, wrapped};
 pub use raw::{RawClient, Told, new_session};
+pub use terminal::Terminal;
 pub use wait::{Process, descendants, process_exists, wait_for, wait_until};

@@ -10,7 +10,7 @@ use nix::sys::statfs::{FsType, NFS_SUPER_MAGIC, TMPFS_MAGIC, statfs};
 
 use super::Findings;
 use super::ring::Running;
-use crate::control::{CLIENT_URL_FILE, existing_socket};
+use crate::control::{CHAT_FOLDER, CLIENT_URL_FILE, existing_socket};
 use crate::supervisor::events;
 
 /// Below this a private RabbitMQ stops taking messages (its limit is 50 MB), and logs cannot be written.
@@ -193,8 +193,10 @@ fn writers(directory: &Path) -> Vec<u32> {
 
 fn writes(pid: u32, directory: &Path) -> bool {
     let files = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
-    let below =
-        files.filter(|file| fs::read_link(file.path()).is_ok_and(|target: PathBuf| target.starts_with(directory)));
+    // What people's prompts keep there is no business of the ring's.
+    let chat = directory.join(CHAT_FOLDER);
+    let is_the_rings = |target: PathBuf| target.starts_with(directory) && !target.starts_with(&chat);
+    let below = files.filter(|file| fs::read_link(file.path()).is_ok_and(is_the_rings));
     let mut numbers = below.filter_map(|file| file.file_name().into_string().ok());
     numbers.any(|number| {
         let info = fs::read_to_string(format!("/proc/{pid}/fdinfo/{number}")).unwrap_or_default();

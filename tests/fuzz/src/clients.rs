@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use chaley::chat::{self, Command, ErrorCode, MAX_GROUP_BYTES, SessionId, normalise_group};
 use chaley::client::core::{Ask, BATCH_REQUESTS, Core, Output, RECENT_MAX, SessionEvent};
 use chaley::ring::{Entry, Epoch};
-use chaley::terminal::render::Paint;
+use chaley::terminal::canvas::Canvas;
+use chaley::terminal::render::{self, Around};
+use chaley::terminal::text::{Colours, Paint};
 use chaley::wire::client::{
     Conversation, DELIVERY_VERSION, Delivery, Event, Incoming, MAX_HISTORY_LIMIT, MAX_REQUESTS, Message, NodeDigest,
     Presence, Private, RequestLimits, ResumedGroup, decode_delivery, encode_delivery, parse_requests, valid_reply_to,
@@ -117,10 +119,32 @@ pub fn delivery(bytes: &[u8]) {
     session.check();
 }
 
-/// Whatever it says, its line on the terminal is one line and moves no cursor.
+/// Whatever it says, its line moves no cursor, and only its first row begins in the first column.
 fn shown(event: &Event) {
-    if let Some(line) = (Paint { colour: false }).event(event, false) {
+    let around = Around {
+        paint: Paint::PLAIN,
+        time: Some("14:02"),
+        group: None,
+        own: false,
+        me: Some("eve"),
+    };
+    let forms = [
+        render::line(event, false, Colours::None),
+        render::rich(event, around),
+        render::spoken(event, around),
+    ];
+    for line in forms.iter().flatten() {
+        let line = line.plain();
         assert!(!line.chars().any(char::is_control), "{line:?}");
+    }
+    for line in forms.iter().take(2).flatten() {
+        let rows = line.rows(Colours::None, 40, Canvas::usual().measure());
+        assert!(
+            rows.iter()
+                .skip(1)
+                .all(|row| row.starts_with("    ") || row.starts_with("  | ")),
+            "{rows:?}"
+        );
     }
 }
 

@@ -29,7 +29,7 @@ const fn target(name: &'static str, run: fn(&[u8]), longest: usize) -> Target {
     Target { name, run, longest }
 }
 
-pub const TARGETS: [Target; 17] = [
+pub const TARGETS: [Target; 18] = [
     // From the broker, as a node reads it.
     target("frame", nodes::frame, 2048),
     target("view_record", nodes::view_record, 1024),
@@ -50,6 +50,7 @@ pub const TARGETS: [Target; 17] = [
     target("environment", settings::environment, 160),
     target("broker_url", settings::broker_url, 128),
     target("terminal", terminal::terminal, 256),
+    target("keyboard", terminal::keyboard, 256),
     target("names", terminal::names, 96),
 ];
 

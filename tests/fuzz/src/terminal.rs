@@ -4,7 +4,10 @@ use chaley::broker::names::Names;
 use chaley::chat::{SessionId, fold_nick, normalise_group, valid_nick};
 use chaley::client::names as asked;
 use chaley::config::did_you_mean;
-use chaley::terminal::grammar::{self, Line};
+use chaley::terminal::canvas::{Block, Canvas};
+use chaley::terminal::editor::Editor;
+use chaley::terminal::grammar::{self, Line, Span};
+use chaley::terminal::keys::Decoder;
 use chaley::terminal::lines::{InputLine, read_line};
 use chaley::terminal::sanitize::{harmless, harmless_json};
 use chaley::wire::client::{MAX_TEXT_BYTES, valid_reply_to};
@@ -33,13 +36,47 @@ fn typed(text: &str) {
         ),
         Ok(Line::Join { group, user }) => {
             assert_eq!(normalise_group(&group), Some(group.as_str()));
-            assert!(valid_nick(&user));
+            assert!(user.is_none_or(|user| valid_nick(&user)));
         }
-        Ok(Line::History(count)) => assert!(count > 0),
+        Ok(Line::Leave { group } | Line::Switch { group } | Line::Who { group }) => {
+            assert!(group.is_none_or(|group| normalise_group(&group) == Some(group.as_str())));
+        }
+        Ok(Line::Tell { to, text: told }) => assert!(valid_nick(&to) && text.ends_with(&told)),
+        Ok(Line::History(span)) => assert!(!matches!(span, Span::Last(0))),
+        Ok(Line::Verify(proof)) => assert!(proof.is_none_or(|proof| proof.seq > 0)),
+        Ok(Line::Search(wanted)) => assert!(text.contains(&wanted)),
         Ok(Line::Empty) => assert_eq!(text, ""),
-        Ok(Line::Leave | Line::Who | Line::Help | Line::Quit) => {}
+        Ok(Line::Groups | Line::Status | Line::Help | Line::Quit) => {}
         Err(why) => assert!(!why.is_empty()),
     }
+    let (start, candidates) = grammar::complete(text, &["world".to_owned()], &["1".to_owned()]);
+    assert!(text.is_char_boundary(start) && candidates.len() < 100);
+}
+
+/// Bytes as they come from a keyboard, in pieces: the line stays text, and what is drawn is what is known.
+pub fn keyboard(bytes: &[u8]) {
+    let limit = AT_ONCE + 64 * bytes.len() + 8 * MAX_TEXT_BYTES;
+    within(limit, || {
+        let (mut decoder, mut editor) = (Decoder::default(), Editor::new());
+        let mut canvas = Canvas::usual();
+        for piece in bytes.chunks(7) {
+            for key in decoder.feed(piece) {
+                let complete = |text: &str| grammar::complete(text, &["world".to_owned()], &[]);
+                let _ = editor.press(key, &complete);
+            }
+            assert!(editor.text().is_char_boundary(editor.cursor()));
+            let block = Block {
+                line: editor.text().to_owned(),
+                cursor: editor.cursor(),
+                ..Block::default()
+            };
+            let drawn = canvas.draw(&[], &block);
+            assert!(
+                !drawn.contains('\u{9b}') && !drawn.chars().any(turns_text_round),
+                "{drawn:?}"
+            );
+        }
+    });
 }
 
 /// No control character, nothing that turns text round, nothing that nobody can see: but for the joiner in an emoji.

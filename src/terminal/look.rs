@@ -1,0 +1,292 @@
+//! `chaley groups`, `who`, `history` and `verify`: one question, its answer, the end. Nobody joins for it.
+
+use std::io::{self, IsTerminal as _, Write as _};
+use std::time::Duration;
+
+use jiff::civil::Date;
+
+use super::chat::group_line;
+use super::clock::Clock;
+use super::grammar::Proof;
+use super::prompt::size;
+use super::query::{Found, Query, Step};
+use super::text::{Measure, NORMAL, Paint, Styled};
+use super::view::{Comparison, Form, Shown, View};
+use super::{Stop, complain, exit_of, refusal};
+use crate::client::{Ask, Exit, Failure, Options, Session, SessionEvent, Update};
+use crate::wire::client::{GroupSummary, NodeDigest};
+
+/// Groups asked for in one read.
+const GROUPS_PAGE: u32 = 500;
+/// How long nodes may take to tell their digests.
+const DIGESTS_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// What is asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Question {
+    Groups,
+    Who {
+        group: String,
+    },
+    /// The newest `count`.
+    Last {
+        group: String,
+        count: u64,
+    },
+    Day {
+        group: String,
+        day: Date,
+    },
+    Today {
+        group: String,
+    },
+    Search {
+        group: String,
+        text: String,
+    },
+    Verify {
+        group: String,
+        proof: Option<Proof>,
+    },
+}
+
+struct Look {
+    session: Session,
+    view: View,
+    clock: Clock,
+    form: Form,
+    out: io::BufWriter<io::Stdout>,
+}
+
+/// Asks, prints, ends. With `json` one object a line, otherwise lines for a person or a pipe.
+pub async fn run(
+    options: Options,
+    question: Question,
+    json: bool,
+    paint: Paint,
+    timeout: Option<Duration>,
+) -> Result<(), Failure> {
+    let mut stop = Stop::new()?;
+    let form = match json {
+        true => Form::Json,
+        false if io::stdout().is_terminal() => Form::Rich,
+        false => Form::Pipe,
+    };
+    let clock = Clock::local();
+    let mut look = Look {
+        session: Session::spawn(options),
+        view: View::new(form, paint, clock.clone()),
+        clock,
+        form,
+        out: io::BufWriter::new(io::stdout()),
+    };
+    let limit = async {
+        match timeout {
+            Some(timeout) => tokio::time::sleep(timeout).await,
+            None => std::future::pending().await,
+        }
+    };
+    let answered = tokio::select! {
+        answered = look.answer(question) => answered,
+        () = stop.wait() => Err(Failure::new(Exit::Failed, "interrupted")),
+        () = limit => Err(Failure::new(Exit::TimedOut, "the ring does not answer; `chaleyd state` on its machine tells why")),
+    };
+    let printed = look.print(paint);
+    look.session.close().await;
+    answered.and(printed)
+}
+
+impl Look {
+    async fn answer(&mut self, question: Question) -> Result<(), Failure> {
+        match question {
+            Question::Groups => self.groups().await,
+            Question::Who { group } => {
+                let tag = self.ask(Ask::Who { group }).await;
+                let SessionEvent::Members { group, members, .. } = self.reply(tag).await? else {
+                    return Ok(());
+                };
+                self.view.members(&group, &members);
+                Ok(())
+            }
+            Question::Last { group, count } => self.past(Query::last(&group, count)).await,
+            Question::Day { group, day } => self.past(Query::day(&group, day)).await,
+            Question::Today { group } => self.past(Query::day(&group, self.clock.today())).await,
+            Question::Search { group, text } => self.past(Query::search(&group, &text)).await,
+            Question::Verify { group, proof } => self.verify(group, proof).await,
+        }
+    }
+
+    async fn ask(&mut self, ask: Ask) -> u64 {
+        // A session that is over says so with its last update.
+        self.session.handle.ask(ask).await.unwrap_or_default()
+    }
+
+    /// The next answer to the question with this tag.
+    async fn reply(&mut self, wanted: u64) -> Result<SessionEvent, Failure> {
+        loop {
+            match self.session.updates.recv().await {
+                Some(Update::Event(
+                    event @ (SessionEvent::Members { tag, .. }
+                    | SessionEvent::History { tag, .. }
+                    | SessionEvent::Groups { tag, .. }
+                    | SessionEvent::Digest { tag, .. }),
+                )) if tag == wanted => return Ok(event),
+                Some(Update::Event(SessionEvent::Refused { ask, code, message, .. })) => {
+                    return Err(Failure::new(exit_of(code), refusal(&ask, code, &message, false)));
+                }
+                Some(Update::Failed(failure)) => return Err(failure),
+                Some(_) => {}
+                None => return Err(Failure::new(Exit::Failed, "the session ended unexpectedly")),
+            }
+        }
+    }
+
+    async fn groups(&mut self) -> Result<(), Failure> {
+        let mut all: Vec<GroupSummary> = Vec::new();
+        loop {
+            let after = all.last().map(|it| it.group.clone()).unwrap_or_default();
+            let limit = GROUPS_PAGE;
+            let tag = self.ask(Ask::Groups { after, limit }).await;
+            let SessionEvent::Groups { groups, more, .. } = self.reply(tag).await? else {
+                return Ok(());
+            };
+            let is_last = !more || groups.is_empty();
+            all.extend(groups);
+            if is_last {
+                break;
+            }
+        }
+        for it in &all {
+            let line = group_line(it, self.form, false);
+            self.view.answer(line);
+        }
+        if all.is_empty() {
+            self.view
+                .notice("there is no group yet; the first who joins one makes it");
+        }
+        Ok(())
+    }
+
+    async fn past(&mut self, mut query: Query) -> Result<(), Failure> {
+        let mut ask = query.start();
+        loop {
+            let tag = self.ask(ask).await;
+            let SessionEvent::History { events, last, .. } = self.reply(tag).await? else {
+                return Ok(());
+            };
+            match query.take(events, last, &self.clock) {
+                Step::Ask(next) => ask = next,
+                Step::Done(Found { events, note }) => {
+                    self.view.show_past(&events, 0);
+                    if let Some(note) = note {
+                        self.note(&note);
+                    }
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// What is said beside the answer: never among the lines that a script reads.
+    fn note(&mut self, text: &str) {
+        match self.form {
+            Form::Rich | Form::Plain => self.view.notice(text),
+            Form::Pipe | Form::Json => complain(text),
+        }
+    }
+
+    async fn verify(&mut self, group: String, proof: Option<Proof>) -> Result<(), Failure> {
+        let seq = match &proof {
+            Some(proof) => proof.seq,
+            None => self.newest(&group).await?,
+        };
+        let friend = proof.map(|proof| proof.digest);
+        let asked = group.clone();
+        let tag = self.ask(Ask::Digest { group: asked, seq }).await;
+        let (mut answers, mut missing): (Vec<NodeDigest>, Vec<u16>) = (Vec::new(), Vec::new());
+        let collect = async {
+            loop {
+                let SessionEvent::Digest {
+                    answer, missing: left, ..
+                } = self.reply(tag).await?
+                else {
+                    return Ok(());
+                };
+                answers.push(answer);
+                missing = left;
+                if missing.is_empty() {
+                    return Ok(());
+                }
+            }
+        };
+        // Who has not answered by then is named.
+        if let Ok(Err(failure)) = tokio::time::timeout(DIGESTS_TIMEOUT, collect).await {
+            return Err(failure);
+        }
+        let comparison = Comparison {
+            group: &group,
+            seq,
+            answers: &answers,
+            missing: &missing,
+            own: None,
+            friend: friend.as_deref(),
+        };
+        let (agreed, text) = comparison.verdict();
+        if self.form == Form::Json {
+            self.view.answer(Styled::new(NORMAL, comparison.json()));
+        } else if agreed {
+            self.view.notice(&text);
+        }
+        if agreed {
+            Ok(())
+        } else {
+            Err(Failure::new(Exit::Failed, text))
+        }
+    }
+
+    /// The group's newest number.
+    async fn newest(&mut self, group: &str) -> Result<u64, Failure> {
+        let ask = Query::last(group, 1).start();
+        let tag = self.ask(ask).await;
+        match self.reply(tag).await? {
+            SessionEvent::History { last, .. } if last > 0 => Ok(last),
+            _ => Err(Failure::new(
+                Exit::Data,
+                format!("nothing has happened in group {group} yet"),
+            )),
+        }
+    }
+
+    fn print(&mut self, paint: Paint) -> Result<(), Failure> {
+        let (width, measure) = (size().columns.max(8) - 1, Measure::from_environment());
+        for shown in self.view.drain() {
+            let written = match shown {
+                Shown::Complaint(text) => {
+                    complain(text);
+                    Ok(())
+                }
+                Shown::Line(line) if self.form == Form::Rich => {
+                    let rows = line.rows(paint.colours, width, measure);
+                    writeln!(self.out, "{}", rows.join("\n"))
+                }
+                Shown::Line(line) => writeln!(self.out, "{}", line.painted(paint.colours)),
+            };
+            if !judge(written)? {
+                return Ok(());
+            }
+        }
+        judge(self.out.flush()).map(|_| ())
+    }
+}
+
+/// Whether to go on: a closed pipe is the reader's way to say that it has enough.
+fn judge(written: io::Result<()>) -> Result<bool, Failure> {
+    match written {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => {
+            let message = format!("standard output cannot be written: {error}");
+            Err(Failure::new(Exit::Failed, message))
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! Lines without a number survive the client's own death: they are in a file until the ring has answered them.
+//!
+//! One file for each cluster, group and nick, readable to this account only. Each line that is sent is written there
+//! first, with the key under which the ring takes it once however often it is sent. A process that ends, or is killed,
+//! leaves the file; the next one that joins as the same sends what is in it. The file is not synced: a dying process
+//! loses nothing by that, a dying machine perhaps the last lines.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use crate::chat::fold_nick;
+use crate::random::{NoRandomness, random};
+
+/// Most bytes read of a file; more was not written by this program.
+const FILE_MAX: u64 = 64 * 1024 * 1024;
+/// A file longer than this is written anew, with what waits only.
+const COMPACT_BYTES: u64 = 1024 * 1024;
+
+/// A line that has no number yet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unsent {
+    pub key: String,
+    /// Whom it is for; none: everybody.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<String>,
+    pub text: String,
+}
+
+/// What a line of the file says.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Record {
+    Sent(Unsent),
+    Done(String),
+}
+
+/// The file of one group and nick, held by this process alone.
+#[derive(Debug)]
+pub struct Outbox {
+    file: File,
+    path: PathBuf,
+    waiting: Vec<Unsent>,
+    /// Keys of this process begin with this.
+    prefix: String,
+    drawn: u64,
+}
+
+impl Outbox {
+    /// The file's place: below `directory`, by names that need no care.
+    pub fn path(directory: &Path, group: &str, user: &str) -> PathBuf {
+        let digest = Sha256::digest(format!("{group}\n{}", fold_nick(user)));
+        let name: String = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+        directory.join(format!("outbox-{name}.jsonl"))
+    }
+
+    /// Opens the file, or makes it. An error of kind `WouldBlock`: another process has it.
+    pub fn open(directory: &Path, group: &str, user: &str) -> io::Result<Outbox> {
+        make_private(directory)?;
+        let path = Outbox::path(directory, group, user);
+        let mut file = open_private(&path)?;
+        let mut bytes = Vec::new();
+        (&mut file).take(FILE_MAX).read_to_end(&mut bytes)?;
+        let drawn: [u8; 8] = random().map_err(|error: NoRandomness| io::Error::other(error))?;
+        let mut outbox = Outbox {
+            file,
+            path,
+            waiting: replay(&bytes),
+            prefix: format!("{:016x}", u64::from_le_bytes(drawn)),
+            drawn: 0,
+        };
+        // Without what is torn at its end, on which the next line would be written.
+        outbox.rewrite()?;
+        Ok(outbox)
+    }
+
+    /// Lines that an earlier process left, and those of this one without an outcome, oldest first.
+    pub fn waiting(&self) -> &[Unsent] {
+        &self.waiting
+    }
+
+    /// Keeps a line until it is done; returns its key.
+    pub fn add(&mut self, to: Option<&str>, text: &str) -> io::Result<String> {
+        self.drawn += 1;
+        let key = format!("{}-{}", self.prefix, self.drawn);
+        let unsent = Unsent {
+            key: key.clone(),
+            to: to.map(str::to_owned),
+            text: text.to_owned(),
+        };
+        self.append(&Record::Sent(unsent.clone()))?;
+        self.waiting.push(unsent);
+        Ok(key)
+    }
+
+    /// The ring has answered the line with this key.
+    pub fn done(&mut self, key: &str) -> io::Result<()> {
+        let before = self.waiting.len();
+        self.waiting.retain(|it| it.key != key);
+        if self.waiting.len() == before {
+            return Ok(());
+        }
+        self.append(&Record::Done(key.to_owned()))?;
+        if self.waiting.is_empty() || self.file.metadata()?.len() > COMPACT_BYTES {
+            self.rewrite()?;
+        }
+        Ok(())
+    }
+
+    fn append(&mut self, record: &Record) -> io::Result<()> {
+        let mut line = serde_json::to_vec(record)?;
+        line.push(b'\n');
+        self.file.write_all(&line)
+    }
+
+    /// Leaves only what waits in the file: another one takes its place, whole or not at all, and is held before it does.
+    fn rewrite(&mut self) -> io::Result<()> {
+        if self.waiting.is_empty() {
+            return self.file.set_len(0);
+        }
+        let new = self.path.with_extension("new");
+        let _ = std::fs::remove_file(&new);
+        let file = open_private(&new)?;
+        let old = std::mem::replace(&mut self.file, file);
+        for unsent in self.waiting.clone() {
+            self.append(&Record::Sent(unsent))?;
+        }
+        std::fs::rename(&new, &self.path)?;
+        drop(old);
+        Ok(())
+    }
+}
+
+/// A file that nobody else reads, held by this process.
+fn open_private(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    let file = options.read(true).append(true).create(true).mode(0o600).open(path)?;
+    file.try_lock().map_err(io::Error::from)?;
+    file.set_permissions(std::fs::Permissions::from_mode(0o600))?;
+    Ok(file)
+}
+
+/// What still waits by the records of a file. A line that is torn, or none of ours, is passed over.
+fn replay(bytes: &[u8]) -> Vec<Unsent> {
+    let mut waiting: Vec<Unsent> = Vec::new();
+    for line in bytes.split(|byte| *byte == b'\n') {
+        match serde_json::from_slice(line) {
+            Ok(Record::Sent(unsent)) if waiting.iter().all(|it| it.key != unsent.key) => waiting.push(unsent),
+            Ok(Record::Done(key)) => waiting.retain(|it| it.key != key),
+            Ok(Record::Sent(_)) | Err(_) => {}
+        }
+    }
+    waiting
+}
+
+/// A directory for this account only, with those above it.
+pub fn make_private(directory: &Path) -> io::Result<()> {
+    let mut builder = DirBuilder::new();
+    builder.recursive(true).mode(0o700).create(directory)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn texts(outbox: &Outbox) -> Vec<&str> {
+        outbox.waiting().iter().map(|it| it.text.as_str()).collect()
+    }
+
+    #[test]
+    fn what_is_not_done_is_there_in_the_next_life() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let place = directory.path().join("chat");
+        let mut outbox = Outbox::open(&place, "1", "Bob").expect("opened");
+        let first = outbox.add(None, "one\nline").expect("kept");
+        let second = outbox.add(Some("eve"), "two").expect("kept");
+        outbox.add(None, "three").expect("kept");
+        outbox.done(&second).expect("noted");
+        drop(outbox);
+        let mut outbox = Outbox::open(&place, "1", "BOB").expect("the nick is the same in any case");
+        assert_eq!(texts(&outbox), ["one\nline", "three"]);
+        assert_eq!(outbox.waiting()[0].key, first, "sent again under its key");
+        for key in outbox.waiting().iter().map(|it| it.key.clone()).collect::<Vec<_>>() {
+            outbox.done(&key).expect("noted");
+        }
+        drop(outbox);
+        assert!(texts(&Outbox::open(&place, "1", "bob").expect("opened")).is_empty());
+        let path = Outbox::path(&place, "1", "bob");
+        let metadata = std::fs::metadata(&path).expect("there");
+        assert_eq!((metadata.len(), metadata.permissions().mode() & 0o777), (0, 0o600));
+    }
+
+    #[test]
+    fn a_torn_line_costs_no_other() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut outbox = Outbox::open(directory.path(), "1", "bob").expect("opened");
+        outbox.add(None, "whole").expect("kept");
+        outbox
+            .file
+            .write_all(b"{\"sent\":{\"key\":\"x\",\"te")
+            .expect("written");
+        drop(outbox);
+        let mut outbox = Outbox::open(directory.path(), "1", "bob").expect("opened");
+        outbox.add(None, "next").expect("kept");
+        drop(outbox);
+        assert_eq!(
+            texts(&Outbox::open(directory.path(), "1", "bob").expect("opened")),
+            ["whole", "next"]
+        );
+        assert!(replay(b"\xff\n[]\n{}\nnull\n").is_empty());
+    }
+
+    #[test]
+    fn groups_and_nicks_have_files_of_their_own_and_one_owner() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let _one = Outbox::open(directory.path(), "1", "bob").expect("opened");
+        let _other = Outbox::open(directory.path(), "2", "bob").expect("opened");
+        let taken = Outbox::open(directory.path(), "1", "bob").expect_err("held");
+        assert_eq!(taken.kind(), io::ErrorKind::WouldBlock);
+    }
+
+    #[test]
+    fn keys_are_never_the_same() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut keys = std::collections::BTreeSet::new();
+        for _ in 0..3 {
+            let mut outbox = Outbox::open(directory.path(), "1", "bob").expect("opened");
+            for _ in 0..10 {
+                keys.insert(outbox.add(None, "x").expect("kept"));
+            }
+        }
+        assert_eq!(keys.len(), 30);
+        assert!(
+            keys.iter()
+                .all(|key| key.len() <= 128 && key.bytes().all(|byte| byte.is_ascii_graphic()))
+        );
+    }
+}

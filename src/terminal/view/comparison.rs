@@ -1,0 +1,144 @@
+//! Whether all have seen one history.
+
+use crate::wire::client::NodeDigest;
+
+/// Digests of one place in a group's history.
+#[derive(Debug)]
+pub struct Comparison<'a> {
+    pub group: &'a str,
+    pub seq: u64,
+    pub answers: &'a [NodeDigest],
+    /// Nodes that did not answer in time.
+    pub missing: &'a [u16],
+    /// The digest of what was shown here, if it was.
+    pub own: Option<&'a str>,
+    /// The digest that somebody else was shown, or its beginning.
+    pub friend: Option<&'a str>,
+}
+
+impl Comparison<'_> {
+    /// The verdict for programs.
+    pub fn json(&self) -> String {
+        let value = serde_json::json!({
+            "type": "verified", "group": self.group, "seq": self.seq, "agreed": self.verdict().0,
+            "nodes": self.answers, "missing": self.missing,
+        });
+        value.to_string()
+    }
+
+    /// Whether all that answered have seen one history, and what to say of it.
+    pub fn verdict(&self) -> (bool, String) {
+        let Comparison { group, seq, .. } = self;
+        let known: Vec<&NodeDigest> = self.answers.iter().filter(|it| it.digest.is_some()).collect();
+        let behind: Vec<String> = self
+            .answers
+            .iter()
+            .filter(|it| it.digest.is_none())
+            .map(|it| it.node.to_string())
+            .collect();
+        let Some(first) = known.first().and_then(|it| it.digest.as_deref()) else {
+            return (
+                false,
+                format!("no node tells its digest of group {group} at {seq}; try again in a moment"),
+            );
+        };
+        let same = |other: &str| first.starts_with(&other.to_ascii_lowercase());
+        let odd: Vec<String> = known
+            .iter()
+            .filter(|it| it.digest.as_deref() != Some(first))
+            .map(|it| it.node.to_string())
+            .collect();
+        if !odd.is_empty() {
+            let text = format!(
+                "nodes have different histories of group {group} up to {seq}: {} against the others",
+                odd.join(", ")
+            );
+            return (false, text);
+        }
+        if self.own.is_some_and(|own| !same(own)) {
+            return (
+                false,
+                format!("the nodes' history of group {group} up to {seq} is not the one shown here"),
+            );
+        }
+        if self.friend.is_some_and(|friend| !same(friend)) {
+            return (
+                false,
+                format!("at {seq} of group {group} the nodes have {first}: not what you were given"),
+            );
+        }
+        let mut who = match known.len() {
+            1 => format!(
+                "node {} has",
+                known.iter().map(|it| it.node.to_string()).collect::<String>()
+            ),
+            count => format!("{count} nodes have"),
+        };
+        if self.own.is_some() {
+            who = who
+                .replace(" has", " and you have")
+                .replace(" nodes have", " nodes and you have");
+        }
+        if self.friend.is_some() {
+            who.push_str(", and whoever gave you that digest has,");
+        }
+        let missing: Vec<String> = self.missing.iter().map(u16::to_string).collect();
+        let mut text = format!("{who} one history of group {group} up to {seq}; for a friend: /verify {seq}:{first}");
+        if !behind.is_empty() {
+            text.push_str(&format!("; not that far yet: {}", behind.join(", ")));
+        }
+        if !missing.is_empty() {
+            text.push_str(&format!("; no answer from {}", missing.join(", ")));
+        }
+        (true, text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn digest(node: u16, digest: Option<&str>) -> NodeDigest {
+        NodeDigest {
+            node,
+            digest: digest.map(str::to_owned),
+            last: 9,
+        }
+    }
+
+    #[test]
+    fn digests_are_compared_with_everybody() {
+        let same = "5d41402abc4b2a765d41402abc4b2a76";
+        let other = "00000000000000000000000000000000";
+        let verdict = |answers: &[NodeDigest], missing: &[u16], own, friend| {
+            let (group, seq) = ("1", 9);
+            let comparison = Comparison {
+                group,
+                seq,
+                answers,
+                missing,
+                own,
+                friend,
+            };
+            comparison.verdict()
+        };
+        let all = [digest(1, Some(same)), digest(2, Some(same))];
+        let (ok, text) = verdict(&all, &[], Some(same), None);
+        assert!(ok);
+        assert_eq!(
+            text,
+            format!("2 nodes and you have one history of group 1 up to 9; for a friend: /verify 9:{same}")
+        );
+        assert!(verdict(&all, &[], None, Some("5D41402A")).0);
+        assert!(!verdict(&all, &[], Some(same), Some("00000000")).0);
+        assert!(!verdict(&all, &[], Some(other), None).0);
+        let (ok, text) = verdict(&[digest(1, Some(same)), digest(3, Some(other))], &[], None, None);
+        assert!(!ok && text.contains("3 against the others"), "{text}");
+        let (ok, text) = verdict(&[digest(1, Some(same)), digest(4, None)], &[2], None, None);
+        assert!(
+            ok && text.contains("not that far yet: 4") && text.contains("no answer from 2"),
+            "{text}"
+        );
+        assert!(!verdict(&[], &[1, 2], None, None).0);
+    }
+}
