@@ -77,6 +77,7 @@ impl Ring {
             n,
             group: GROUP.to_owned(),
             text: format!("{n:TEXT_BYTES$}"),
+            key: None,
         };
         let publication = |client| (first..first + REQUESTS).map(|n| say(client, n)).collect();
         self.order((1..=CLIENTS).map(publication).collect());
