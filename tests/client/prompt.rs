@@ -244,7 +244,7 @@ pub async fn groups(url: &str) {
     assert!(rows.iter().any(|row| row.ends_with("guest0: there")), "{rows:#?}");
     // Those who have said nothing yet are known, too.
     late.press("guest7\t");
-    late.sees("late@74> guest7: ").await;
+    late.sees("late@74> guest7:").await;
     late.press("\u{15}");
     let place = |text: &str| rows.iter().position(|row| row.contains(text));
     assert!(place("guest0: there") < place("* late joined"), "{rows:#?}");
