@@ -354,7 +354,10 @@ pub async fn unsent(url: &str, ring: &FakeRing) {
     ring.take_over().await;
     // The ring finds out that the killed one is gone.
     ring.expire().await;
-    let mut terminal = Terminal::start(&keeping(url, &directory), ROWS, 80);
+    let mut terminal = Terminal::start(&keeping(url, &directory), ROWS, 100);
+    terminal
+        .sees("2 lines of yours have no number in group 79; JOINGROUP 79 dennis sends what is left")
+        .await;
     terminal.press("JOINGROUP 79 dennis\r");
     terminal.sees("✓ dennis: unsent two").await;
     println!("{}", terminal.picture());
