@@ -354,7 +354,7 @@ pub async fn unsent(url: &str, ring: &FakeRing) {
     ring.take_over().await;
     // The ring finds out that the killed one is gone.
     ring.expire().await;
-    let mut terminal = Terminal::start(&keeping(url, &directory), ROWS, 100);
+    let mut terminal = Terminal::start(&keeping(url, &directory), ROWS, 120);
     terminal
         .sees("2 lines of yours have no number in group 79; JOINGROUP 79 dennis sends what is left")
         .await;
@@ -372,7 +372,7 @@ pub async fn unsent(url: &str, ring: &FakeRing) {
     ring.expire().await;
     ring.take_over().await;
     terminal.sees("a line is kept").await;
-    terminal.sees("JOINGROUP 79 <user> joins anew").await;
+    terminal.sees("JOINGROUP 79 dennis joins anew").await;
     terminal.press("/join 79\r");
     terminal.sees("✓ dennis: unsent three").await;
     terminal.press("\u{3}");
