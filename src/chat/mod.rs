@@ -72,6 +72,7 @@ mod outcome;
 mod private;
 mod session;
 mod state;
+mod step;
 mod types;
 
 pub use admission::{Admission, Admit};

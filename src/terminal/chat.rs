@@ -13,9 +13,10 @@ use super::editor::Action;
 use super::grammar::{self, Line};
 use super::keys::Key;
 use super::lines::InputLine;
-use super::outbox::Outbox;
+use super::outbox::{self, Outbox, Place};
 use super::prompt::{Input, Screen};
 use super::query::Query;
+use super::sanitize::harmless;
 use super::text::{Colours, PROMPT, Paint, Styled, WAITING};
 use super::view::{Form, View};
 use super::{LEAVE_TIMEOUT, Stop, TURN_MAX};
@@ -142,6 +143,7 @@ pub async fn run(options: Options, manner: Manner) -> Result<(), Failure> {
     if chat.is_for_people() {
         chat.view
             .notice("connected; JOINGROUP <group> <user> joins a group, /help tells the rest");
+        chat.tell_what_was_left();
     }
     let talked = chat.talk(&mut stop).await;
     chat.keep_the_rest();
@@ -150,6 +152,25 @@ pub async fn run(options: Options, manner: Manner) -> Result<(), Failure> {
 }
 
 impl Chat {
+    /// Lines of earlier lives that wait for a join.
+    fn tell_what_was_left(&mut self) {
+        let left = self.manner.keep.as_deref().map(outbox::left_behind).unwrap_or_default();
+        for (place, count) in left {
+            let Place { group, user } = place;
+            let lines = if count == 1 {
+                "a line of yours has".to_owned()
+            } else {
+                format!("{count} lines of yours have")
+            };
+            let user = harmless(&user).into_owned();
+            let text = format!(
+                "{lines} no number in group {}; JOINGROUP {group} {user} sends what is left",
+                harmless(&group)
+            );
+            self.view.notice(&text);
+        }
+    }
+
     fn is_for_people(&self) -> bool {
         matches!(self.manner.form, Form::Rich | Form::Plain)
     }

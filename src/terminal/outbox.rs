@@ -18,6 +18,8 @@ use crate::random::{NoRandomness, random};
 
 /// Most bytes read of a file; more was not written by this program.
 const FILE_MAX: u64 = 64 * 1024 * 1024;
+/// Most files looked at for lines that were left behind.
+const FILES_MAX: usize = 256;
 /// A file longer than this is written anew, with what waits only.
 const COMPACT_BYTES: u64 = 1024 * 1024;
 
@@ -31,10 +33,19 @@ pub struct Unsent {
     pub text: String,
 }
 
+/// A group, and the nick there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    pub group: String,
+    pub user: String,
+}
+
 /// What a line of the file says.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Record {
+    /// Where the lines belong: the file's first record.
+    Of(Place),
     Sent(Unsent),
     Done(String),
 }
@@ -44,6 +55,9 @@ enum Record {
 pub struct Outbox {
     file: File,
     path: PathBuf,
+    place: Place,
+    /// Nothing is in the file.
+    is_empty: bool,
     waiting: Vec<Unsent>,
     /// Keys of this process begin with this.
     prefix: String,
@@ -69,7 +83,12 @@ impl Outbox {
         let mut outbox = Outbox {
             file,
             path,
-            waiting: replay(&bytes),
+            place: Place {
+                group: group.to_owned(),
+                user: user.to_owned(),
+            },
+            is_empty: true,
+            waiting: replay(&bytes).1,
             prefix: format!("{:016x}", u64::from_le_bytes(drawn)),
             drawn: 0,
         };
@@ -112,27 +131,56 @@ impl Outbox {
     }
 
     fn append(&mut self, record: &Record) -> io::Result<()> {
-        let mut line = serde_json::to_vec(record)?;
-        line.push(b'\n');
-        self.file.write_all(&line)
+        if std::mem::take(&mut self.is_empty) {
+            write_record(&mut self.file, &Record::Of(self.place.clone()))?;
+        }
+        write_record(&mut self.file, record)
     }
 
     /// Leaves only what waits in the file: another one takes its place, whole or not at all, and is held before it does.
     fn rewrite(&mut self) -> io::Result<()> {
         if self.waiting.is_empty() {
+            self.is_empty = true;
             return self.file.set_len(0);
         }
         let new = self.path.with_extension("new");
+        // It is not there but after a death in the middle of this.
         let _ = std::fs::remove_file(&new);
-        let file = open_private(&new)?;
-        let old = std::mem::replace(&mut self.file, file);
-        for unsent in self.waiting.clone() {
-            self.append(&Record::Sent(unsent))?;
+        let mut file = open_private(&new)?;
+        write_record(&mut file, &Record::Of(self.place.clone()))?;
+        for unsent in &self.waiting {
+            write_record(&mut file, &Record::Sent(unsent.clone()))?;
         }
         std::fs::rename(&new, &self.path)?;
-        drop(old);
+        (self.file, self.is_empty) = (file, false);
         Ok(())
     }
+}
+
+/// In one piece, and behind a line feed, so that a record that was torn before costs no other.
+fn write_record(file: &mut File, record: &Record) -> io::Result<()> {
+    let mut line = vec![b'\n'];
+    serde_json::to_writer(&mut line, record)?;
+    line.push(b'\n');
+    file.write_all(&line)
+}
+
+/// Groups and nicks for which lines wait in `directory`, and how many, without those that another process holds.
+pub fn left_behind(directory: &Path) -> Vec<(Place, usize)> {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let is_outbox = |name: &str| name.starts_with("outbox-") && name.ends_with(".jsonl");
+    let names = entries.filter(|entry| entry.file_name().to_str().is_some_and(is_outbox));
+    let read = |path: PathBuf| {
+        let mut file = File::open(path).ok()?;
+        file.try_lock_shared().ok()?;
+        let mut bytes = Vec::new();
+        (&mut file).take(FILE_MAX).read_to_end(&mut bytes).ok()?;
+        let (place, waiting) = replay(&bytes);
+        Some((place?, waiting.len())).filter(|(_, count)| *count > 0)
+    };
+    let mut left: Vec<_> = names.take(FILES_MAX).filter_map(|entry| read(entry.path())).collect();
+    left.sort_by(|(one, _), (other, _)| (&one.group, &one.user).cmp(&(&other.group, &other.user)));
+    left
 }
 
 /// A file that nobody else reads, held by this process.
@@ -144,17 +192,18 @@ fn open_private(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// What still waits by the records of a file. A line that is torn, or none of ours, is passed over.
-fn replay(bytes: &[u8]) -> Vec<Unsent> {
-    let mut waiting: Vec<Unsent> = Vec::new();
+/// Where a file's lines belong and which still wait, by its records. A line that is torn, or none of ours, is passed over.
+fn replay(bytes: &[u8]) -> (Option<Place>, Vec<Unsent>) {
+    let (mut place, mut waiting): (Option<Place>, Vec<Unsent>) = (None, Vec::new());
     for line in bytes.split(|byte| *byte == b'\n') {
         match serde_json::from_slice(line) {
+            Ok(Record::Of(it)) => place = Some(it),
             Ok(Record::Sent(unsent)) if waiting.iter().all(|it| it.key != unsent.key) => waiting.push(unsent),
             Ok(Record::Done(key)) => waiting.retain(|it| it.key != key),
             Ok(Record::Sent(_)) | Err(_) => {}
         }
     }
-    waiting
+    (place, waiting)
 }
 
 /// A directory for this account only, with those above it.
@@ -211,7 +260,7 @@ mod tests {
             texts(&Outbox::open(directory.path(), "1", "bob").expect("opened")),
             ["whole", "next"]
         );
-        assert!(replay(b"\xff\n[]\n{}\nnull\n").is_empty());
+        assert_eq!(replay(b"\xff\n[]\n{}\nnull\n"), (None, Vec::new()));
     }
 
     #[test]
@@ -221,6 +270,26 @@ mod tests {
         let _other = Outbox::open(directory.path(), "2", "bob").expect("opened");
         let taken = Outbox::open(directory.path(), "1", "bob").expect_err("held");
         assert_eq!(taken.kind(), io::ErrorKind::WouldBlock);
+    }
+
+    #[test]
+    fn what_was_left_behind_is_told() {
+        let directory = tempfile::tempdir().expect("a directory");
+        assert!(left_behind(&directory.path().join("none")).is_empty());
+        for (group, user, count) in [("2", "eve", 3), ("1", "Bob", 1), ("1", "ann", 0)] {
+            let mut outbox = Outbox::open(directory.path(), group, user).expect("opened");
+            (0..count).for_each(|_| drop(outbox.add(None, "x").expect("kept")));
+        }
+        let told = |left: Vec<(Place, usize)>| -> Vec<(String, String, usize)> {
+            left.into_iter()
+                .map(|(place, count)| (place.group, place.user, count))
+                .collect()
+        };
+        let bob = ("1".to_owned(), "Bob".to_owned(), 1);
+        let eve = ("2".to_owned(), "eve".to_owned(), 3);
+        assert_eq!(told(left_behind(directory.path())), [bob.clone(), eve]);
+        let _held = Outbox::open(directory.path(), "2", "eve").expect("opened");
+        assert_eq!(told(left_behind(directory.path())), [bob]);
     }
 
     #[test]

@@ -242,6 +242,17 @@ impl<'a> Filling<'a> {
     }
 }
 
+/// A style for terminals that have eight colours.
+fn of_eight(style: Style) -> Style {
+    let colour = match style.get_fg_color() {
+        Some(colour) if Some(colour) == NOTICE.get_fg_color() => AnsiColor::Yellow,
+        Some(colour) if Some(colour) == PRIVATE.get_fg_color() => AnsiColor::Magenta,
+        Some(colour) if Some(colour) == TROUBLE.get_fg_color() => AnsiColor::Red,
+        _ => return style,
+    };
+    style.fg_color(Some(colour.into()))
+}
+
 /// Text with escape sequences where the style changes.
 #[derive(Default)]
 struct Row {
@@ -252,6 +263,11 @@ struct Row {
 impl Row {
     fn push(&mut self, style: Style, text: &str, colours: Colours) {
         use std::fmt::Write as _;
+        let style = if colours == Colours::Eight {
+            of_eight(style)
+        } else {
+            style
+        };
         if colours != Colours::None && style != self.style {
             // Writing to a string cannot fail.
             let _ = write!(self.text, "{:#}{style}", self.style);
@@ -330,6 +346,14 @@ mod tests {
             assert!(last.is_none_or(|last| last.starts_with("\u{1b}[0m")), "{row:?}");
         }
         assert!(!line.painted(Colours::None).contains('\u{1b}'));
+    }
+
+    #[test]
+    fn eight_colours_are_enough() {
+        for style in [NOTICE, PRIVATE, TROUBLE, nick_style("bob", Colours::Eight)] {
+            let painted = Styled::new(style, "x").painted(Colours::Eight);
+            assert!(painted.contains("\u{1b}[3") && !painted.contains("38;5"), "{painted:?}");
+        }
     }
 
     /// Contrast as WCAG 2 defines it.

@@ -244,7 +244,7 @@ pub async fn groups(url: &str) {
     assert!(rows.iter().any(|row| row.ends_with("guest0: there")), "{rows:#?}");
     // Those who have said nothing yet are known, too.
     late.press("guest7\t");
-    late.sees("late@74> guest7: ").await;
+    late.sees("late@74> guest7:").await;
     late.press("\u{15}");
     let place = |text: &str| rows.iter().position(|row| row.contains(text));
     assert!(place("guest0: there") < place("* late joined"), "{rows:#?}");
@@ -354,7 +354,10 @@ pub async fn unsent(url: &str, ring: &FakeRing) {
     ring.take_over().await;
     // The ring finds out that the killed one is gone.
     ring.expire().await;
-    let mut terminal = Terminal::start(&keeping(url, &directory), ROWS, 80);
+    let mut terminal = Terminal::start(&keeping(url, &directory), ROWS, 120);
+    terminal
+        .sees("2 lines of yours have no number in group 79; JOINGROUP 79 dennis sends what is left")
+        .await;
     terminal.press("JOINGROUP 79 dennis\r");
     terminal.sees("✓ dennis: unsent two").await;
     println!("{}", terminal.picture());
@@ -369,7 +372,7 @@ pub async fn unsent(url: &str, ring: &FakeRing) {
     ring.expire().await;
     ring.take_over().await;
     terminal.sees("a line is kept").await;
-    terminal.sees("JOINGROUP 79 <user> joins anew").await;
+    terminal.sees("JOINGROUP 79 dennis joins anew").await;
     terminal.press("/join 79\r");
     terminal.sees("✓ dennis: unsent three").await;
     terminal.press("\u{3}");

@@ -23,7 +23,9 @@
 //! The driver calls an input ([`Core::submit`], [`Core::receive`], [`Core::connected`], ...), then [`Core::flush`], then
 //! executes every [`Core::poll_output`] in order, then waits until [`Core::deadline`] at the latest and calls [`Core::tick`].
 
+mod answers;
 mod feed;
+mod private;
 mod reads;
 mod receive;
 #[cfg(test)]

@@ -9,7 +9,7 @@ use super::window::Outcome;
 use super::{Ask, Core, Group, Link, Output, Phase, RETRY_MS, RETURNED_MS, SessionEvent};
 use crate::chat::ErrorCode;
 use crate::ring::Millis;
-use crate::wire::client::{Conversation, Delivery, Event, NodeDigest, Private, ResumedGroup};
+use crate::wire::client::{Conversation, Delivery, Event, ResumedGroup};
 
 /// The part that all events with a place in a group have in common.
 struct Placed<'a> {
@@ -232,115 +232,8 @@ impl Core {
         self.advance(&name, now);
     }
 
-    /// Something private: of a conversation of this session, or it is not for it.
-    fn on_private(&mut self, private: Private, now: Millis) {
-        self.acknowledge_told(&private, now);
-        let Some(group) = self.groups.get_mut(&private.group) else {
-            return;
-        };
-        let with = match group.feed.member() {
-            Some(me) if private.member == me => private.to_member,
-            Some(me) if private.to_member == me => private.member,
-            // What comes before the own join is known comes again, with a beat.
-            _ => return,
-        };
-        let Some(feed) = group.conversation(with) else { return };
-        let name = private.group.clone();
-        feed.offer(private.seq, Event::Private(private));
-        self.advance_conversation(&name, with, now);
-    }
-
-    /// The own copy of what this session has told is its acknowledgement, also after the leave that was ordered behind it.
-    fn acknowledge_told(&mut self, private: &Private, now: Millis) {
-        let Private { group, member, .. } = private;
-        let here = self.groups.get(group).and_then(|group| group.feed.member()) == Some(*member);
-        let was_here = || self.departed.contains(&(group.clone(), *member));
-        if let Some(pending) = self.window.unresolved(private.reference)
-            && matches!(&pending.ask, Ask::Tell { group: theirs, .. } if theirs == group)
-            && (here || was_here())
-        {
-            let (seq, repeated) = (private.seq, false);
-            self.window
-                .resolve(private.reference, Outcome::Ordered { seq, repeated });
-            self.progressed(now);
-        }
-    }
-
-    /// Delivers what is next in a private conversation.
-    fn advance_conversation(&mut self, name: &str, with: u64, now: Millis) {
-        let Some(feed) = self.groups.get_mut(name).and_then(|group| group.feed_mut(Some(with))) else {
-            return;
-        };
-        while let Some(event) = feed.pop() {
-            let own = matches!(&event, Event::Private(private) if feed.member() == Some(private.member));
-            self.outputs
-                .push_back(Output::Tell(SessionEvent::Deliver { event, own }));
-        }
-        feed.note_gap(now);
-    }
-
-    /// An answer that is no event of a group: to a read mark, or to something said before under the same key.
-    fn on_outcome(&mut self, group: &str, n: u64, outcome: Outcome, now: Millis) {
-        let Outcome::Ordered { repeated, .. } = outcome else {
-            return;
-        };
-        let Some(pending) = self.window.unresolved(n) else {
-            return;
-        };
-        let fits = match &pending.ask {
-            Ask::MarkRead { .. } => !repeated,
-            Ask::Say { key, .. } | Ask::Tell { key, .. } => repeated && key.is_some(),
-            _ => false,
-        };
-        if fits && pending.ask.group() == group {
-            self.window.resolve(n, outcome);
-            self.progressed(now);
-        }
-    }
-
-    /// The question of the user that has this one answer.
-    fn take_page(&mut self, reference: u64, asked: impl Fn(&Ask) -> bool) -> Option<(u64, Ask)> {
-        match self.reads.get_mut(reference) {
-            Some(Purpose::Page { ask, .. }) if asked(ask) => {}
-            _ => return None,
-        }
-        match self.reads.take(reference)?.purpose {
-            Purpose::Page { tag, ask } => Some((tag, ask)),
-            _ => None,
-        }
-    }
-
-    /// One node's answer; the question stays until all members have answered.
-    fn on_digest(&mut self, answer: NodeDigest, members: Vec<u16>, reference: u64) {
-        let Some(Purpose::Digest { tag, ask, answered }) = self.reads.get_mut(reference) else {
-            return;
-        };
-        if !members.contains(&answer.node) {
-            return;
-        }
-        let is_new = answered.insert(answer.node);
-        let missing: Vec<u16> = members.into_iter().filter(|id| !answered.contains(id)).collect();
-        // Who has answered before may tell that the ring has left out whom the question was still waiting for.
-        if !is_new && !missing.is_empty() {
-            return;
-        }
-        let (tag, ask) = (*tag, ask.clone());
-        if missing.is_empty() {
-            self.reads.take(reference);
-        }
-        if let Ask::Digest { group, seq } = ask {
-            self.tell(SessionEvent::Digest {
-                tag,
-                group,
-                seq,
-                answer,
-                missing,
-            });
-        }
-    }
-
     /// The ring gave an outcome.
-    fn progressed(&mut self, now: Millis) {
+    pub(super) fn progressed(&mut self, now: Millis) {
         self.active_at = now;
         self.progress_at = now;
         self.retry_ms = RETRY_MS;
@@ -451,18 +344,6 @@ impl Core {
             }
         }
         self.hear_conversations(private, now);
-    }
-
-    fn hear_conversations(&mut self, conversations: Vec<Conversation>, now: Millis) {
-        for it in conversations {
-            let group = self.groups.get_mut(&it.group);
-            // Before the own join is known nobody knows whether it is of this membership; the next beat tells again.
-            let group = group.filter(|group| group.feed.member() == Some(it.member));
-            if let Some(feed) = group.and_then(|group| group.conversation(it.with)) {
-                feed.hear(it.seq);
-                feed.note_gap(now);
-            }
-        }
     }
 
     /// Asks for what a group or a private conversation misses, unless that is being asked already.
@@ -596,51 +477,6 @@ impl Core {
                 group.feed.wait_again(now);
             } else {
                 self.ask_catch_up(name, None);
-            }
-        }
-    }
-
-    fn catch_up_conversation(
-        &mut self,
-        name: &str,
-        with: u64,
-        events: Vec<Event>,
-        last: u64,
-        (now, is_new): (Millis, bool),
-    ) {
-        let feed = |core: &mut Core| {
-            core.groups
-                .get_mut(name)?
-                .feed_mut(Some(with))
-                .map(|feed| feed.delivered())
-        };
-        let before = feed(self);
-        for event in events {
-            if let Event::Private(private) = event
-                && private.group == name
-                && [private.member, private.to_member].contains(&with)
-            {
-                self.on_private(private, now);
-            }
-        }
-        let Some(feed) = self.groups.get_mut(name).and_then(|group| group.feed_mut(Some(with))) else {
-            return;
-        };
-        feed.hear(last);
-        if last == 0 && is_new {
-            // The ring has forgotten this conversation: it had too many, and the other one has left.
-            let past_all = feed.heard().saturating_add(1);
-            if let Some((from, to)) = feed.skip_to(past_all) {
-                let (group, with) = (name.to_owned(), Some(with));
-                self.tell(SessionEvent::Missing { group, with, from, to });
-            }
-            return;
-        }
-        if feed.has_gap() {
-            if before == Some(feed.delivered()) {
-                feed.wait_again(now);
-            } else {
-                self.ask_catch_up(name, Some(with));
             }
         }
     }

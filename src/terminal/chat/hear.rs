@@ -213,16 +213,18 @@ impl Chat {
     }
 
     fn hear_ended(&mut self, message: &str, groups: &[String], now: Millis) {
+        let again = groups.first().map(|group| {
+            let last = self.last.as_ref().filter(|(it, _)| it == group).map(|(_, user)| user);
+            let user = self.groups.get(group).map(|it| &it.user).or(last);
+            let user = user.map_or("<user>", String::as_str);
+            format!("JOINGROUP {group} {}", sanitize::harmless(user))
+        });
         let known: Vec<String> = self.groups.keys().cloned().collect();
         known.iter().for_each(|group| self.forget(group, now));
         // In no group nothing is lost with a session: the next JOINGROUP begins another one.
-        if groups.is_empty() {
-            return;
-        }
+        let Some(again) = again else { return };
         self.view.ended();
-        let group = groups.first().map_or("<group>", String::as_str);
-        let text = format!("{}; JOINGROUP {group} <user> joins anew", ended(message));
-        self.view.trouble(&text);
+        self.view.trouble(&format!("{}; {again} joins anew", ended(message)));
     }
 
     /// The session is no longer in a group.
