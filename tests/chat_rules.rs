@@ -952,3 +952,28 @@ fn first_story() -> [Command; 8] {
         expire(EVE, 7),
     ]
 }
+
+#[test]
+fn c19_groups_are_listed_by_name_from_any_name_on() {
+    let mut chat = Chat::with(&[
+        join(ANNA, 1, "rust", "anna"),
+        join(BERT, 1, "1", "bert"),
+        join(EVE, 1, "1", "eve"),
+        join(ANNA, 2, "lobby", "anna"),
+    ]);
+    chat.apply(leave(ANNA, 3, "lobby"));
+    let listed = |chat: &Chat, after: &str| -> Vec<(String, usize, u64)> {
+        let groups = chat.state.groups_after(after);
+        groups
+            .map(|group| (group.name().to_owned(), group.member_count(), group.seq()))
+            .collect()
+    };
+    let group = |name: &str, members, seq| (name.to_owned(), members, seq);
+    let all = [group("1", 2, 2), group("lobby", 0, 2), group("rust", 1, 1)];
+    assert_eq!(listed(&chat, ""), all);
+    assert_eq!(listed(&chat, "1"), all[1..]);
+    assert_eq!(listed(&chat, "la"), all[1..], "a name that is no group's");
+    assert_eq!(listed(&chat, "rust"), []);
+    assert_eq!((chat.state.user("1", 2), chat.state.user("1", 3)), (Some("eve"), None));
+    assert_eq!(chat.state.user("2", 1), None);
+}

@@ -225,7 +225,7 @@ impl RawClient {
         }
     }
 
-    /// All events of a group that the ring keeps, oldest first. The client needs a session.
+    /// All events of a group that the ring keeps, oldest first. Any session will do, also one that nobody began.
     pub fn history(&mut self, session: &str, group: &str) -> Vec<Value> {
         let mut events: Vec<Value> = Vec::new();
         loop {
