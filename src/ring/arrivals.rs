@@ -37,6 +37,20 @@ impl Arrivals {
         }
     }
 
+    /// The first one after a while that says nothing of it, because it was not watched. What was learned stays.
+    pub fn again(&mut self, now: Millis) {
+        self.first = now;
+        self.last = now;
+    }
+
+    /// The first one of a member whose former self was suspected, and was there all the same: that was no more than a gap.
+    pub fn after_wrong_suspicion(now: Millis, gap: Millis) -> Arrivals {
+        Arrivals {
+            longest: gap,
+            ..Arrivals::new(now)
+        }
+    }
+
     /// Another one.
     pub fn arrived(&mut self, now: Millis) {
         if now.saturating_sub(self.window_since) >= WINDOW_MS {
@@ -89,12 +103,12 @@ mod tests {
         regular(&mut arrivals, 520, 1480, 20);
         assert_eq!(arrivals.limit(&timing()), 1000);
         regular(&mut arrivals, 1500, 1500, 20);
-        assert_eq!(arrivals.limit(&timing()), 250);
+        assert_eq!(arrivals.limit(&timing()), 300);
     }
 
     #[test]
     fn several_times_the_longest_gap_is_suspicious_within_bounds() {
-        for (gap, limit) in [(20, 250), (62, 250), (63, 252), (200, 800), (250, 1000), (400, 1000)] {
+        for (gap, limit) in [(20, 300), (75, 300), (76, 304), (200, 800), (250, 1000), (400, 1000)] {
             let mut arrivals = Arrivals::new(0);
             regular(&mut arrivals, 0, 5000, 20);
             arrivals.arrived(5000 + gap);
@@ -116,13 +130,13 @@ mod tests {
         regular(&mut arrivals, 10_020, 29_980, 20);
         assert_eq!(arrivals.limit(&timing()), 400);
         arrivals.arrived(30_000);
-        assert_eq!(arrivals.limit(&timing()), 250);
+        assert_eq!(arrivals.limit(&timing()), 300);
     }
 
     #[test]
     fn no_limit_is_above_what_is_set_or_below_a_few_heartbeats() {
         for (heartbeat_ms, suspect_after_ms, least) in
-            [(20, 1000, 250), (20, 300, 100), (20, 90, 90), (200, 1000, 1000)]
+            [(20, 1000, 300), (20, 300, 100), (20, 90, 90), (200, 1000, 1000)]
         {
             let timing = Timing {
                 heartbeat_ms,

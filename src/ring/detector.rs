@@ -29,7 +29,7 @@ pub struct Timing {
 impl Timing {
     /// Silence for less is never suspicious.
     pub(super) fn least_suspicion_ms(&self) -> Millis {
-        (self.suspect_after_ms / 4).max(5 * self.heartbeat_ms)
+        (self.suspect_after_ms * 3 / 10).max(5 * self.heartbeat_ms)
     }
 
     /// A member that is owed entries and does not move its log end for so long is useless (rule 10).
@@ -123,9 +123,25 @@ impl Detector {
         match self.heard.get_mut(&from) {
             // What lies between was watched: this view's heartbeats, and this node was awake.
             Some(arrivals) if arrivals.last() >= self.watched_since => arrivals.arrived(now),
-            Some(_) | None => {
-                self.heard.insert(from, Arrivals::new(now));
+            Some(arrivals) => arrivals.again(now),
+            None => {
+                let arrivals = self.first_heard(from, now);
+                self.heard.insert(from, arrivals);
             }
+        }
+    }
+
+    /// A node that was silent, was left out for it and is back within twice the time after which anybody is suspected had
+    /// only been held up, and may be again: by its disk, or by the work of a snapshot. It gets more time for a while.
+    fn first_heard(&mut self, from: Member, now: Millis) -> Arrivals {
+        let is_former = |member: &Member| member.id == from.id && *member != from;
+        let former = self.heard.iter().filter(|(member, _)| is_former(member));
+        let last = former.map(|(_, arrivals)| arrivals.last()).max();
+        self.heard.retain(|member, _| !is_former(member));
+        let gap = last.map(|last| now.saturating_sub(last));
+        match gap.filter(|gap| *gap < 2 * self.timing.suspect_after_ms) {
+            Some(gap) => Arrivals::after_wrong_suspicion(now, gap),
+            None => Arrivals::new(now),
         }
     }
 
@@ -262,17 +278,41 @@ mod tests {
             detector.heard(peer(), now);
             run(&mut detector, now, now);
         }
-        run(&mut detector, 1020, 1240);
-        assert!(!detector.is_silent(peer(), 1250));
-        assert!(detector.is_silent(peer(), 1251));
-        assert_eq!(detector.tick(1500), Some(260));
-        run(&mut detector, 1520, 2500);
+        run(&mut detector, 1020, 1300);
+        assert!(!detector.is_silent(peer(), 1300));
+        assert!(detector.is_silent(peer(), 1301));
+        assert_eq!(detector.tick(1560), Some(260));
+        run(&mut detector, 1580, 2500);
         assert!(!detector.is_silent(peer(), 2500), "all of the time from here");
         detector.heard(peer(), 2500);
         run(&mut detector, 2520, 3500);
         assert!(!detector.is_silent(peer(), 3500), "nothing is learned yet");
         run(&mut detector, 3520, 3520);
         assert!(detector.is_silent(peer(), 3520));
+    }
+
+    #[test]
+    fn who_is_back_soon_after_it_was_left_out_gets_more_time() {
+        let back = Member {
+            incarnation: Incarnation(8),
+            ..peer()
+        };
+        // How long its former self was not heard, and after how long silence it is suspected again.
+        for (away, limit) in [(1999, 1000), (2000, 300)] {
+            let mut detector = Detector::new(timing());
+            detector.resume(0);
+            detector.heard(peer(), 100);
+            detector.enter_view(500);
+            let first = 100 + away;
+            for now in (first..=first + 1000).step_by(20) {
+                detector.heard(back, now);
+            }
+            assert!(!detector.has_heard(peer()), "that one is gone for good");
+            run(&mut detector, 0, first + 1000 + limit);
+            detector.loop_heard(first + 1000 + limit);
+            assert!(!detector.is_silent(back, first + 1000 + limit), "{away}");
+            assert!(detector.is_silent(back, first + 1001 + limit), "{away}");
+        }
     }
 
     #[test]

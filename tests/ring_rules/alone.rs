@@ -12,7 +12,7 @@ use crate::store::Store;
 pub const HEARTBEAT_MS: u64 = 20;
 pub const SUSPECT_MS: u64 = 1_000;
 /// After so long a silence whoever was heard at every heartbeat is suspected.
-pub const LEARNED_MS: u64 = SUSPECT_MS / 4;
+pub const LEARNED_MS: u64 = SUSPECT_MS * 3 / 10;
 pub const GRACE_MS: u64 = 2_000;
 
 pub fn timing() -> Timing {

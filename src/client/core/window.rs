@@ -158,10 +158,7 @@ impl Window {
         };
         self.cursor <= self.published
             || self.entries.len().saturating_sub(place) >= max_requests
-            || self
-                .entries
-                .range(place.min(self.entries.len())..)
-                .any(|entry| fills(entry))
+            || self.entries.range(place.min(self.entries.len())..).any(fills)
     }
 
     /// Moves what waits to be published into `batch` until it holds `max_requests` or about `max_bytes`; a request
