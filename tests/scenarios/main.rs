@@ -336,7 +336,8 @@ fn is_retry(line: &str) -> bool {
 fn own_sleep_blames_nobody() {
     let mut cluster = Cluster::ring(2);
     cluster.pause(1);
-    cluster.run(900);
+    // Long enough to be noticed by itself, too short to be suspected by the other one.
+    cluster.run(280);
     cluster.wake(1);
     cluster.run(3_000);
     assert_eq!(epoch_of(&cluster, 1), 2);
