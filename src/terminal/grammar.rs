@@ -98,7 +98,10 @@ pub fn parse(line: &str) -> Result<Line, String> {
         }
         return slash(command);
     }
-    if let Some(rest) = line.strip_prefix("@ ") {
+    if let Some(rest) = line
+        .strip_prefix('@')
+        .filter(|rest| rest.is_empty() || rest.starts_with(' '))
+    {
         return tell(rest);
     }
     // A command starts in the first column: with a space before it, it is text.
@@ -116,8 +119,13 @@ pub fn parse(line: &str) -> Result<Line, String> {
             [] => Ok(Line::Leave { group: None }),
             _ => Err("LEAVEGROUP stands alone; to send it as text, begin the line with a space".to_owned()),
         },
-        // A message may well begin with this word: only what the old system took is a command.
-        "HISTORY" => Ok(old_history(&arguments).map_or_else(|| Line::Say(line.to_owned()), Line::History)),
+        // A message may well begin with this word: only what the old system took is a command, and what is nearly that was
+        // not meant for everybody.
+        "HISTORY" => match old_history(&arguments) {
+            Some(span) => Ok(Line::History(span)),
+            None if word == "HISTORY" || is_nearly_history(&arguments) => Err(OLD_HISTORY.to_owned()),
+            None => Ok(Line::Say(line.to_owned())),
+        },
         _ => Ok(Line::Say(line.to_owned())),
     }
 }
@@ -145,6 +153,14 @@ fn old_history(arguments: &[&str]) -> Option<Span> {
         [date, day] if date.eq_ignore_ascii_case("DATE") => parse_day(day).map(Span::Day),
         _ => None,
     }
+}
+
+const OLD_HISTORY: &str =
+    "HISTORY takes TODAY, H <n> or DATE <YYYY-MM-DD>; to send it as text, begin the line with a space";
+
+fn is_nearly_history(arguments: &[&str]) -> bool {
+    let first = arguments.first().map(|word| word.to_ascii_uppercase());
+    arguments.len() <= 2 && matches!(first.as_deref(), Some("TODAY" | "H" | "DATE"))
 }
 
 fn slash(command: &str) -> Result<Line, String> {
@@ -296,9 +312,8 @@ mod tests {
             " JOINGROUP 1 x",
             "JOINGROUPS 1 x",
             "history is written by the victors",
-            "HISTORY",
-            "HISTORY H 0",
-            "HISTORY DATE 2026-13-01",
+            "History has it that he came today",
+            " HISTORY",
             "@dennis hi",
             "\t",
             " ",
@@ -338,6 +353,15 @@ mod tests {
         assert_eq!(parse("HISTORY DATE 2026-11-01"), Ok(Line::History(day.clone())));
         assert_eq!(parse("/history 2026-11-01"), Ok(Line::History(day)));
         assert_eq!(parse("/history today"), Ok(Line::History(Span::Today)));
+        for bad in [
+            "HISTORY",
+            "HISTORY YESTERDAY",
+            "HISTORY H 0",
+            "history h x",
+            "History date 2026-13-01",
+        ] {
+            assert!(parse(bad).is_err(), "{bad:?} was not meant for everybody");
+        }
     }
 
     #[test]
@@ -350,7 +374,7 @@ mod tests {
         };
         assert_eq!(parse("@ Bob  two  spaces "), tell(" two  spaces "));
         assert_eq!(parse("/msg Bob hi"), tell("hi"));
-        for bad in ["@ bob", "@ ", "@  ", "/msg", "/msg bob", "/msg bob   "] {
+        for bad in ["@", "@ bob", "@ ", "@  ", "/msg", "/msg bob", "/msg bob   "] {
             assert!(parse(bad).is_err(), "{bad:?}");
         }
     }
