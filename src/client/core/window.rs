@@ -152,7 +152,7 @@ impl Window {
     pub fn is_urgent(&self, max_requests: usize, max_bytes: usize) -> bool {
         let place = usize::try_from(self.cursor.saturating_sub(self.first())).unwrap_or(usize::MAX);
         let mut bytes = 0;
-        let mut fills = |entry: &Pending| {
+        let fills = |entry: &Pending| {
             bytes += entry.ask.size_hint();
             bytes > max_bytes
         };
