@@ -568,6 +568,7 @@ impl Core {
             | ErrorCode::NoSuchMember
             | ErrorCode::ToOneself
             | ErrorCode::BadKey
+            | ErrorCode::KeyUsed
             | ErrorCode::TooFast
             | ErrorCode::Limit
             | ErrorCode::Other => {

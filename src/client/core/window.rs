@@ -152,16 +152,13 @@ impl Window {
     pub fn is_urgent(&self, max_requests: usize, max_bytes: usize) -> bool {
         let place = usize::try_from(self.cursor.saturating_sub(self.first())).unwrap_or(usize::MAX);
         let mut bytes = 0;
-        let mut fills = |entry: &Pending| {
+        let fills = |entry: &Pending| {
             bytes += entry.ask.size_hint();
             bytes > max_bytes
         };
         self.cursor <= self.published
             || self.entries.len().saturating_sub(place) >= max_requests
-            || self
-                .entries
-                .range(place.min(self.entries.len())..)
-                .any(|entry| fills(entry))
+            || self.entries.range(place.min(self.entries.len())..).any(fills)
     }
 
     /// Moves what waits to be published into `batch` until it holds `max_requests` or about `max_bytes`; a request
