@@ -38,6 +38,10 @@ fn key() -> impl Strategy<Value = String> {
     name(&["k1", "k2", "no key", ""])
 }
 
+fn keyed_text() -> impl Strategy<Value = String> {
+    name(&["once", "once", "twice"])
+}
+
 fn join() -> impl Strategy<Value = Action> {
     (group(), nick(), queue()).prop_map(|(group, user, queue)| Action::Join { group, user, queue })
 }
@@ -46,7 +50,9 @@ fn action() -> impl Strategy<Value = Action> {
     prop_oneof![
         4 => join(),
         4 => (group(), ".{0,8}").prop_map(|(group, text)| Action::Say { group, text }),
-        2 => (group(), key()).prop_map(|(group, key)| Action::SayOnce { group, text: "once".into(), key }),
+        2 => (group(), keyed_text(), key()).prop_map(|(group, text, key)| Action::SayOnce { group, text, key }),
+        1 => (group(), nick(), keyed_text(), key().prop_map(Some))
+            .prop_map(|(group, to, text, key)| Action::Tell { group, to, text, key }),
         4 => (group(), nick(), ".{0,8}", proptest::option::of(key()))
             .prop_map(|(group, to, text, key)| Action::Tell { group, to, text, key }),
         2 => (group(), 0..40u64).prop_map(|(group, seq)| Action::Read { group, seq }),
@@ -313,15 +319,15 @@ proptest! {
         });
     }
 
-    /// C17: under one key a nick says one thing to everybody, and one to each other nick, in a group.
+    /// C17: under one key a nick says one text to everybody, and one to each other nick, in a group, each once.
     #[test]
     fn a_key_is_used_once(moves in moves()) {
-        let mut first: BTreeMap<(String, String, String, String), u64> = BTreeMap::new();
+        let mut first: BTreeMap<(String, String, String, String), (u64, String)> = BTreeMap::new();
         play(&moves, |before, command, _, applied| {
             let Command::Request { session, action, .. } = command else { return };
-            let (group, to, key) = match action {
-                Action::SayOnce { group, key, .. } => (group, "", key),
-                Action::Tell { group, to, key: Some(key), .. } => (group, to.as_str(), key),
+            let (group, to, text, key) = match action {
+                Action::SayOnce { group, text, key } => (group, "", text, key),
+                Action::Tell { group, to, text, key: Some(key) } => (group, to.as_str(), text, key),
                 _ => return,
             };
             let Some(view) = normalise_group(group).and_then(|name| before.group(name)) else { return };
@@ -331,10 +337,13 @@ proptest! {
                 [Output::Event(event)] => (event.seq, true),
                 [Output::Private { event, .. }] => (event.seq, true),
                 [Output::Reply { reply: Reply::Repeated { seq, .. }, .. }] => (*seq, false),
+                [Output::Reply { reply: Reply::Refused { code: ErrorCode::KeyUsed, .. }, .. }] => {
+                    return assert_ne!(first[&whose].1, *text);
+                }
                 _ => return,
             };
             assert_eq!(first.contains_key(&whose), !is_new);
-            assert_eq!(*first.entry(whose).or_insert(seq), seq);
+            assert_eq!(*first.entry(whose).or_insert((seq, text.clone())), (seq, text.clone()));
         });
     }
 

@@ -763,7 +763,7 @@ fn c16_a_session_has_only_so_many_conversations() {
 fn c17_what_was_said_under_a_key_is_said_once_by_whichever_session() {
     let mut chat = three();
     assert_eq!(chat.told(say_once(ANNA, 2, "backup done", "job-7")), ["message anna 4"]);
-    let again = chat.apply(say_once(ANNA, 3, "another text", "job-7"));
+    let again = chat.apply(say_once(ANNA, 3, "backup done", "job-7"));
     assert_eq!((repeated(&again), again.events().count()), (Some(4), 0));
     let done = Outcome::Repeated {
         group: "1".into(),
@@ -781,6 +781,28 @@ fn c17_what_was_said_under_a_key_is_said_once_by_whichever_session() {
     chat.apply(join(SessionId(9), 1, "1", "Anna"));
     let again = chat.apply(say_once(SessionId(9), 2, "backup done", "job-7"));
     assert_eq!(repeated(&again), Some(4));
+}
+
+/// Mallory has had a nick and used the keys that its owner will use, for that can be guessed.
+#[test]
+fn c17_a_used_key_swallows_no_other_text() {
+    let mut chat = three();
+    chat.apply(say_once(ANNA, 2, "garbage", "deploy-42:1"));
+    chat.apply(tell_once(ANNA, 3, "bert", "k"));
+    chat.apply(leave(ANNA, 4, "1"));
+    chat.apply(join(SessionId(9), 1, "1", "anna"));
+    let mine = say_once(SessionId(9), 2, "deployed", "deploy-42:1");
+    assert_eq!(chat.refused(mine), Some(ErrorCode::KeyUsed));
+    let code = ErrorCode::KeyUsed;
+    assert_eq!(chat.state.outcome(SessionId(9), 2), Some(Outcome::Refused { code }));
+    let tell = |n: u64, text: &str| {
+        let (group, to, text, key) = ("1".into(), "bert".into(), text.to_owned(), Some("k".into()));
+        request(SessionId(9), n, Action::Tell { group, to, text, key })
+    };
+    assert_eq!(chat.refused(tell(3, "mine")), Some(ErrorCode::KeyUsed));
+    assert_eq!(repeated(&chat.apply(tell(4, "psst"))), Some(1));
+    let same = say_once(SessionId(9), 5, "garbage", "deploy-42:1");
+    assert_eq!(repeated(&chat.apply(same)), Some(4), "what was refused changed nothing");
 }
 
 #[test]

@@ -321,16 +321,40 @@ fn every_fsync_policy_keeps_what_was_committed() {
 }
 
 #[test]
+fn an_earlier_layout_is_read_and_an_earlier_version_does_not_open_it_again() {
+    let home = tempfile::tempdir().unwrap();
+    append(&mut open(home.path()), &entries(Digest::ZERO, 1, 3));
+    assert_eq!(layout(home.path(), Some(2)), 2);
+    assert_eq!(open(home.path()).log_end(), 3);
+    assert_eq!(
+        layout(home.path(), None),
+        3,
+        "which is another one than the earlier version reads"
+    );
+    assert_eq!(open(home.path()).log_end(), 3);
+    layout(home.path(), Some(1));
+    let error = Store::open(home.path(), &Durability::default()).err().expect("refused");
+    assert_eq!(error.exit_code(), 78);
+}
+
+/// The store's layout, made to be this one before.
+fn layout(home: &Path, is: Option<u32>) -> u32 {
+    let database = fjall::Database::builder(home.join("db")).open().unwrap();
+    let meta = database
+        .keyspace("meta", fjall::KeyspaceCreateOptions::default)
+        .unwrap();
+    if let Some(is) = is {
+        meta.insert("layout", is.to_be_bytes()).unwrap();
+    }
+    let bytes = meta.get("layout").unwrap().expect("it has one");
+    u32::from_be_bytes(bytes.as_ref().try_into().unwrap())
+}
+
+#[test]
 fn another_layout_is_refused_with_the_way_out() {
     let home = tempfile::tempdir().unwrap();
     drop(open(home.path()));
-    {
-        let database = fjall::Database::builder(home.path().join("db")).open().unwrap();
-        let meta = database
-            .keyspace("meta", fjall::KeyspaceCreateOptions::default)
-            .unwrap();
-        meta.insert("layout", 99_u32.to_be_bytes()).unwrap();
-    }
+    layout(home.path(), Some(99));
     let error = Store::open(home.path(), &Durability::default()).err().expect("refused");
     assert_eq!(error.exit_code(), 78);
     let text = error.to_string();

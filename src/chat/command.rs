@@ -41,7 +41,7 @@ pub enum Action {
     Refuse {
         code: ErrorCode,
     },
-    /// As `Say`, under a key: it adds nothing if the key was used before (C17).
+    /// As `Say`, under a key: it adds nothing if the key was used for the same before (C17).
     SayOnce {
         group: String,
         text: String,

@@ -6,9 +6,10 @@ use serde::{Deserialize, Serialize};
 
 use super::group::GroupNumber;
 use super::names::fold_nick;
+use super::shares::Shares;
 
 /// How many read marks the ring keeps, of all groups together. When it is full the one that has not moved for the
-/// longest is forgotten.
+/// longest, of the group that has most of them, is forgotten: nobody takes the marks of a group that has fewer.
 pub const MARKS_KEPT: usize = 100_000;
 
 /// All read marks. They are kept by nick, not by member, so that they are there for whoever comes back.
@@ -16,8 +17,10 @@ pub const MARKS_KEPT: usize = 100_000;
 pub(super) struct Marks {
     /// By group and folded nick.
     marks: BTreeMap<GroupNumber, BTreeMap<String, Mark>>,
-    /// The same, by when they last moved.
-    order: BTreeMap<u64, (GroupNumber, String)>,
+    /// The same, in each group by when they last moved.
+    order: BTreeMap<(GroupNumber, u64), String>,
+    /// How many each group has.
+    shares: Shares,
     /// How often any of them moved.
     moves: u64,
 }
@@ -44,22 +47,24 @@ impl Marks {
             if mark.seq >= seq {
                 return mark.seq;
             }
-            self.order.remove(&mark.moved);
+            self.order.remove(&(group, mark.moved));
+        } else {
+            self.shares.add(group);
         }
         self.moves += 1;
         let moved = self.moves;
         marks.insert(nick.clone(), Mark { seq, moved });
-        self.order.insert(moved, (group, nick));
-        if self.order.len() > MARKS_KEPT {
-            self.forget_oldest();
+        self.order.insert((group, moved), nick);
+        if let Some(fullest) = self.shares.give(MARKS_KEPT) {
+            self.forget_oldest(fullest);
         }
         seq
     }
 
-    fn forget_oldest(&mut self) {
-        let Some((_, (group, nick))) = self.order.pop_first() else {
-            return;
-        };
+    fn forget_oldest(&mut self, group: GroupNumber) {
+        let mut marks = self.order.range((group, 0)..=(group, u64::MAX));
+        let Some((&oldest, _)) = marks.next() else { return };
+        let Some(nick) = self.order.remove(&oldest) else { return };
         if let Some(marks) = self.marks.get_mut(&group) {
             marks.remove(&nick);
             if marks.is_empty() {
@@ -88,14 +93,20 @@ mod tests {
     }
 
     #[test]
-    fn c18_the_mark_that_has_not_moved_for_the_longest_is_forgotten_first() {
+    fn c18_of_the_group_that_has_most_the_mark_that_has_not_moved_for_the_longest_is_forgotten_first() {
         let mut marks = Marks::default();
-        for group in 0..MARKS_KEPT as GroupNumber {
-            marks.set(group, "eve", 1);
+        marks.set(2, "eve", 1);
+        for nick in 1..MARKS_KEPT {
+            marks.set(1, &nick.to_string(), 1);
         }
-        marks.set(0, "eve", 2);
-        marks.set(7, "bob", 1);
-        assert_eq!((marks.get(0, "eve"), marks.get(1, "eve")), (Some(2), None));
+        marks.set(1, "1", 2);
+        marks.set(3, "bob", 1);
+        assert_eq!((marks.get(1, "1"), marks.get(1, "2")), (Some(2), None));
+        assert_eq!(
+            (marks.get(2, "eve"), marks.get(3, "bob")),
+            (Some(1), Some(1)),
+            "not of the group that fills up"
+        );
         assert_eq!(marks.order.len(), MARKS_KEPT);
         let kept: usize = marks.marks.values().map(BTreeMap::len).sum();
         assert_eq!(kept, MARKS_KEPT);

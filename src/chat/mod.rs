@@ -46,13 +46,15 @@
 //!   group's sequence; the sender's copy is its acknowledgement. Nobody there with that nick is `no-such-member`, the
 //!   sender itself `to-oneself`. An away member is told when it is back. A member that leaves takes its side along, and
 //!   the conversation is forgotten with the second one; see [`MAX_CONVERSATIONS_PER_SESSION`] for when one is before.
-//! * **C17. Keys.** A say or tell may have a key of 1-128 visible characters. If the same nick (C6) has said something in
-//!   the group under it before, to everybody or to the same nick, this one adds nothing, whatever its text and whichever
-//!   session it is of: it is answered with the number of the first (`repeated`). What was refused used no key. The
-//!   last [`KEYS_KEPT`] keys are remembered.
+//! * **C17. Keys.** A say or tell may have a key of 1-128 visible characters. If the same nick (C6) has said the same text
+//!   in the group under it before, to everybody or to the same nick, this one adds nothing, whichever session it is of:
+//!   it is answered with the number of the first (`repeated`). If what was said under it is another text, it is refused
+//!   with `key-used`: a nick is whose it is just now, so a key that can be guessed may have been used by somebody else,
+//!   and nobody is to take that for its own words. What was refused used no key. [`KEYS_KEPT`] keys are remembered,
+//!   shared among the groups.
 //! * **C18. Read marks.** A member may say how far it has read its group. The mark is its nick's in that group, never
 //!   goes back nor past the group's latest number, and has no place in any sequence. Whoever joins under that nick is
-//!   told it in its own copy of `joined`. The [`MARKS_KEPT`] that moved last are kept.
+//!   told it in its own copy of `joined`. [`MARKS_KEPT`] are kept, shared among the groups.
 //! * **C19. Reading** what happened in groups, who is there and which digests they have needs neither membership nor a
 //!   session, for any client may bind its queue to any group. What C16 says needs both.
 //! * **C20. Flood.** If a limit is configured, the head lets a session say (and tell) so much a second and a burst on top
@@ -71,6 +73,7 @@ mod names;
 mod outcome;
 mod private;
 mod session;
+mod shares;
 mod state;
 mod step;
 mod types;

@@ -64,7 +64,7 @@ pub enum Reply {
     },
     /// As `Joined`, to one whose nick has a read mark in that group (C18).
     JoinedAgain { event: GroupEvent, read: u64 },
-    /// Request `n` added nothing, for its key was used before, for what has this number (C17).
+    /// Request `n` added nothing, for the same was said under its key before, as what has this number (C17).
     Repeated { group: String, seq: u64, n: u64 },
     /// Request `n`: the nick's read mark stands here (C18).
     Read { group: String, seq: u64, n: u64 },
@@ -79,7 +79,7 @@ pub enum Outcome {
     Refused { code: ErrorCode },
     /// It is number `seq` of the private conversation of these two members of `group` (C16).
     Told { group: String, members: [u64; 2], seq: u64 },
-    /// Its key was used before, for number `seq` (C17).
+    /// The same was said under its key before, as number `seq` (C17).
     Repeated { group: String, seq: u64 },
     /// The read mark stood at `seq` then (C18).
     Read { group: String, seq: u64 },

@@ -12,7 +12,8 @@ use crate::ring::Digest;
 /// has left is forgotten, on whichever side is full; if there is none, it is refused with [`ErrorCode::Limit`].
 pub const MAX_CONVERSATIONS_PER_SESSION: usize = 256;
 
-/// Most conversations of the ring. One more is refused with [`ErrorCode::Limit`].
+/// Most conversations of the ring. One more is refused with [`ErrorCode::Limit`]: some hundred sessions that mean harm can
+/// use them all up for as long as they live.
 pub const MAX_CONVERSATIONS: usize = 100_000;
 
 /// A conversation as sessions' outcomes keep it; never used again for another one.

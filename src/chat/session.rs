@@ -62,7 +62,7 @@ pub(super) enum Kept {
         conversation: ConversationNumber,
         seq: u64,
     },
-    /// Its key was used before, for what has this number (C17).
+    /// The same was said under its key before, as what has this number (C17).
     Repeated {
         group: GroupNumber,
         seq: u64,

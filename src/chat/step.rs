@@ -2,7 +2,7 @@
 
 use super::command::Action;
 use super::group::{Cause, Group, GroupNumber, Groups};
-use super::keys::{KeyHash, Keys, key_hash};
+use super::keys::{Key, Keys};
 use super::marks::Marks;
 use super::names::{normalise_group, valid_nick};
 use super::outcome::{Output, Reply};
@@ -36,11 +36,17 @@ impl Rooms<'_> {
         self.groups.leave(side.0, side.1, reason, cause)
     }
 
-    /// The key of a member's message, if it is one (C17).
-    fn key(&self, (number, member): Side, to: Option<&str>, key: &str) -> Result<KeyHash, ErrorCode> {
-        let group = self.groups.get(number).ok_or(ErrorCode::NotJoined)?;
+    /// A member says something under a key (C17): the key, and the number of the same if it was said before.
+    fn key(
+        &self,
+        (number, member): Side,
+        to: Option<&str>,
+        key: &str,
+        text: &str,
+    ) -> Result<(Key, Option<u64>), ErrorCode> {
         let user = self.groups.user(number, member).ok_or(ErrorCode::NotJoined)?;
-        key_hash(group.name(), user, to, key).ok_or(ErrorCode::BadKey)
+        let key = Key::new(number, user, to, key, text)?;
+        Ok((key, self.keys.said_before(key)?))
     }
 }
 
@@ -151,14 +157,14 @@ impl Step {
         key: Option<&str>,
     ) -> Result<Kept, ErrorCode> {
         let side = membership(session, rooms.groups, group)?;
-        let key = key.map(|key| rooms.key(side, None, key)).transpose()?;
-        if let Some(seq) = key.and_then(|key| rooms.keys.seq(key)) {
+        let key = key.map(|key| rooms.key(side, None, key, text)).transpose()?;
+        if let Some((_, Some(seq))) = key {
             return self.repeated(session, rooms.groups, side.0, seq, n);
         }
         let kind = EventKind::Message { text: text.to_owned() };
         let event = rooms.groups.tell(side.0, side.1, kind, self.cause(Some(n)));
         let event = event.ok_or(ErrorCode::NotJoined)?;
-        if let Some(key) = key {
+        if let Some((key, _)) = key {
             rooms.keys.remember(key, event.seq);
         }
         self.done(side.0, event)
@@ -178,9 +184,11 @@ impl Step {
         if !valid_nick(wish.to) {
             return Err(ErrorCode::NoSuchMember);
         }
-        let key = wish.key.map(|key| rooms.key((number, member), Some(wish.to), key));
+        let key = wish
+            .key
+            .map(|key| rooms.key((number, member), Some(wish.to), key, wish.text));
         let key = key.transpose()?;
-        if let Some(seq) = key.and_then(|key| rooms.keys.seq(key)) {
+        if let Some((_, Some(seq))) = key {
             return self.repeated(session, rooms.groups, number, seq, n);
         }
         let (other, to, theirs) = rooms.groups.holder(number, wish.to).ok_or(ErrorCode::NoSuchMember)?;
@@ -210,7 +218,7 @@ impl Step {
         };
         let event = rooms.conversations.happen(conversation, said).ok_or(ErrorCode::Limit)?;
         let seq = event.seq;
-        if let Some(key) = key {
+        if let Some((key, _)) = key {
             rooms.keys.remember(key, seq);
         }
         self.effects.push(TOLD);

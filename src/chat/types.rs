@@ -95,6 +95,8 @@ pub enum ErrorCode {
     BadKey,
     /// The session says more than `chat.flood_messages_per_s` allows.
     TooFast,
+    /// The key was used for another text.
+    KeyUsed,
     /// A code of a later version. Always the last one: kept outcomes name a code by its place.
     #[serde(other)]
     Other,
@@ -102,7 +104,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every code, in the order of their declaration.
-    pub const ALL: [ErrorCode; 20] = [
+    pub const ALL: [ErrorCode; 21] = [
         ErrorCode::Malformed,
         ErrorCode::UnknownOp,
         ErrorCode::BadGroup,
@@ -122,6 +124,7 @@ impl ErrorCode {
         ErrorCode::ToOneself,
         ErrorCode::BadKey,
         ErrorCode::TooFast,
+        ErrorCode::KeyUsed,
         ErrorCode::Other,
     ];
 
@@ -147,6 +150,7 @@ impl ErrorCode {
             ErrorCode::ToOneself => "to-oneself",
             ErrorCode::BadKey => "bad-key",
             ErrorCode::TooFast => "too-fast",
+            ErrorCode::KeyUsed => "key-used",
             ErrorCode::Other => "other",
         }
     }
@@ -200,6 +204,9 @@ impl ErrorCode {
             }
             ErrorCode::TooFast => {
                 "you say more than this ring takes of one client (chat.flood_messages_per_s in cluster.toml): wait a moment, then send this again"
+            }
+            ErrorCode::KeyUsed => {
+                "this key was used for another text under your nick, by you or by who had the nick before: choose another key"
             }
             ErrorCode::Other => "refused for a reason that this version does not know: upgrade it to read the reason",
         }

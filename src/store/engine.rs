@@ -132,19 +132,29 @@ impl Engine {
     }
 
     fn check_layout(&self) -> Result<(), StoreError> {
-        let found = self.get(&self.meta, keys::VERSION)?;
-        match found.as_deref() {
-            Some(bytes) if bytes == keys::LAYOUT.to_be_bytes() => Ok(()),
-            Some(bytes) => Err(StoreError::Version {
+        let Some(bytes) = self.get(&self.meta, keys::VERSION)? else {
+            return Err(self.corrupt("its layout's version is missing"));
+        };
+        let found = bytes.as_ref().try_into().map(u32::from_be_bytes).ok();
+        match found {
+            Some(keys::LAYOUT) => Ok(()),
+            Some(keys::OLDEST_LAYOUT..keys::LAYOUT) => self.raise_layout(),
+            _ => Err(StoreError::Version {
                 directory: self.directory.clone(),
-                found: match bytes.try_into() {
-                    Ok(number) => u32::from_be_bytes(number).to_string(),
-                    Err(_) => "unknown".to_string(),
-                },
+                found: found.map_or_else(|| "unknown".to_string(), |number| number.to_string()),
                 expected: keys::LAYOUT,
             }),
-            None => Err(self.corrupt("its layout's version is missing")),
         }
+    }
+
+    /// From here on no earlier version opens it; on the disk before anything that such a one could not read.
+    fn raise_layout(&self) -> Result<(), StoreError> {
+        let mut batch = self.batch();
+        batch.insert(&self.meta, keys::VERSION, keys::LAYOUT.to_be_bytes());
+        self.commit(batch, true).map_err(|why| StoreError::Open {
+            directory: self.directory.clone(),
+            why: format!("raising its layout: {why}"),
+        })
     }
 
     pub(super) fn batch(&self) -> OwnedWriteBatch {

@@ -22,7 +22,7 @@ pub enum StoreError {
 
     /// Another version of chaley wrote it.
     #[error(
-        "the store in {} has layout {found}, this chaleyd reads layout {expected}. Run the chaleyd that wrote it, or \
+        "the store in {} has layout {found}, this chaleyd reads layouts up to {expected}. Run the chaleyd that wrote it, or \
          move the directory away and start the node: it then comes back as a new one and copies the history from the \
          others, which must be there. So do that node by node, the next one once this one is a member, and never on all \
          nodes at once: that would leave nobody to copy from",

@@ -5,8 +5,15 @@ use std::sync::Arc;
 use super::EndLost;
 use crate::ring::{Digest, Entry, Epoch, Index};
 
-/// Layout of everything in this file. A store with another one is refused.
-pub(super) const LAYOUT: u32 = 2;
+/// Layout of everything in this file, and of what the chat puts into it. A store with a later one is refused. One with an
+/// earlier one, from [`OLDEST_LAYOUT`] on, is read as it is, and has this one from then on: a version that does not know
+/// what this one writes would apply the log in another way.
+///
+/// 3: private messages, keys and read marks in entries, outputs and snapshots.
+pub(super) const LAYOUT: u32 = 3;
+
+/// The earliest layout that can still be read.
+pub(super) const OLDEST_LAYOUT: u32 = 2;
 
 pub(super) const VERSION: &[u8] = b"layout";
 pub(super) const MEMBERSHIP: &[u8] = b"membership";

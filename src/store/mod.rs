@@ -123,7 +123,7 @@ impl Store {
     /// Opens the store in `directory`, or makes an empty one there (mode 0700, with its parents).
     ///
     /// # Errors
-    /// [`StoreError::Locked`] when another process has it open, [`StoreError::Version`] when another version wrote it,
+    /// [`StoreError::Locked`] when another process has it open, [`StoreError::Version`] when a later version wrote it,
     /// [`StoreError::Corrupt`] when the files cannot be what was written, [`StoreError::Open`] for everything else.
     pub fn open(directory: &Path, durability: &Durability) -> Result<Store, StoreError> {
         Store::open_under(directory, durability, Boot::current())

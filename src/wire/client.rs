@@ -235,7 +235,7 @@ pub enum Event {
         #[serde(rename = "ref")]
         reference: u64,
     },
-    /// The request `ref` added nothing: its key was used before, for number `seq`.
+    /// The request `ref` added nothing: the same was said under its key before, as number `seq`.
     Repeated {
         group: String,
         seq: u64,

@@ -149,6 +149,8 @@ fn keys_and_marks_outlive_a_session_and_anybody_may_ask_what_anybody_may_hear() 
     let joined = json!({"op": "join", "session": bot.session, "n": 1, "group": "1", "user": "BOT"});
     assert_eq!(bot.raw.answer(&joined)["read"], 2, "told again to whoever asks again");
     assert_eq!(bot.does(once)["type"], "repeated");
+    let other = bot.does(json!({"op": "say", "text": "no backup", "key": "backup-1"}));
+    assert_eq!((&other["type"], &other["code"]), (&json!("error"), &json!("key-used")));
     let who = bot.asks(900, json!({"op": "who", "group": "1"}));
     assert_eq!(
         (&who["members"][0]["user"], &who["members"][0]["read"]),

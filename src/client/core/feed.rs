@@ -24,6 +24,8 @@ pub(super) struct Feed {
     heard: u64,
     /// Since when the very same number has been missing.
     gap_since: Option<Millis>,
+    /// What was asked last of what is missing. Whether it has its answer, who keeps the questions knows.
+    question: Option<u64>,
 }
 
 impl Feed {
@@ -33,6 +35,7 @@ impl Feed {
             waiting: BTreeMap::new(),
             heard: 0,
             gap_since: None,
+            question: None,
         }
     }
 
@@ -132,6 +135,16 @@ impl Feed {
     /// Since when the present gap is known.
     pub fn gap_since(&self) -> Option<Millis> {
         if self.has_gap() { self.gap_since } else { None }
+    }
+
+    /// What is missing was asked for under this number.
+    pub fn asked(&mut self, question: u64) {
+        self.question = Some(question);
+    }
+
+    /// The number under which something missing was asked for last.
+    pub fn question(&self) -> Option<u64> {
+        self.question
     }
 
     /// A question did not help: the gap counts as new, so that the next question waits.

@@ -24,6 +24,7 @@
 //! executes every [`Core::poll_output`] in order, then waits until [`Core::deadline`] at the latest and calls [`Core::tick`].
 
 mod answers;
+mod conversations;
 mod feed;
 mod private;
 mod reads;
@@ -39,6 +40,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use crate::chat::SessionId;
 use crate::ring::Millis;
 use crate::wire::client::{Event, Request};
+use conversations::Conversations;
 use feed::Feed;
 use reads::{Purpose, Reads};
 use trouble::{Hold, Trouble};
@@ -70,9 +72,9 @@ pub const STALL_MS: Millis = 1000;
 pub const REORDER_MAX: usize = 4096;
 /// Events asked for in one history request; the ring may send fewer, then the rest is asked for next.
 pub const HISTORY_EVENTS: u32 = 256;
-/// Most private conversations in one group whose places are kept. The ring has fewer of a session at a time, but forgets
-/// some that are known here still; what would open one more here is dropped.
-pub const CONVERSATIONS_MAX: usize = 4096;
+/// Most private conversations in one group whose places are kept: four times as many as the ring has of a session at a
+/// time. Where one more begins, one that the ring knows no longer makes room; what it misses, if it does, is told.
+pub const CONVERSATIONS_MAX: usize = 1024;
 /// Most old events that a user's own question shows.
 pub const RECENT_MAX: u64 = 1000;
 /// What a history is asked to begin after, to learn where it ends.
@@ -102,8 +104,8 @@ enum Link {
 struct Group {
     phase: Phase,
     feed: Feed,
-    /// The private conversations, by the other one's member number. None before the own join is known.
-    conversations: BTreeMap<u64, Feed>,
+    /// The private conversations. None before the own join is known.
+    conversations: Conversations,
 }
 
 impl Group {
@@ -111,34 +113,20 @@ impl Group {
     fn feed(&self, with: Option<u64>) -> Option<&Feed> {
         match with {
             None => Some(&self.feed),
-            Some(with) => self.conversations.get(&with),
+            Some(with) => self.conversations.get(with),
         }
     }
 
     fn feed_mut(&mut self, with: Option<u64>) -> Option<&mut Feed> {
         match with {
             None => Some(&mut self.feed),
-            Some(with) => self.conversations.get_mut(&with),
+            Some(with) => self.conversations.get_mut(with),
         }
-    }
-
-    /// As [`Group::feed_mut`]; a conversation that was not heard of so far begins. Nobody but a member has one.
-    fn conversation(&mut self, with: u64) -> Option<&mut Feed> {
-        let me = self.feed.member()?;
-        if self.conversations.len() >= CONVERSATIONS_MAX && !self.conversations.contains_key(&with) {
-            return None;
-        }
-        let begun = || {
-            let mut feed = Feed::new();
-            feed.start(me, 1);
-            feed
-        };
-        Some(self.conversations.entry(with).or_insert_with(begun))
     }
 
     /// All of them, the group's own first.
     fn feeds(&self) -> impl Iterator<Item = (Option<u64>, &Feed)> {
-        let conversations = self.conversations.iter().map(|(with, feed)| (Some(*with), feed));
+        let conversations = self.conversations.iter().map(|(with, feed)| (Some(with), feed));
         std::iter::once((None, &self.feed)).chain(conversations)
     }
 
@@ -324,7 +312,7 @@ impl Core {
         let group = Group {
             phase: Phase::Joining,
             feed: Feed::new(),
-            conversations: BTreeMap::new(),
+            conversations: Conversations::default(),
         };
         self.groups.insert(name.clone(), group);
         if matches!(self.link, Link::Up | Link::Resuming) {
@@ -435,11 +423,10 @@ impl Core {
 
     /// When [`Core::tick`] has something to do at the latest, if nothing else happens.
     pub fn deadline(&self) -> Option<Millis> {
-        let gaps = self.groups.iter().flat_map(|(name, group)| {
-            let open = group.feeds().filter(|(_, feed)| feed.gap_since().is_some());
-            let unasked = open.filter(move |(with, _)| !self.is_catching_up(name, *with));
-            unasked.filter_map(|(_, feed)| feed.gap_since())
-        });
+        let feeds = self.groups.values().flat_map(Group::feeds).map(|(_, feed)| feed);
+        let gaps = feeds
+            .filter(|feed| !self.reads.are_about(feed))
+            .filter_map(Feed::gap_since);
         let mut earliest = gaps.map(|since| since + GAP_PATIENCE_MS).min();
         let mut consider = |at: Option<Millis>| earliest = earliest.into_iter().chain(at).min();
         if matches!(self.link, Link::Up | Link::Resuming) {

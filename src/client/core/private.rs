@@ -1,5 +1,6 @@
 //! Private conversations: put in order like groups, told by the reply path alone, ended by the own leave.
 
+use super::feed::Feed;
 use super::window::Outcome;
 use super::{Ask, Core, Output, SessionEvent};
 use crate::ring::Millis;
@@ -18,10 +19,40 @@ impl Core {
             // What comes before the own join is known comes again, with a beat.
             _ => return,
         };
-        let Some(feed) = group.conversation(with) else { return };
         let name = private.group.clone();
+        let Some(feed) = self.conversation(&name, with, now) else {
+            return;
+        };
         feed.offer(private.seq, Event::Private(private));
         self.advance_conversation(&name, with, now);
+    }
+
+    /// What is known of the conversation with a member, which begins if it was not heard of so far. None for those who are no
+    /// members themselves.
+    ///
+    /// Of more than [`CONVERSATIONS_MAX`] one goes: of those that miss nothing, if there are any, of those with somebody who
+    /// has left before others, and of these the one that was heard of least lately. Every beat tells of all that the ring
+    /// has, so it is one that the ring has forgotten. What it misses, if it does, is told.
+    fn conversation(&mut self, name: &str, with: u64, now: Millis) -> Option<&mut Feed> {
+        let group = self.groups.get_mut(name)?;
+        let me = group.feed.member()?;
+        if let Some((with, gone)) = group.conversations.make_room(with) {
+            if let Some(question) = gone.question() {
+                self.reads.take(question);
+            }
+            self.tell_missed(name, with, gone);
+        }
+        let group = self.groups.get_mut(name)?;
+        Some(group.conversations.hear_of(with, me, now))
+    }
+
+    /// Nothing of a conversation comes any more.
+    pub(super) fn tell_missed(&mut self, name: &str, with: u64, mut feed: Feed) {
+        let past_all = feed.heard().saturating_add(1);
+        if let Some((from, to)) = feed.skip_to(past_all) {
+            let (group, with) = (name.to_owned(), Some(with));
+            self.tell(SessionEvent::Missing { group, with, from, to });
+        }
     }
 
     /// The own copy of what this session has told is its acknowledgement, also after the leave that was ordered behind it.
@@ -55,10 +86,12 @@ impl Core {
 
     pub(super) fn hear_conversations(&mut self, conversations: Vec<Conversation>, now: Millis) {
         for it in conversations {
-            let group = self.groups.get_mut(&it.group);
             // Before the own join is known nobody knows whether it is of this membership; the next beat tells again.
-            let group = group.filter(|group| group.feed.member() == Some(it.member));
-            if let Some(feed) = group.and_then(|group| group.conversation(it.with)) {
+            let me = self.groups.get(&it.group).and_then(|group| group.feed.member());
+            if me != Some(it.member) {
+                continue;
+            }
+            if let Some(feed) = self.conversation(&it.group, it.with, now) {
                 feed.hear(it.seq);
                 feed.note_gap(now);
             }

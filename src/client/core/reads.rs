@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::feed::Feed;
 use super::{Ask, LARGE_READS_IN_FLIGHT, READ_REFERENCE_BASE, READS_MAX, RETRY_MAX_MS, RETRY_MS};
 use crate::ring::Millis;
 use crate::wire::client::Event;
@@ -77,7 +78,8 @@ impl Reads {
         }
     }
 
-    /// Whether the user may ask one more; the session's own questions (at most one a group and a resume) always may.
+    /// Whether the user may ask one more; the session's own questions (at most one a group or conversation that misses
+    /// something, and a resume) always may.
     pub fn has_room(&self) -> bool {
         self.pending.len() < READS_MAX
     }
@@ -102,6 +104,12 @@ impl Reads {
         };
         self.pending.insert(reference, read);
         reference
+    }
+
+    /// Whether what this feed misses is being asked for.
+    pub fn are_about(&self, feed: &Feed) -> bool {
+        feed.question()
+            .is_some_and(|reference| self.pending.contains_key(&reference))
     }
 
     pub fn contains(&self, wanted: impl Fn(&Purpose) -> bool) -> bool {

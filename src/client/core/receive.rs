@@ -250,6 +250,10 @@ impl Core {
             let own = placed(&event).is_some_and(|it| Some(it.member) == member);
             let left = match &event {
                 Event::Left(left) if own => Some(left.reason.clone()),
+                Event::Left(left) => {
+                    group.conversations.left(left.member);
+                    None
+                }
                 _ => None,
             };
             self.outputs
@@ -275,12 +279,8 @@ impl Core {
                 self.departed.insert((name.to_owned(), member));
             }
             // Who has left may not ask for what it missed of its private conversations.
-            for (with, mut feed) in closed.conversations {
-                let past_all = feed.heard().saturating_add(1);
-                if let Some((from, to)) = feed.skip_to(past_all) {
-                    let (group, with) = (name.to_owned(), Some(with));
-                    self.tell(SessionEvent::Missing { group, with, from, to });
-                }
+            for (with, feed) in closed.conversations.into_feeds() {
+                self.tell_missed(name, with, feed);
             }
             if matches!(self.link, Link::Up | Link::Resuming) {
                 self.outputs.push_back(Output::Unbind(name.to_owned()));
@@ -296,8 +296,11 @@ impl Core {
         self.reads.repeat_all();
         self.hold.clear();
         self.active_at = now;
-        for (name, with) in self.places(|_| true) {
-            self.ask_catch_up(&name, with);
+        // Of conversations the next beat tells: to ask for all of them now, of every client at once, would leave the new head
+        // no room for what others ask.
+        let groups: Vec<String> = self.groups.keys().cloned().collect();
+        for name in groups {
+            self.ask_catch_up(&name, None);
         }
         if self.members.as_ref() == Some(&members) {
             return;
@@ -348,18 +351,13 @@ impl Core {
 
     /// Asks for what a group or a private conversation misses, unless that is being asked already.
     pub(super) fn ask_catch_up(&mut self, name: &str, with: Option<u64>) {
-        let feed = self.groups.get(name).and_then(|group| group.feed(with));
-        let following = feed.is_some_and(|feed| feed.delivered().is_some());
-        if following && !self.is_catching_up(name, with) {
+        let Some(feed) = self.groups.get_mut(name).and_then(|group| group.feed_mut(with)) else {
+            return;
+        };
+        if feed.delivered().is_some() && !self.reads.are_about(feed) {
             let group = name.to_owned();
-            self.reads.ask(Purpose::CatchUp { group, with });
+            feed.asked(self.reads.ask(Purpose::CatchUp { group, with }));
         }
-    }
-
-    pub(super) fn is_catching_up(&self, name: &str, with: Option<u64>) -> bool {
-        self.reads.contains(
-            |purpose| matches!(purpose, Purpose::CatchUp { group, with: theirs } if group == name && *theirs == with),
-        )
     }
 
     fn on_history(
@@ -570,6 +568,7 @@ impl Core {
             | ErrorCode::NoSuchMember
             | ErrorCode::ToOneself
             | ErrorCode::BadKey
+            | ErrorCode::KeyUsed
             | ErrorCode::TooFast
             | ErrorCode::Limit
             | ErrorCode::Other => {

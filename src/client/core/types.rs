@@ -15,7 +15,8 @@ pub enum Ask {
     Say {
         group: String,
         text: String,
-        /// Of 1 to 128 visible characters: what the same nick says in the group under the same key again adds nothing.
+        /// Of 1 to 128 visible characters: the same that the same nick says in the group under the same key again adds
+        /// nothing, and something else is refused.
         key: Option<String>,
     },
     /// Say something to one member alone, by its nick in whatever case.
@@ -187,7 +188,7 @@ pub enum SessionEvent {
         tag: u64,
         ask: Ask,
         seq: u64,
-        /// Its key was used before: it added nothing, and `seq` is that of the first.
+        /// The same was said under its key before: it added nothing, and `seq` is that of the first.
         repeated: bool,
     },
     /// The request `tag` has no effect. With `code` none it was caught before it was sent. With `perhaps_ordered` the

@@ -35,12 +35,18 @@ pub struct User {
     pub ended: bool,
 }
 
-/// A text that shows its key.
-fn keyed(client: usize, tag: u64, key: &str) -> String {
-    format!("{client}.{tag} {KEY_MARK}{key}")
+/// A key that a few requests in a row share, and a text that shows it. Most of them have the same text, and so none of their
+/// own; some want to say something else under the key.
+fn keyed(client: usize, tag: u64) -> (String, String) {
+    let key = format!("{client}.{}", tag / 4);
+    let text = match tag % 4 {
+        3 => format!("{client}.{tag} {KEY_MARK}{key}"),
+        _ => format!("{KEY_MARK}{key}"),
+    };
+    (key, text)
 }
 
-/// What goes before the key in a text that shows it.
+/// What goes before the key in a text that shows it. A text that begins with it is nobody's one request's.
 pub const KEY_MARK: char = '#';
 
 impl User {
@@ -112,24 +118,21 @@ impl World {
             0..=54 => Ask::say(group, self.text(client, tag)),
             // Some say the same thing again, under its key.
             55..=62 => {
-                let key = format!("{client}.{}", tag / 4);
-                Ask::Say {
-                    group,
-                    text: keyed(client, tag, &key),
-                    key: Some(key),
-                }
+                let (key, text) = keyed(client, tag);
+                let key = Some(key);
+                Ask::Say { group, text, key }
             }
             63..=72 => {
-                let key = self.rng.one_in(3).then(|| format!("{client}.{}", tag / 4));
-                Ask::Tell {
-                    group,
-                    to: self.somebody(),
-                    text: match &key {
-                        None => self.text(client, tag),
-                        Some(key) => keyed(client, tag, key),
-                    },
-                    key,
-                }
+                let is_keyed = self.rng.one_in(3);
+                let to = self.somebody();
+                let (key, text) = match is_keyed {
+                    true => {
+                        let (key, text) = keyed(client, tag);
+                        (Some(key), text)
+                    }
+                    false => (None, self.text(client, tag)),
+                };
+                Ask::Tell { group, to, text, key }
             }
             73..=75 => Ask::MarkRead {
                 seq: self.clients[client].user.next.get(&group).map_or(0, |next| next - 1),

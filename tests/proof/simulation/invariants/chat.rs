@@ -74,7 +74,7 @@ impl Truth {
     }
 }
 
-/// Whose text it is.
+/// Whose text it is, if it is of one request alone.
 pub fn text_id(text: &str) -> Option<TextId> {
     let (client, tag) = text.split(' ').next()?.split_once('.')?;
     Some((client.parse().ok()?, tag.parse().ok()?))
@@ -136,12 +136,6 @@ fn happened(truth: &mut Truth, event: &GroupEvent) -> Verdict {
 
 /// A text has a place now: each has one at most, and so has what was said under one key.
 fn said(truth: &mut Truth, [group, from, to]: [&str; 3], text: &str, place: (String, u64)) -> Verdict {
-    let Some(id) = text_id(text) else {
-        return Ok(());
-    };
-    if truth.refused.contains(&id) {
-        return Err(format!("what was refused has no effect: text {id:?} is {place:?}"));
-    }
     if let Some((_, key)) = text.split_once(KEY_MARK) {
         let key = [group, &fold_nick(from), &fold_nick(to), key].map(str::to_owned);
         if !truth.keys.insert(key.clone().into()) {
@@ -149,6 +143,12 @@ fn said(truth: &mut Truth, [group, from, to]: [&str; 3], text: &str, place: (Str
                 "what was said under a key is said once: {key:?} again at {place:?}"
             ));
         }
+    }
+    let Some(id) = text_id(text) else {
+        return Ok(());
+    };
+    if truth.refused.contains(&id) {
+        return Err(format!("what was refused has no effect: text {id:?} is {place:?}"));
     }
     let last = truth.last_text.insert(id.0, id.1);
     if last.is_some_and(|last| last >= id.1) {

@@ -6,7 +6,6 @@ use chaley::wire::client::{Event, NodeDigest};
 
 use super::Verdict;
 use super::chat::{group_of, seq_of, text_id};
-use crate::simulation::client::user::KEY_MARK;
 use crate::simulation::world::World;
 
 pub fn heard(world: &mut World, client: usize, event: SessionEvent) -> Verdict {
@@ -143,8 +142,11 @@ fn acknowledged(world: &World, client: usize, ask: &Ask, seq: u64) -> Verdict {
 /// A text is in the private conversation of the two, at this place.
 fn was_told(world: &World, text: &str, seq: u64) -> Verdict {
     let truth = &world.ledger.chat;
-    let place = text_id(text).and_then(|id| truth.texts.get(&id));
-    let told = place.and_then(|(conversation, at)| truth.told(conversation, *at));
+    let Some(id) = text_id(text) else {
+        return was_told_to_somebody(world, text, seq);
+    };
+    let told = truth.texts.get(&id);
+    let told = told.and_then(|(conversation, at)| truth.told(conversation, *at));
     match told {
         Some(Event::Private(it)) if it.text == text && it.seq == seq => Ok(()),
         other => Err(format!(
@@ -153,23 +155,34 @@ fn was_told(world: &World, text: &str, seq: u64) -> Verdict {
     }
 }
 
-/// What has the same key is there, and this has no place of its own.
-fn was_said_before(world: &mut World, ask: &Ask, seq: u64) -> Verdict {
-    let truth = &world.ledger.chat;
-    let shows = |text: &str, key: &str| text.split_once(KEY_MARK).is_some_and(|(_, shown)| shown == key);
-    let is_there = match ask {
-        Ask::Say {
-            group, key: Some(key), ..
-        } => matches!(truth.event(group, seq), Some(Event::Message(it)) if shows(&it.text, key)),
-        Ask::Tell { key: Some(key), .. } => truth.private.values().any(|(history, _)| {
-            let at = history.get(seq as usize - 1);
-            matches!(at, Some(Event::Private(it)) if shows(&it.text, key))
-        }),
-        _ => false,
-    };
+/// A text is in a private conversation, at this place.
+fn was_told_to_somebody(world: &World, text: &str, seq: u64) -> Verdict {
+    let mut conversations = world.ledger.chat.private.values();
+    let is_there = conversations.any(|(history, _)| {
+        let at = history.get(seq as usize - 1);
+        matches!(at, Some(Event::Private(it)) if it.text == text)
+    });
     match is_there {
-        true => refused(world, ask),
-        false => Err(format!("repeated is what was said before: {ask:?} at {seq}")),
+        true => Ok(()),
+        false => Err(format!("what was acknowledged is committed: {text:?} at {seq}")),
+    }
+}
+
+/// The same text is there, said under the same key, which the text shows.
+fn was_said_before(world: &World, ask: &Ask, seq: u64) -> Verdict {
+    match ask {
+        Ask::Say {
+            group,
+            text,
+            key: Some(_),
+        } => match world.ledger.chat.event(group, seq) {
+            Some(Event::Message(it)) if it.text == *text => Ok(()),
+            other => Err(format!(
+                "repeated is what was said before: {ask:?} is {seq}, which is {other:?}"
+            )),
+        },
+        Ask::Tell { text, key: Some(_), .. } => was_told_to_somebody(world, text, seq),
+        _ => Err(format!("repeated is what has a key: {ask:?} at {seq}")),
     }
 }
 
