@@ -19,7 +19,7 @@ use super::query::Query;
 use super::sanitize::harmless;
 use super::text::{Colours, PROMPT, Paint, Styled, WAITING};
 use super::view::{Form, View};
-use super::{LEAVE_TIMEOUT, Stop, TURN_MAX};
+use super::{LEAVE_TIMEOUT, Stop, TURN_MAX, shorten};
 use crate::client::{Ask, Exit, Failure, Options, Session, Update};
 use crate::ring::Millis;
 use questions::{Job, Question};
@@ -41,6 +41,9 @@ const HISTORY_MAX: u64 = 1000;
 /// Paste of more lines than this is refused: nobody reads it.
 const PASTE_LINES_MAX: usize = 1000;
 
+/// Lines shown of those that were not sent and are not kept; the others are counted.
+const NOT_KEPT_SHOWN: usize = 10;
+
 /// Lines of a paste that are shown with the question about it.
 const PASTE_LINES_SHOWN: usize = 3;
 
@@ -60,7 +63,12 @@ pub struct Manner {
 enum Phase {
     Joining,
     In,
-    Leaving,
+    /// It is over when its end was heard and the ring has acknowledged it, which comes in either order: lines before it
+    /// have their outcomes by then.
+    Leaving {
+        is_heard: bool,
+        is_acknowledged: bool,
+    },
 }
 
 /// A group that the session is in, or on its way into or out of.
@@ -99,6 +107,8 @@ struct Chat {
     paste: Option<String>,
     /// Lines that were typed and wait for their turn.
     lines: VecDeque<String>,
+    /// Lines that were typed and are neither sent nor kept.
+    not_kept: usize,
     refused: Option<Exit>,
     mark_at: Millis,
     /// Nothing more comes from the input.
@@ -135,6 +145,7 @@ pub async fn run(options: Options, manner: Manner) -> Result<(), Failure> {
         jobs: BTreeMap::new(),
         paste: None,
         lines: VecDeque::new(),
+        not_kept: 0,
         refused: None,
         mark_at: MARK_EVERY_MS,
         is_closed: false,
@@ -155,18 +166,20 @@ impl Chat {
     /// Lines of earlier lives that wait for a join.
     fn tell_what_was_left(&mut self) {
         let left = self.manner.keep.as_deref().map(outbox::left_behind).unwrap_or_default();
-        for (place, count) in left {
+        for (place, lines) in left {
             let Place { group, user } = place;
-            let lines = if count == 1 {
-                "a line of yours has".to_owned()
-            } else {
-                format!("{count} lines of yours have")
+            let private = lines.iter().filter(|line| line.to.is_some()).count();
+            let next = match private {
+                0 => "sends what is left",
+                private if private == lines.len() => "shows what is left, which is private",
+                _ => "sends what is left, and shows what is private",
             };
-            let user = harmless(&user).into_owned();
-            let text = format!(
-                "{lines} no number in group {}; JOINGROUP {group} {user} sends what is left",
-                harmless(&group)
-            );
+            let lines = match lines.len() {
+                1 => "a line of yours has".to_owned(),
+                count => format!("{count} lines of yours have"),
+            };
+            let (group, user) = (harmless(&group), harmless(&user));
+            let text = format!("{lines} no number in group {group}; JOINGROUP {group} {user} {next}");
             self.view.notice(&text);
         }
     }
@@ -492,7 +505,10 @@ impl Chat {
     async fn leave(&mut self, group: &str) {
         self.mark_group(group).await;
         if let Some(it) = self.groups.get_mut(group) {
-            it.phase = Phase::Leaving;
+            it.phase = Phase::Leaving {
+                is_heard: false,
+                is_acknowledged: false,
+            };
             let group = group.to_owned();
             self.ask(Ask::Leave { group }).await;
         }
@@ -634,25 +650,33 @@ impl Chat {
         let _ = tokio::time::timeout(LEAVE_TIMEOUT, waiting).await;
     }
 
-    /// Lines that were typed and had no turn are kept as if they had been sent.
+    /// Lines that were typed and had no turn are kept as if they had been sent, if it is certain where they would have
+    /// gone. The others are told.
     fn keep_the_rest(&mut self) {
-        let outbox = self
+        let is_certain = !self.is_moving();
+        let mut outbox = self
             .present
             .as_ref()
             .and_then(|group| self.groups.get_mut(group)?.outbox.as_mut());
-        let Some(outbox) = outbox else { return };
-        for line in self.lines.drain(..) {
-            if let Ok(Line::Say(text)) = grammar::parse(&line)
-                && outbox.add(None, &text).is_ok()
-            {
-                self.pending += 1;
-            }
+        let mut keep = |text: &str| outbox.as_mut().is_some_and(|outbox| outbox.add(None, text).is_ok());
+        let (kept, not_kept) = without_turn(self.lines.drain(..), is_certain, &mut keep);
+        self.pending += kept;
+        self.not_kept = not_kept.len();
+        for line in not_kept.iter().take(NOT_KEPT_SHOWN) {
+            self.view.trouble(&format!("not sent: {}", harmless(shorten(line))));
         }
+        match self.not_kept.saturating_sub(NOT_KEPT_SHOWN) {
+            0 => {}
+            more => self.view.trouble(&format!("and {more} more were not sent")),
+        }
+        // The arrow keys bring them back.
+        not_kept.iter().for_each(|line| self.screen.record(line));
     }
 
     async fn finish(mut self, talked: Result<(), Failure>) -> Result<(), Failure> {
-        let (unanswered, is_for_people) = (self.pending, self.is_for_people());
-        let kept = self.manner.keep.is_some() && is_for_people;
+        let (unanswered, is_for_people) = (self.pending + self.not_kept, self.is_for_people());
+        let outboxes = self.groups.values().filter_map(|group| group.outbox.as_ref());
+        let kept: usize = outboxes.map(|outbox| outbox.public().count()).sum();
         let shown = self.view.drain();
         self.screen.close(shown).await;
         self.session.close().await;
@@ -660,10 +684,10 @@ impl Chat {
         match self.refused {
             Some(exit) if !is_for_people => Err(Failure::new(exit, "not every line was accepted (see above)")),
             _ if unanswered > 0 => {
-                let advice = if kept {
-                    "; they are kept, and sent when you join again"
-                } else {
-                    ""
+                let advice = match kept {
+                    0 => String::new(),
+                    kept if kept >= unanswered => "; they are kept, and sent when you join again".to_owned(),
+                    kept => format!("; {kept} of them kept, and sent when you join again"),
                 };
                 let message = format!("lines without a number at the end: {unanswered}{advice}");
                 Err(Failure::new(Exit::Unavailable, message))
@@ -671,6 +695,26 @@ impl Chat {
             _ => Ok(()),
         }
     }
+}
+
+/// Goes through lines that had no turn: how many `keep` took, and those that are not kept. Behind a change of the group,
+/// or with one under way (not `is_certain`), nobody knows where a line would have gone; and whom a private one would reach
+/// later, under the same nick, is not known either.
+fn without_turn(
+    lines: impl Iterator<Item = String>,
+    mut is_certain: bool,
+    keep: &mut dyn FnMut(&str) -> bool,
+) -> (usize, Vec<String>) {
+    let (mut kept, mut not_kept) = (0, Vec::new());
+    for line in lines {
+        match grammar::parse(&line) {
+            Ok(Line::Join { .. } | Line::Leave { .. } | Line::Switch { .. }) => is_certain = false,
+            Ok(Line::Say(text)) if is_certain && keep(&text) => kept += 1,
+            Ok(Line::Say(_) | Line::Tell { .. }) => not_kept.push(line),
+            _ => {}
+        }
+    }
+    (kept, not_kept)
 }
 
 /// A paste that the user is asked about: its beginning, and the question.
@@ -697,5 +741,47 @@ pub fn colours_of(term: &str) -> Colours {
         "linux" | "ansi" | "cons25" => Colours::Eight,
         term if term.starts_with("vt") => Colours::Eight,
         _ => Colours::Many,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rest(lines: &[&str], is_certain: bool) -> (Vec<String>, Vec<String>) {
+        let mut kept = Vec::new();
+        let mut keep = |text: &str| {
+            kept.push(text.to_owned());
+            true
+        };
+        let (count, not_kept) = without_turn(lines.iter().map(|it| (*it).to_owned()), is_certain, &mut keep);
+        assert_eq!(count, kept.len());
+        (kept, not_kept)
+    }
+
+    #[test]
+    fn nothing_is_kept_for_a_group_that_is_not_certain() {
+        let (kept, not_kept) = rest(&["one", "/who", "//two", "@ eve psst", "three"], true);
+        assert_eq!(
+            (kept, not_kept),
+            (
+                ["one", "/two", "three"].map(str::to_owned).to_vec(),
+                vec!["@ eve psst".to_owned()]
+            )
+        );
+        for change in ["JOINGROUP 2 bob", "/join 2", "/switch", "/leave", "LEAVEGROUP"] {
+            let (kept, not_kept) = rest(&["for 1", change, "secret for 2"], true);
+            assert_eq!(kept, ["for 1"], "{change}");
+            assert_eq!(not_kept, ["secret for 2"], "{change}");
+        }
+        let (kept, not_kept) = rest(&["secret for 2"], false);
+        assert_eq!((kept, not_kept), (Vec::new(), vec!["secret for 2".to_owned()]));
+    }
+
+    #[test]
+    fn what_cannot_be_kept_is_told() {
+        let lines = ["one".to_owned(), "two".to_owned()];
+        let told = without_turn(lines.clone().into_iter(), true, &mut |_| false);
+        assert_eq!(told, (0, lines.to_vec()));
     }
 }

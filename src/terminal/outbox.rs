@@ -2,7 +2,8 @@
 //!
 //! One file for each cluster, group and nick, readable to this account only. Each line that is sent is written there
 //! first, with the key under which the ring takes it once however often it is sent. A process that ends, or is killed,
-//! leaves the file; the next one that joins as the same sends what is in it. The file is not synced: a dying process
+//! leaves the file; the next one that joins as the same sends what is in it, but for private lines, which it shows: a nick
+//! may be somebody else's by then. The file is not synced: a dying process
 //! loses nothing by that, a dying machine perhaps the last lines.
 
 use std::fs::{DirBuilder, File, OpenOptions};
@@ -102,6 +103,11 @@ impl Outbox {
         &self.waiting
     }
 
+    /// Those of them that are for everybody.
+    pub fn public(&self) -> impl Iterator<Item = &Unsent> {
+        self.waiting.iter().filter(|unsent| unsent.to.is_none())
+    }
+
     /// Keeps a line until it is done; returns its key.
     pub fn add(&mut self, to: Option<&str>, text: &str) -> io::Result<String> {
         self.drawn += 1;
@@ -165,8 +171,8 @@ fn write_record(file: &mut File, record: &Record) -> io::Result<()> {
     file.write_all(&line)
 }
 
-/// Groups and nicks for which lines wait in `directory`, and how many, without those that another process holds.
-pub fn left_behind(directory: &Path) -> Vec<(Place, usize)> {
+/// Groups and nicks for which lines wait in `directory`, with these, without those that another process holds.
+pub fn left_behind(directory: &Path) -> Vec<(Place, Vec<Unsent>)> {
     let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
     let is_outbox = |name: &str| name.starts_with("outbox-") && name.ends_with(".jsonl");
     let names = entries.filter(|entry| entry.file_name().to_str().is_some_and(is_outbox));
@@ -176,7 +182,7 @@ pub fn left_behind(directory: &Path) -> Vec<(Place, usize)> {
         let mut bytes = Vec::new();
         (&mut file).take(FILE_MAX).read_to_end(&mut bytes).ok()?;
         let (place, waiting) = replay(&bytes);
-        Some((place?, waiting.len())).filter(|(_, count)| *count > 0)
+        Some((place?, waiting)).filter(|(_, waiting)| !waiting.is_empty())
     };
     let mut left: Vec<_> = names.take(FILES_MAX).filter_map(|entry| read(entry.path())).collect();
     left.sort_by(|(one, _), (other, _)| (&one.group, &one.user).cmp(&(&other.group, &other.user)));
@@ -280,9 +286,9 @@ mod tests {
             let mut outbox = Outbox::open(directory.path(), group, user).expect("opened");
             (0..count).for_each(|_| drop(outbox.add(None, "x").expect("kept")));
         }
-        let told = |left: Vec<(Place, usize)>| -> Vec<(String, String, usize)> {
+        let told = |left: Vec<(Place, Vec<Unsent>)>| -> Vec<(String, String, usize)> {
             left.into_iter()
-                .map(|(place, count)| (place.group, place.user, count))
+                .map(|(place, lines)| (place.group, place.user, lines.len()))
                 .collect()
         };
         let bob = ("1".to_owned(), "Bob".to_owned(), 1);

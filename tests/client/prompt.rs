@@ -412,20 +412,34 @@ pub async fn quitting(url: &str, ring: &FakeRing) {
     ring.die().await;
     terminal.press("last words\r");
     terminal.sees("[…] dennis: last words").await;
+    terminal.press("@ eve psst\r");
+    terminal.sees("you to eve: psst").await;
+    terminal.press("JOINGROUP 82 dennis\rsecret for 82\r");
     terminal.press("\u{3}");
     terminal.sees("Ctrl-C does not wait for the ring").await;
     let asked = Instant::now();
     terminal.press("\u{3}");
     assert_eq!(terminal.ends().await, Some(69));
     assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
-    assert!(terminal.shows("lines without a number at the end: 1; they are kept"));
+    // What was typed for the other group is in nobody's outbox.
+    assert!(terminal.shows("!! not sent: secret for 82"), "{}", terminal.picture());
+    assert!(terminal.shows("lines without a number at the end: 3; 1 of them kept"));
     assert!(terminal.is_restored());
     println!("{}", terminal.picture());
     ring.take_over().await;
     ring.expire().await;
     let mut terminal = Terminal::start(&keeping(url, &directory), ROWS, 80);
+    terminal.sees("sends what is left, and shows what is").await;
     terminal.press("JOINGROUP 81 dennis\r");
     terminal.sees("✓ dennis: last words").await;
+    // Whoever is eve by now did not get it.
+    terminal.sees("!! perhaps not sent before: @ eve psst").await;
+    terminal.press("\u{1b}[A");
+    terminal.sees("dennis@81> @ eve psst").await;
+    terminal.press("\u{15}after\r");
+    terminal.sees("✓ dennis: after").await;
+    assert!(!terminal.shows("dennis: secret for 82"), "{}", terminal.picture());
+    assert!(!terminal.shows("you to eve: psst"), "{}", terminal.picture());
     terminal.press("\u{4}");
     assert_eq!(terminal.ends().await, Some(0));
 }
