@@ -16,6 +16,7 @@ use super::lines::InputLine;
 use super::outbox::{self, Outbox, Place};
 use super::prompt::{Input, Screen};
 use super::query::Query;
+use super::render;
 use super::sanitize::harmless;
 use super::text::{Colours, PROMPT, Paint, Styled, WAITING};
 use super::view::{Form, View};
@@ -107,6 +108,8 @@ struct Chat {
     paste: Option<String>,
     /// Lines that were typed and wait for their turn.
     lines: VecDeque<String>,
+    /// Whether it was said that there are too many of them.
+    is_full: bool,
     /// Lines that were typed and are neither sent nor kept.
     not_kept: usize,
     refused: Option<Exit>,
@@ -145,6 +148,7 @@ pub async fn run(options: Options, manner: Manner) -> Result<(), Failure> {
         jobs: BTreeMap::new(),
         paste: None,
         lines: VecDeque::new(),
+        is_full: false,
         not_kept: 0,
         refused: None,
         mark_at: MARK_EVERY_MS,
@@ -201,7 +205,9 @@ impl Chat {
                 self.take_line(&line).await;
                 continue;
             }
-            self.show().await;
+            if !self.show_unless(stop).await {
+                continue;
+            }
             if self.manner.form == Form::Plain {
                 self.screen.flush();
             }
@@ -215,8 +221,7 @@ impl Chat {
                     for update in updates.drain(..) {
                         self.hear(update).await?;
                     }
-                    if self.session.updates.is_empty() {
-                        self.show().await;
+                    if self.session.updates.is_empty() && self.show_unless(stop).await {
                         self.screen.flush();
                     }
                 }
@@ -231,6 +236,18 @@ impl Chat {
     /// The next line that was typed, once it may go.
     fn next_line(&mut self) -> Option<String> {
         if self.is_busy() { None } else { self.lines.pop_front() }
+    }
+
+    /// Shows what is to be shown. A terminal that takes nothing holds nobody back who wants to go: then this is false.
+    async fn show_unless(&mut self, stop: &mut Stop) -> bool {
+        let is_shown = tokio::select! {
+            () = self.show() => true,
+            () = stop.wait() => false,
+        };
+        if !is_shown {
+            self.end = Some(End::Now);
+        }
+        is_shown
     }
 
     async fn show(&mut self) {
@@ -312,11 +329,11 @@ impl Chat {
         self.is_moving() || asking || self.pending >= PENDING_MAX
     }
 
-    /// Keys are always taken: a line can be typed while others wait, and Ctrl-C ends the wait for the last ones.
+    /// Keys are always taken: a line can be typed while others wait, and Ctrl-C ends any wait.
     fn takes_input(&self) -> bool {
         match self.manner.form {
             _ if self.is_closed => false,
-            Form::Rich => self.end != Some(End::Now) && self.lines.len() < PASTE_LINES_MAX,
+            Form::Rich => self.end != Some(End::Now),
             Form::Plain | Form::Pipe | Form::Json => self.end.is_none() && !self.is_busy(),
         }
     }
@@ -354,12 +371,19 @@ impl Chat {
         if let Some(text) = self.paste.take() {
             return self.answer_paste(&text, &key);
         }
+        if key == Key::Enter && self.lines.len() >= PASTE_LINES_MAX {
+            self.screen.bell();
+            return self.refuse_more_lines();
+        }
         let (nicks, groups) = (self.view.nicks(), self.view.groups());
         let complete = |text: &str| grammar::complete(text, &nicks, &groups);
         match self.screen.press(key, &complete) {
             Action::None => {}
-            Action::Bell => self.screen.bell().await,
-            Action::Submit(text) => self.lines.push_back(text),
+            Action::Bell => self.screen.bell(),
+            Action::Submit(text) => {
+                self.lines.push_back(text);
+                self.is_full = false;
+            }
             Action::Paste(text) if text.lines().count() > PASTE_LINES_MAX => {
                 self.view.trouble(&format!(
                     "a paste of more than {PASTE_LINES_MAX} lines: `chaley send` takes it"
@@ -368,18 +392,32 @@ impl Chat {
             Action::Paste(text) => self.paste = Some(text),
             Action::Candidates(words) => {
                 let words: Vec<&str> = words.iter().map(|word| word.trim_end_matches([':', ' '])).collect();
-                self.view.notice(&words.join("  "));
+                self.view.answer(render::candidates(&words));
             }
             // Ctrl-C must not wait for what does not come.
             Action::Interrupt => self.end = Some(End::Now),
             Action::End => self.end = Some(End::Input),
             Action::Suspend => self.screen.suspend().await,
-            Action::Clear => self.screen.clear().await,
+            Action::Clear => self.screen.clear(),
+        }
+    }
+
+    /// Says once that so many lines wait: the next one stays where it was typed.
+    fn refuse_more_lines(&mut self) {
+        if !std::mem::replace(&mut self.is_full, true) {
+            let lines = self.lines.len();
+            self.view.trouble(&format!(
+                "{lines} lines of yours wait; the next one when some of them are sent"
+            ));
         }
     }
 
     fn answer_paste(&mut self, text: &str, key: &Key) {
         match key {
+            Key::Char('y' | 'Y') if self.lines.len() + text.lines().count() > PASTE_LINES_MAX => {
+                self.paste = Some(text.to_owned());
+                self.refuse_more_lines();
+            }
             Key::Char('y' | 'Y') => self.lines.extend(text.lines().map(str::to_owned)),
             // Another paste is no answer.
             Key::Paste(_) => self.paste = Some(text.to_owned()),
