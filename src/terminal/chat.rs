@@ -2,6 +2,7 @@
 //! session tells to the [`View`]; what is shown, and how, is decided there.
 
 mod hear;
+mod pace;
 mod questions;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -23,6 +24,7 @@ use super::view::{Form, View};
 use super::{LEAVE_TIMEOUT, Stop, TURN_MAX, shorten};
 use crate::client::{Ask, Exit, Failure, Options, Session, Update};
 use crate::ring::Millis;
+use pace::{Held, Pace};
 use questions::{Job, Question};
 
 pub use questions::group_line;
@@ -110,8 +112,12 @@ struct Chat {
     lines: VecDeque<String>,
     /// Whether it was said that there are too many of them.
     is_full: bool,
+    /// Lines that came too fast; they count as pending.
+    pace: Pace,
     /// Lines that were typed and are neither sent nor kept.
     not_kept: usize,
+    /// Lines in the outboxes of groups that were left at the end.
+    kept: usize,
     refused: Option<Exit>,
     mark_at: Millis,
     /// Nothing more comes from the input.
@@ -149,7 +155,9 @@ pub async fn run(options: Options, manner: Manner) -> Result<(), Failure> {
         paste: None,
         lines: VecDeque::new(),
         is_full: false,
+        pace: Pace::default(),
         not_kept: 0,
+        kept: 0,
         refused: None,
         mark_at: MARK_EVERY_MS,
         is_closed: false,
@@ -270,7 +278,12 @@ impl Chat {
             _ => None,
         });
         let mark = (self.is_for_people() && self.is_mark_due()).then_some(self.mark_at);
-        let at = digests.chain(self.view.deadline(self.now())).chain(mark).min();
+        let paced = self.pace.due(self.pending);
+        let at = digests
+            .chain(self.view.deadline(self.now()))
+            .chain(mark)
+            .chain(paced)
+            .min();
         let until = at.map(|at| self.started + Duration::from_millis(at));
         async move {
             match until {
@@ -293,6 +306,9 @@ impl Chat {
             if let Some(Job::Verify(it)) = self.jobs.remove(&tag) {
                 self.judge(&it);
             }
+        }
+        if let Some(held) = self.pace.next(self.pending, now) {
+            self.send_again(held).await;
         }
         if self.is_for_people() && now >= self.mark_at {
             self.mark_at = now + MARK_EVERY_MS;
@@ -326,7 +342,7 @@ impl Chat {
     /// of its questions.
     fn is_busy(&self) -> bool {
         let asking = self.question.is_some() || !self.is_for_people() && self.typed_jobs() > 0;
-        self.is_moving() || asking || self.pending >= PENDING_MAX
+        self.is_moving() || asking || self.pending >= PENDING_MAX || !self.pace.is_idle()
     }
 
     /// Keys are always taken: a line can be typed while others wait, and Ctrl-C ends any wait.
@@ -593,7 +609,18 @@ impl Chat {
         self.send(group.to_owned(), to, text, key).await;
     }
 
-    async fn send(&mut self, group: String, to: Option<String>, text: String, key: Option<String>) {
+    /// A line that came too fast goes again, under its key.
+    async fn send_again(&mut self, held: Held) {
+        let Ask::Say { group, text, key } = held.ask else {
+            return;
+        };
+        self.pending = self.pending.saturating_sub(1);
+        self.view.settled(held.tag, self.now());
+        let tag = self.send(group, None, text, key).await;
+        self.pace.sent(tag);
+    }
+
+    async fn send(&mut self, group: String, to: Option<String>, text: String, key: Option<String>) -> u64 {
         self.pending += 1;
         let ask = match to.clone() {
             None => Ask::Say {
@@ -611,6 +638,7 @@ impl Chat {
         let tag = self.ask(ask).await;
         let now = self.now();
         self.view.under_way(tag, &group, to.as_deref(), &text, now);
+        tag
     }
 
     /// A session that is over says so with its last update.
@@ -714,7 +742,7 @@ impl Chat {
     async fn finish(mut self, talked: Result<(), Failure>) -> Result<(), Failure> {
         let (unanswered, is_for_people) = (self.pending + self.not_kept, self.is_for_people());
         let outboxes = self.groups.values().filter_map(|group| group.outbox.as_ref());
-        let kept: usize = outboxes.map(|outbox| outbox.public().count()).sum();
+        let kept: usize = self.kept + outboxes.map(|outbox| outbox.public().count()).sum::<usize>();
         let shown = self.view.drain();
         self.screen.close(shown).await;
         self.session.close().await;

@@ -57,8 +57,8 @@ pub struct Outbox {
     file: File,
     path: PathBuf,
     place: Place,
-    /// Nothing is in the file.
-    is_empty: bool,
+    /// Bytes of the file that are whole records; what is behind them is the torn end of one that could not be written.
+    whole_bytes: u64,
     waiting: Vec<Unsent>,
     /// Keys of this process begin with this.
     prefix: String,
@@ -88,7 +88,7 @@ impl Outbox {
                 group: group.to_owned(),
                 user: user.to_owned(),
             },
-            is_empty: true,
+            whole_bytes: 0,
             waiting: replay(&bytes).1,
             prefix: format!("{:016x}", u64::from_le_bytes(drawn)),
             drawn: 0,
@@ -130,45 +130,60 @@ impl Outbox {
             return Ok(());
         }
         self.append(&Record::Done(key.to_owned()))?;
-        if self.waiting.is_empty() || self.file.metadata()?.len() > COMPACT_BYTES {
+        if self.waiting.is_empty() || self.whole_bytes > COMPACT_BYTES {
             self.rewrite()?;
         }
         Ok(())
     }
 
+    /// Writes a record whole or, as on a full disk, not at all: half of one could pass for a line that was not kept.
     fn append(&mut self, record: &Record) -> io::Result<()> {
-        if std::mem::take(&mut self.is_empty) {
-            write_record(&mut self.file, &Record::Of(self.place.clone()))?;
+        let mut bytes = Vec::new();
+        if self.whole_bytes == 0 {
+            put_record(&mut bytes, &Record::Of(self.place.clone()))?;
         }
-        write_record(&mut self.file, record)
+        put_record(&mut bytes, record)?;
+        // Again, should it have failed then.
+        if self.file.metadata()?.len() != self.whole_bytes {
+            self.file.set_len(self.whole_bytes)?;
+        }
+        let written = self.file.write_all(&bytes);
+        match written {
+            Ok(()) => self.whole_bytes += bytes.len() as u64,
+            Err(_) => drop(self.file.set_len(self.whole_bytes)),
+        }
+        written
     }
 
     /// Leaves only what waits in the file: another one takes its place, whole or not at all, and is held before it does.
     fn rewrite(&mut self) -> io::Result<()> {
         if self.waiting.is_empty() {
-            self.is_empty = true;
-            return self.file.set_len(0);
+            self.file.set_len(0)?;
+            self.whole_bytes = 0;
+            return Ok(());
         }
         let new = self.path.with_extension("new");
         // It is not there but after a death in the middle of this.
         let _ = std::fs::remove_file(&new);
         let mut file = open_private(&new)?;
-        write_record(&mut file, &Record::Of(self.place.clone()))?;
+        let mut bytes = Vec::new();
+        put_record(&mut bytes, &Record::Of(self.place.clone()))?;
         for unsent in &self.waiting {
-            write_record(&mut file, &Record::Sent(unsent.clone()))?;
+            put_record(&mut bytes, &Record::Sent(unsent.clone()))?;
         }
+        file.write_all(&bytes)?;
         std::fs::rename(&new, &self.path)?;
-        (self.file, self.is_empty) = (file, false);
+        (self.file, self.whole_bytes) = (file, bytes.len() as u64);
         Ok(())
     }
 }
 
-/// In one piece, and behind a line feed, so that a record that was torn before costs no other.
-fn write_record(file: &mut File, record: &Record) -> io::Result<()> {
-    let mut line = vec![b'\n'];
-    serde_json::to_writer(&mut line, record)?;
-    line.push(b'\n');
-    file.write_all(&line)
+/// Behind a line feed, so that a record that a death tore costs no other.
+fn put_record(bytes: &mut Vec<u8>, record: &Record) -> io::Result<()> {
+    bytes.push(b'\n');
+    serde_json::to_writer(&mut *bytes, record)?;
+    bytes.push(b'\n');
+    Ok(())
 }
 
 /// Groups and nicks for which lines wait in `directory`, with these, without those that another process holds.
@@ -267,6 +282,40 @@ mod tests {
             ["whole", "next"]
         );
         assert_eq!(replay(b"\xff\n[]\n{}\nnull\n"), (None, Vec::new()));
+    }
+
+    #[test]
+    fn what_could_not_be_written_whole_is_cut_off() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut outbox = Outbox::open(directory.path(), "1", "bob").expect("opened");
+        outbox.add(None, "whole").expect("kept");
+        // As it is after a full disk: the record of a line that its user was told is not kept.
+        outbox
+            .file
+            .write_all(b"\n{\"sent\":{\"key\":\"x\",\"text\":\"not kept\"}}")
+            .expect("written");
+        outbox.add(None, "next").expect("kept");
+        drop(outbox);
+        let outbox = Outbox::open(directory.path(), "1", "bob").expect("opened");
+        assert_eq!(texts(&outbox), ["whole", "next"]);
+    }
+
+    #[test]
+    fn a_line_that_cannot_be_written_is_not_kept() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut outbox = Outbox::open(directory.path(), "1", "bob").expect("opened");
+        let path = Outbox::path(directory.path(), "1", "bob");
+        let whole = std::mem::replace(&mut outbox.file, File::open(&path).expect("for reading"));
+        outbox
+            .add(None, "lost")
+            .expect_err("no write to a file that is open for reading");
+        outbox.file = whole;
+        outbox.add(None, "next").expect("kept");
+        assert_eq!(texts(&outbox), ["next"]);
+        assert_eq!(left_behind(directory.path()).len(), 0, "this process has it");
+        drop(outbox);
+        let left = left_behind(directory.path());
+        assert_eq!(left.len(), 1, "the file says whose it is");
     }
 
     #[test]

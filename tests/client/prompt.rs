@@ -429,7 +429,7 @@ pub async fn quitting(url: &str, ring: &FakeRing) {
     ring.take_over().await;
     ring.expire().await;
     let mut terminal = Terminal::start(&keeping(url, &directory), ROWS, 80);
-    terminal.sees("sends what is left, and shows what is").await;
+    terminal.sees("is left, and shows what is private").await;
     terminal.press("JOINGROUP 81 dennis\r");
     terminal.sees("✓ dennis: last words").await;
     // Whoever is eve by now did not get it.

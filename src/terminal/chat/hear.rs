@@ -1,7 +1,11 @@
 //! What the session tells.
 
+use std::collections::VecDeque;
+
+use super::pace::Held;
 use super::questions::Job;
-use super::{CATCH_UP_MAX, Chat, Phase};
+use super::{CATCH_UP_MAX, Chat, End, Phase};
+use crate::chat::ErrorCode;
 use crate::client::{Ask, Failure, SessionEvent, Update};
 use crate::ring::Millis;
 use crate::terminal::grammar;
@@ -32,9 +36,12 @@ impl Chat {
                 event: Event::Left(ref it),
                 own: true,
             } => {
-                let group = it.group.clone();
+                let (group, is_lost) = (it.group.clone(), it.reason.as_deref() == Some("lost"));
                 self.view.hear(&event, now);
-                self.leave_goes_on(&group, true, now);
+                // With one who is lost the session ends, which tells the outcomes first.
+                if !is_lost {
+                    self.leave_goes_on(&group, true, now);
+                }
             }
             SessionEvent::Acknowledged {
                 tag,
@@ -177,6 +184,7 @@ impl Chat {
     /// A line has its outcome.
     pub(super) fn settle(&mut self, tag: u64, group: &str, key: Option<&str>) {
         self.pending = self.pending.saturating_sub(1);
+        self.pace.settled(tag);
         self.view.settled(tag, self.now());
         if let Some(key) = key {
             self.is_done(group, key);
@@ -212,6 +220,14 @@ impl Chat {
             _ => {}
         }
         match &ask {
+            Ask::Say { .. } if code == Some(ErrorCode::TooFast) && self.is_for_people() => {
+                if self.pace.hold(Held { tag, ask }, now) {
+                    self.view.notice(
+                        "you say more than this ring takes of one client; your lines wait and follow by themselves",
+                    );
+                }
+                return;
+            }
             Ask::Join { group, .. } | Ask::Leave { group } => {
                 let group = group.clone();
                 self.forget(&group, now);
@@ -222,6 +238,7 @@ impl Chat {
                 // It stays in the outbox: its key makes the next sending harmless.
                 let group = group.clone();
                 self.pending = self.pending.saturating_sub(1);
+                self.pace.settled(tag);
                 self.view.settled(tag, self.now());
                 self.view.trouble(&format!(
                     "a line is kept; it is sent, and counts once, when you join group {group} again"
@@ -265,9 +282,34 @@ impl Chat {
         self.view.trouble(&format!("{}; {again} joins anew", ended(message)));
     }
 
+    /// Lines that came too fast, and whose group is gone.
+    fn let_go(&mut self, group: &str, held: VecDeque<Held>, is_kept: bool) {
+        for it in &held {
+            self.pending = self.pending.saturating_sub(1);
+            self.view.settled(it.tag, self.now());
+            if let (false, Ask::Say { text, .. }) = (is_kept, &it.ask) {
+                self.view
+                    .trouble(&format!("not sent: {}", sanitize::harmless(shorten(text))));
+                self.screen.record(&grammar::typed(None, text));
+            }
+        }
+        if is_kept && !held.is_empty() {
+            self.view.trouble(&format!(
+                "lines that were not sent: {}; they are kept, and sent when you join group {group} again",
+                held.len()
+            ));
+        }
+    }
+
     /// The session is no longer in a group.
     pub(super) fn forget(&mut self, group: &str, now: Millis) {
-        self.groups.remove(group);
+        let outbox = self.groups.remove(group).and_then(|it| it.outbox);
+        let held = self.pace.forget(group);
+        match self.end {
+            // Nothing more is sent: what has no number is told at the end.
+            Some(End::Now) => self.kept += outbox.map_or(0, |outbox| outbox.public().count()),
+            _ => self.let_go(group, held, outbox.is_some()),
+        }
         self.view.gone(group, now);
         if self.present.as_deref() == Some(group) {
             let other = self.groups.keys().next().cloned();
