@@ -44,6 +44,8 @@ const HISTORY_MAX: u64 = 1000;
 /// Paste of more lines than this is refused: nobody reads it.
 const PASTE_LINES_MAX: usize = 1000;
 
+/// How long what is shown while the groups are left may take to be drawn.
+const LAST_SHOW_TIMEOUT: Duration = Duration::from_millis(500);
 /// Lines shown of those that were not sent and are not kept; the others are counted.
 const NOT_KEPT_SHOWN: usize = 10;
 
@@ -696,7 +698,8 @@ impl Chat {
             if self.view.is_interrupted() && self.is_moving() {
                 self.view.notice("leaving; Ctrl-C does not wait for the ring");
             }
-            self.show().await;
+            // A terminal that takes nothing holds no leave back.
+            let _ = tokio::time::timeout(LAST_SHOW_TIMEOUT, self.show()).await;
             while self.is_moving() {
                 tokio::select! {
                     update = self.session.updates.recv() => match update {

@@ -444,6 +444,41 @@ pub async fn quitting(url: &str, ring: &FakeRing) {
     assert_eq!(terminal.ends().await, Some(0));
 }
 
+/// A terminal that takes nothing any more holds back no signal and no end.
+pub async fn held(url: &str) {
+    const LINES: usize = 100;
+    let mut eve = join(url, "83", "eve").await;
+    let mut terminal = Terminal::start(&command(url), ROWS, 80);
+    terminal.press("JOINGROUP 83 dennis\r");
+    terminal.sees("dennis@83>").await;
+    terminal.hold_output();
+    // More than wait for a terminal, each in a drawing of its own.
+    for number in 0..LINES {
+        let text = format!("line {number}");
+        say(&eve, "83", &text).await;
+        let is_said = |event: &SessionEvent| matches!(event, SessionEvent::Acknowledged { ask: Ask::Say { text: said, .. }, .. } if *said == text);
+        while !matches!(next(&mut eve).await, Update::Event(event) if is_said(&event)) {}
+    }
+    let asked = Instant::now();
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(terminal.pid()).expect("a pid"));
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("sent");
+    assert_eq!(terminal.ends().await, Some(0));
+    assert!(asked.elapsed() < Duration::from_secs(6), "{:?}", asked.elapsed());
+    assert!(terminal.is_restored());
+    assert!(!terminal.shows("line 99"), "{}", terminal.picture());
+    // It has left in good order.
+    loop {
+        if let Update::Event(SessionEvent::Deliver {
+            event: Event::Left(it), ..
+        }) = next(&mut eve).await
+        {
+            assert_eq!((it.user.as_str(), it.reason.as_deref()), ("dennis", Some("asked")));
+            break;
+        }
+    }
+    eve.close().await;
+}
+
 /// How long a delivered message takes to the screen: from the moment at which another session hears it to the moment
 /// at which the terminal has it. Prints the figure; run it by itself, it is no part of the gate.
 pub async fn latency(url: &str) {
