@@ -80,7 +80,7 @@ mod tests {
     fn held(tag: u64, group: &str) -> Held {
         Held {
             tag,
-            ask: Ask::say(group, &format!("line {tag}")),
+            ask: Ask::say(group, format!("line {tag}")),
         }
     }
 
