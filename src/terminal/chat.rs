@@ -2,6 +2,7 @@
 //! session tells to the [`View`]; what is shown, and how, is decided there.
 
 mod hear;
+mod pace;
 mod questions;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -16,12 +17,14 @@ use super::lines::InputLine;
 use super::outbox::{self, Outbox, Place};
 use super::prompt::{Input, Screen};
 use super::query::Query;
+use super::render;
 use super::sanitize::harmless;
 use super::text::{Colours, PROMPT, Paint, Styled, WAITING};
 use super::view::{Form, View};
-use super::{LEAVE_TIMEOUT, Stop, TURN_MAX};
+use super::{LEAVE_TIMEOUT, Stop, TURN_MAX, shorten};
 use crate::client::{Ask, Exit, Failure, Options, Session, Update};
 use crate::ring::Millis;
+use pace::{Held, Pace};
 use questions::{Job, Question};
 
 pub use questions::group_line;
@@ -40,6 +43,11 @@ const GROUPS_MAX: usize = 1000;
 const HISTORY_MAX: u64 = 1000;
 /// Paste of more lines than this is refused: nobody reads it.
 const PASTE_LINES_MAX: usize = 1000;
+
+/// How long what is shown while the groups are left may take to be drawn.
+const LAST_SHOW_TIMEOUT: Duration = Duration::from_millis(500);
+/// Lines shown of those that were not sent and are not kept; the others are counted.
+const NOT_KEPT_SHOWN: usize = 10;
 
 /// Lines of a paste that are shown with the question about it.
 const PASTE_LINES_SHOWN: usize = 3;
@@ -60,7 +68,12 @@ pub struct Manner {
 enum Phase {
     Joining,
     In,
-    Leaving,
+    /// It is over when its end was heard and the ring has acknowledged it, which comes in either order: lines before it
+    /// have their outcomes by then.
+    Leaving {
+        is_heard: bool,
+        is_acknowledged: bool,
+    },
 }
 
 /// A group that the session is in, or on its way into or out of.
@@ -99,6 +112,14 @@ struct Chat {
     paste: Option<String>,
     /// Lines that were typed and wait for their turn.
     lines: VecDeque<String>,
+    /// Whether it was said that there are too many of them.
+    is_full: bool,
+    /// Lines that came too fast; they count as pending.
+    pace: Pace,
+    /// Lines that were typed and are neither sent nor kept.
+    not_kept: usize,
+    /// Lines in the outboxes of groups that were left at the end.
+    kept: usize,
     refused: Option<Exit>,
     mark_at: Millis,
     /// Nothing more comes from the input.
@@ -135,6 +156,10 @@ pub async fn run(options: Options, manner: Manner) -> Result<(), Failure> {
         jobs: BTreeMap::new(),
         paste: None,
         lines: VecDeque::new(),
+        is_full: false,
+        pace: Pace::default(),
+        not_kept: 0,
+        kept: 0,
         refused: None,
         mark_at: MARK_EVERY_MS,
         is_closed: false,
@@ -155,18 +180,20 @@ impl Chat {
     /// Lines of earlier lives that wait for a join.
     fn tell_what_was_left(&mut self) {
         let left = self.manner.keep.as_deref().map(outbox::left_behind).unwrap_or_default();
-        for (place, count) in left {
+        for (place, lines) in left {
             let Place { group, user } = place;
-            let lines = if count == 1 {
-                "a line of yours has".to_owned()
-            } else {
-                format!("{count} lines of yours have")
+            let private = lines.iter().filter(|line| line.to.is_some()).count();
+            let next = match private {
+                0 => "sends what is left",
+                private if private == lines.len() => "shows what is left, which is private",
+                _ => "sends what is left, and shows what is private",
             };
-            let user = harmless(&user).into_owned();
-            let text = format!(
-                "{lines} no number in group {}; JOINGROUP {group} {user} sends what is left",
-                harmless(&group)
-            );
+            let lines = match lines.len() {
+                1 => "a line of yours has".to_owned(),
+                count => format!("{count} lines of yours have"),
+            };
+            let (group, user) = (harmless(&group), harmless(&user));
+            let text = format!("{lines} no number in group {group}; JOINGROUP {group} {user} {next}");
             self.view.notice(&text);
         }
     }
@@ -188,7 +215,9 @@ impl Chat {
                 self.take_line(&line).await;
                 continue;
             }
-            self.show().await;
+            if !self.show_unless(stop).await {
+                continue;
+            }
             if self.manner.form == Form::Plain {
                 self.screen.flush();
             }
@@ -202,8 +231,7 @@ impl Chat {
                     for update in updates.drain(..) {
                         self.hear(update).await?;
                     }
-                    if self.session.updates.is_empty() {
-                        self.show().await;
+                    if self.session.updates.is_empty() && self.show_unless(stop).await {
                         self.screen.flush();
                     }
                 }
@@ -218,6 +246,18 @@ impl Chat {
     /// The next line that was typed, once it may go.
     fn next_line(&mut self) -> Option<String> {
         if self.is_busy() { None } else { self.lines.pop_front() }
+    }
+
+    /// Shows what is to be shown. A terminal that takes nothing holds nobody back who wants to go: then this is false.
+    async fn show_unless(&mut self, stop: &mut Stop) -> bool {
+        let is_shown = tokio::select! {
+            () = self.show() => true,
+            () = stop.wait() => false,
+        };
+        if !is_shown {
+            self.end = Some(End::Now);
+        }
+        is_shown
     }
 
     async fn show(&mut self) {
@@ -240,7 +280,12 @@ impl Chat {
             _ => None,
         });
         let mark = (self.is_for_people() && self.is_mark_due()).then_some(self.mark_at);
-        let at = digests.chain(self.view.deadline(self.now())).chain(mark).min();
+        let paced = self.pace.due(self.pending);
+        let at = digests
+            .chain(self.view.deadline(self.now()))
+            .chain(mark)
+            .chain(paced)
+            .min();
         let until = at.map(|at| self.started + Duration::from_millis(at));
         async move {
             match until {
@@ -263,6 +308,9 @@ impl Chat {
             if let Some(Job::Verify(it)) = self.jobs.remove(&tag) {
                 self.judge(&it);
             }
+        }
+        if let Some(held) = self.pace.next(self.pending, now) {
+            self.send_again(held).await;
         }
         if self.is_for_people() && now >= self.mark_at {
             self.mark_at = now + MARK_EVERY_MS;
@@ -296,14 +344,14 @@ impl Chat {
     /// of its questions.
     fn is_busy(&self) -> bool {
         let asking = self.question.is_some() || !self.is_for_people() && self.typed_jobs() > 0;
-        self.is_moving() || asking || self.pending >= PENDING_MAX
+        self.is_moving() || asking || self.pending >= PENDING_MAX || !self.pace.is_idle()
     }
 
-    /// Keys are always taken: a line can be typed while others wait, and Ctrl-C ends the wait for the last ones.
+    /// Keys are always taken: a line can be typed while others wait, and Ctrl-C ends any wait.
     fn takes_input(&self) -> bool {
         match self.manner.form {
             _ if self.is_closed => false,
-            Form::Rich => self.end != Some(End::Now) && self.lines.len() < PASTE_LINES_MAX,
+            Form::Rich => self.end != Some(End::Now),
             Form::Plain | Form::Pipe | Form::Json => self.end.is_none() && !self.is_busy(),
         }
     }
@@ -341,12 +389,19 @@ impl Chat {
         if let Some(text) = self.paste.take() {
             return self.answer_paste(&text, &key);
         }
+        if key == Key::Enter && self.lines.len() >= PASTE_LINES_MAX {
+            self.screen.bell();
+            return self.refuse_more_lines();
+        }
         let (nicks, groups) = (self.view.nicks(), self.view.groups());
         let complete = |text: &str| grammar::complete(text, &nicks, &groups);
         match self.screen.press(key, &complete) {
             Action::None => {}
-            Action::Bell => self.screen.bell().await,
-            Action::Submit(text) => self.lines.push_back(text),
+            Action::Bell => self.screen.bell(),
+            Action::Submit(text) => {
+                self.lines.push_back(text);
+                self.is_full = false;
+            }
             Action::Paste(text) if text.lines().count() > PASTE_LINES_MAX => {
                 self.view.trouble(&format!(
                     "a paste of more than {PASTE_LINES_MAX} lines: `chaley send` takes it"
@@ -355,18 +410,32 @@ impl Chat {
             Action::Paste(text) => self.paste = Some(text),
             Action::Candidates(words) => {
                 let words: Vec<&str> = words.iter().map(|word| word.trim_end_matches([':', ' '])).collect();
-                self.view.notice(&words.join("  "));
+                self.view.answer(render::candidates(&words));
             }
             // Ctrl-C must not wait for what does not come.
             Action::Interrupt => self.end = Some(End::Now),
             Action::End => self.end = Some(End::Input),
             Action::Suspend => self.screen.suspend().await,
-            Action::Clear => self.screen.clear().await,
+            Action::Clear => self.screen.clear(),
+        }
+    }
+
+    /// Says once that so many lines wait: the next one stays where it was typed.
+    fn refuse_more_lines(&mut self) {
+        if !std::mem::replace(&mut self.is_full, true) {
+            let lines = self.lines.len();
+            self.view.trouble(&format!(
+                "{lines} lines of yours wait; the next one when some of them are sent"
+            ));
         }
     }
 
     fn answer_paste(&mut self, text: &str, key: &Key) {
         match key {
+            Key::Char('y' | 'Y') if self.lines.len() + text.lines().count() > PASTE_LINES_MAX => {
+                self.paste = Some(text.to_owned());
+                self.refuse_more_lines();
+            }
             Key::Char('y' | 'Y') => self.lines.extend(text.lines().map(str::to_owned)),
             // Another paste is no answer.
             Key::Paste(_) => self.paste = Some(text.to_owned()),
@@ -492,7 +561,10 @@ impl Chat {
     async fn leave(&mut self, group: &str) {
         self.mark_group(group).await;
         if let Some(it) = self.groups.get_mut(group) {
-            it.phase = Phase::Leaving;
+            it.phase = Phase::Leaving {
+                is_heard: false,
+                is_acknowledged: false,
+            };
             let group = group.to_owned();
             self.ask(Ask::Leave { group }).await;
         }
@@ -539,7 +611,18 @@ impl Chat {
         self.send(group.to_owned(), to, text, key).await;
     }
 
-    async fn send(&mut self, group: String, to: Option<String>, text: String, key: Option<String>) {
+    /// A line that came too fast goes again, under its key.
+    async fn send_again(&mut self, held: Held) {
+        let Ask::Say { group, text, key } = held.ask else {
+            return;
+        };
+        self.pending = self.pending.saturating_sub(1);
+        self.view.settled(held.tag, self.now());
+        let tag = self.send(group, None, text, key).await;
+        self.pace.sent(tag);
+    }
+
+    async fn send(&mut self, group: String, to: Option<String>, text: String, key: Option<String>) -> u64 {
         self.pending += 1;
         let ask = match to.clone() {
             None => Ask::Say {
@@ -557,6 +640,7 @@ impl Chat {
         let tag = self.ask(ask).await;
         let now = self.now();
         self.view.under_way(tag, &group, to.as_deref(), &text, now);
+        tag
     }
 
     /// A session that is over says so with its last update.
@@ -614,7 +698,8 @@ impl Chat {
             if self.view.is_interrupted() && self.is_moving() {
                 self.view.notice("leaving; Ctrl-C does not wait for the ring");
             }
-            self.show().await;
+            // A terminal that takes nothing holds no leave back.
+            let _ = tokio::time::timeout(LAST_SHOW_TIMEOUT, self.show()).await;
             while self.is_moving() {
                 tokio::select! {
                     update = self.session.updates.recv() => match update {
@@ -634,25 +719,33 @@ impl Chat {
         let _ = tokio::time::timeout(LEAVE_TIMEOUT, waiting).await;
     }
 
-    /// Lines that were typed and had no turn are kept as if they had been sent.
+    /// Lines that were typed and had no turn are kept as if they had been sent, if it is certain where they would have
+    /// gone. The others are told.
     fn keep_the_rest(&mut self) {
-        let outbox = self
+        let is_certain = !self.is_moving();
+        let mut outbox = self
             .present
             .as_ref()
             .and_then(|group| self.groups.get_mut(group)?.outbox.as_mut());
-        let Some(outbox) = outbox else { return };
-        for line in self.lines.drain(..) {
-            if let Ok(Line::Say(text)) = grammar::parse(&line)
-                && outbox.add(None, &text).is_ok()
-            {
-                self.pending += 1;
-            }
+        let mut keep = |text: &str| outbox.as_mut().is_some_and(|outbox| outbox.add(None, text).is_ok());
+        let (kept, not_kept) = without_turn(self.lines.drain(..), is_certain, &mut keep);
+        self.pending += kept;
+        self.not_kept = not_kept.len();
+        for line in not_kept.iter().take(NOT_KEPT_SHOWN) {
+            self.view.trouble(&format!("not sent: {}", harmless(shorten(line))));
         }
+        match self.not_kept.saturating_sub(NOT_KEPT_SHOWN) {
+            0 => {}
+            more => self.view.trouble(&format!("and {more} more were not sent")),
+        }
+        // The arrow keys bring them back.
+        not_kept.iter().for_each(|line| self.screen.record(line));
     }
 
     async fn finish(mut self, talked: Result<(), Failure>) -> Result<(), Failure> {
-        let (unanswered, is_for_people) = (self.pending, self.is_for_people());
-        let kept = self.manner.keep.is_some() && is_for_people;
+        let (unanswered, is_for_people) = (self.pending + self.not_kept, self.is_for_people());
+        let outboxes = self.groups.values().filter_map(|group| group.outbox.as_ref());
+        let kept: usize = self.kept + outboxes.map(|outbox| outbox.public().count()).sum::<usize>();
         let shown = self.view.drain();
         self.screen.close(shown).await;
         self.session.close().await;
@@ -660,10 +753,10 @@ impl Chat {
         match self.refused {
             Some(exit) if !is_for_people => Err(Failure::new(exit, "not every line was accepted (see above)")),
             _ if unanswered > 0 => {
-                let advice = if kept {
-                    "; they are kept, and sent when you join again"
-                } else {
-                    ""
+                let advice = match kept {
+                    0 => String::new(),
+                    kept if kept >= unanswered => "; they are kept, and sent when you join again".to_owned(),
+                    kept => format!("; {kept} of them kept, and sent when you join again"),
                 };
                 let message = format!("lines without a number at the end: {unanswered}{advice}");
                 Err(Failure::new(Exit::Unavailable, message))
@@ -671,6 +764,26 @@ impl Chat {
             _ => Ok(()),
         }
     }
+}
+
+/// Goes through lines that had no turn: how many `keep` took, and those that are not kept. Behind a change of the group,
+/// or with one under way (not `is_certain`), nobody knows where a line would have gone; and whom a private one would reach
+/// later, under the same nick, is not known either.
+fn without_turn(
+    lines: impl Iterator<Item = String>,
+    mut is_certain: bool,
+    keep: &mut dyn FnMut(&str) -> bool,
+) -> (usize, Vec<String>) {
+    let (mut kept, mut not_kept) = (0, Vec::new());
+    for line in lines {
+        match grammar::parse(&line) {
+            Ok(Line::Join { .. } | Line::Leave { .. } | Line::Switch { .. }) => is_certain = false,
+            Ok(Line::Say(text)) if is_certain && keep(&text) => kept += 1,
+            Ok(Line::Say(_) | Line::Tell { .. }) => not_kept.push(line),
+            _ => {}
+        }
+    }
+    (kept, not_kept)
 }
 
 /// A paste that the user is asked about: its beginning, and the question.
@@ -697,5 +810,47 @@ pub fn colours_of(term: &str) -> Colours {
         "linux" | "ansi" | "cons25" => Colours::Eight,
         term if term.starts_with("vt") => Colours::Eight,
         _ => Colours::Many,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rest(lines: &[&str], is_certain: bool) -> (Vec<String>, Vec<String>) {
+        let mut kept = Vec::new();
+        let mut keep = |text: &str| {
+            kept.push(text.to_owned());
+            true
+        };
+        let (count, not_kept) = without_turn(lines.iter().map(|it| (*it).to_owned()), is_certain, &mut keep);
+        assert_eq!(count, kept.len());
+        (kept, not_kept)
+    }
+
+    #[test]
+    fn nothing_is_kept_for_a_group_that_is_not_certain() {
+        let (kept, not_kept) = rest(&["one", "/who", "//two", "@ eve psst", "three"], true);
+        assert_eq!(
+            (kept, not_kept),
+            (
+                ["one", "/two", "three"].map(str::to_owned).to_vec(),
+                vec!["@ eve psst".to_owned()]
+            )
+        );
+        for change in ["JOINGROUP 2 bob", "/join 2", "/switch", "/leave", "LEAVEGROUP"] {
+            let (kept, not_kept) = rest(&["for 1", change, "secret for 2"], true);
+            assert_eq!(kept, ["for 1"], "{change}");
+            assert_eq!(not_kept, ["secret for 2"], "{change}");
+        }
+        let (kept, not_kept) = rest(&["secret for 2"], false);
+        assert_eq!((kept, not_kept), (Vec::new(), vec!["secret for 2".to_owned()]));
+    }
+
+    #[test]
+    fn what_cannot_be_kept_is_told() {
+        let lines = ["one".to_owned(), "two".to_owned()];
+        let told = without_turn(lines.clone().into_iter(), true, &mut |_| false);
+        assert_eq!(told, (0, lines.to_vec()));
     }
 }

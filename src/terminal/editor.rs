@@ -138,9 +138,13 @@ impl Editor {
         self.search.as_ref().map(|search| search.wanted.as_str())
     }
 
-    /// Puts a text into the line, the cursor behind it.
+    /// Puts a text into the line, as much of it as any ring takes, the cursor behind it.
     pub fn set(&mut self, text: &str) {
         self.remember();
+        // What is too long would be cut anywhere, in the middle of a character, too.
+        let mut ends = (0..=text.len().min(MAX_TEXT_BYTES)).rev();
+        let end = ends.find(|end| text.is_char_boundary(*end)).unwrap_or_default();
+        let (text, _) = text.split_at(end);
         self.line.update(text, text.len(), &mut Cut(String::new()));
     }
 
@@ -492,6 +496,22 @@ mod tests {
         assert_eq!(editor.text(), "hi dennis: ");
         type_text(&mut editor, "zz");
         assert_eq!(editor.press(Key::Tab, &names), Action::Bell);
+    }
+
+    #[test]
+    fn a_text_that_is_too_long_is_cut_between_characters() {
+        let mut editor = Editor::new();
+        for beginning in ["", "x"] {
+            editor.set(&format!("{beginning}{}", "é".repeat(MAX_TEXT_BYTES / 2 + 10)));
+            assert!(editor.text().len() <= MAX_TEXT_BYTES && editor.text().len() > MAX_TEXT_BYTES - 2);
+        }
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("history");
+        std::fs::write(&path, format!("x{}\n", "é".repeat(MAX_TEXT_BYTES))).expect("written");
+        editor.load(&path);
+        press(&mut editor, &[Key::Up]);
+        press(&mut editor, &[Key::Ctrl('_'), Key::Ctrl('r'), Key::Char('é')]);
+        assert!(editor.text().len() <= MAX_TEXT_BYTES);
     }
 
     #[test]

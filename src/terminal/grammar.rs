@@ -130,6 +130,15 @@ pub fn parse(line: &str) -> Result<Line, String> {
     }
 }
 
+/// What to type to say a text, to one member alone or to all.
+pub fn typed(to: Option<&str>, text: &str) -> String {
+    match to {
+        Some(to) => format!("@ {to} {text}"),
+        None if text.starts_with('/') => format!("/{text}"),
+        None => text.to_owned(),
+    }
+}
+
 fn join(group: &str, user: Option<&str>) -> Result<Line, String> {
     let (group, user) = (names::group(group)?, user.map(names::nick).transpose()?);
     Ok(Line::Join { group, user })
@@ -441,6 +450,18 @@ mod tests {
             let (start, candidates) = complete(&text, &["世界".to_owned()], &["1".to_owned()]);
             proptest::prop_assert!(text.is_char_boundary(start));
             proptest::prop_assert!(candidates.len() <= 20);
+        }
+    }
+
+    #[test]
+    fn what_was_said_can_be_typed_again() {
+        for line in ["@ eve  two spaces", "//slash", "plain @ eve"] {
+            let again = match parse(line).expect(line) {
+                Line::Say(text) => typed(None, &text),
+                Line::Tell { to, text } => typed(Some(&to), &text),
+                other => panic!("{other:?}"),
+            };
+            assert_eq!(again, line);
         }
     }
 }

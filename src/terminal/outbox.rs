@@ -2,7 +2,8 @@
 //!
 //! One file for each cluster, group and nick, readable to this account only. Each line that is sent is written there
 //! first, with the key under which the ring takes it once however often it is sent. A process that ends, or is killed,
-//! leaves the file; the next one that joins as the same sends what is in it. The file is not synced: a dying process
+//! leaves the file; the next one that joins as the same sends what is in it, but for private lines, which it shows: a nick
+//! may be somebody else's by then. The file is not synced: a dying process
 //! loses nothing by that, a dying machine perhaps the last lines.
 
 use std::fs::{DirBuilder, File, OpenOptions};
@@ -56,8 +57,8 @@ pub struct Outbox {
     file: File,
     path: PathBuf,
     place: Place,
-    /// Nothing is in the file.
-    is_empty: bool,
+    /// Bytes of the file that are whole records; what is behind them is the torn end of one that could not be written.
+    whole_bytes: u64,
     waiting: Vec<Unsent>,
     /// Keys of this process begin with this.
     prefix: String,
@@ -87,7 +88,7 @@ impl Outbox {
                 group: group.to_owned(),
                 user: user.to_owned(),
             },
-            is_empty: true,
+            whole_bytes: 0,
             waiting: replay(&bytes).1,
             prefix: format!("{:016x}", u64::from_le_bytes(drawn)),
             drawn: 0,
@@ -100,6 +101,11 @@ impl Outbox {
     /// Lines that an earlier process left, and those of this one without an outcome, oldest first.
     pub fn waiting(&self) -> &[Unsent] {
         &self.waiting
+    }
+
+    /// Those of them that are for everybody.
+    pub fn public(&self) -> impl Iterator<Item = &Unsent> {
+        self.waiting.iter().filter(|unsent| unsent.to.is_none())
     }
 
     /// Keeps a line until it is done; returns its key.
@@ -124,49 +130,64 @@ impl Outbox {
             return Ok(());
         }
         self.append(&Record::Done(key.to_owned()))?;
-        if self.waiting.is_empty() || self.file.metadata()?.len() > COMPACT_BYTES {
+        if self.waiting.is_empty() || self.whole_bytes > COMPACT_BYTES {
             self.rewrite()?;
         }
         Ok(())
     }
 
+    /// Writes a record whole or, as on a full disk, not at all: half of one could pass for a line that was not kept.
     fn append(&mut self, record: &Record) -> io::Result<()> {
-        if std::mem::take(&mut self.is_empty) {
-            write_record(&mut self.file, &Record::Of(self.place.clone()))?;
+        let mut bytes = Vec::new();
+        if self.whole_bytes == 0 {
+            put_record(&mut bytes, &Record::Of(self.place.clone()))?;
         }
-        write_record(&mut self.file, record)
+        put_record(&mut bytes, record)?;
+        // Again, should it have failed then.
+        if self.file.metadata()?.len() != self.whole_bytes {
+            self.file.set_len(self.whole_bytes)?;
+        }
+        let written = self.file.write_all(&bytes);
+        match written {
+            Ok(()) => self.whole_bytes += bytes.len() as u64,
+            Err(_) => drop(self.file.set_len(self.whole_bytes)),
+        }
+        written
     }
 
     /// Leaves only what waits in the file: another one takes its place, whole or not at all, and is held before it does.
     fn rewrite(&mut self) -> io::Result<()> {
         if self.waiting.is_empty() {
-            self.is_empty = true;
-            return self.file.set_len(0);
+            self.file.set_len(0)?;
+            self.whole_bytes = 0;
+            return Ok(());
         }
         let new = self.path.with_extension("new");
         // It is not there but after a death in the middle of this.
         let _ = std::fs::remove_file(&new);
         let mut file = open_private(&new)?;
-        write_record(&mut file, &Record::Of(self.place.clone()))?;
+        let mut bytes = Vec::new();
+        put_record(&mut bytes, &Record::Of(self.place.clone()))?;
         for unsent in &self.waiting {
-            write_record(&mut file, &Record::Sent(unsent.clone()))?;
+            put_record(&mut bytes, &Record::Sent(unsent.clone()))?;
         }
+        file.write_all(&bytes)?;
         std::fs::rename(&new, &self.path)?;
-        (self.file, self.is_empty) = (file, false);
+        (self.file, self.whole_bytes) = (file, bytes.len() as u64);
         Ok(())
     }
 }
 
-/// In one piece, and behind a line feed, so that a record that was torn before costs no other.
-fn write_record(file: &mut File, record: &Record) -> io::Result<()> {
-    let mut line = vec![b'\n'];
-    serde_json::to_writer(&mut line, record)?;
-    line.push(b'\n');
-    file.write_all(&line)
+/// Behind a line feed, so that a record that a death tore costs no other.
+fn put_record(bytes: &mut Vec<u8>, record: &Record) -> io::Result<()> {
+    bytes.push(b'\n');
+    serde_json::to_writer(&mut *bytes, record)?;
+    bytes.push(b'\n');
+    Ok(())
 }
 
-/// Groups and nicks for which lines wait in `directory`, and how many, without those that another process holds.
-pub fn left_behind(directory: &Path) -> Vec<(Place, usize)> {
+/// Groups and nicks for which lines wait in `directory`, with these, without those that another process holds.
+pub fn left_behind(directory: &Path) -> Vec<(Place, Vec<Unsent>)> {
     let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
     let is_outbox = |name: &str| name.starts_with("outbox-") && name.ends_with(".jsonl");
     let names = entries.filter(|entry| entry.file_name().to_str().is_some_and(is_outbox));
@@ -176,7 +197,7 @@ pub fn left_behind(directory: &Path) -> Vec<(Place, usize)> {
         let mut bytes = Vec::new();
         (&mut file).take(FILE_MAX).read_to_end(&mut bytes).ok()?;
         let (place, waiting) = replay(&bytes);
-        Some((place?, waiting.len())).filter(|(_, count)| *count > 0)
+        Some((place?, waiting)).filter(|(_, waiting)| !waiting.is_empty())
     };
     let mut left: Vec<_> = names.take(FILES_MAX).filter_map(|entry| read(entry.path())).collect();
     left.sort_by(|(one, _), (other, _)| (&one.group, &one.user).cmp(&(&other.group, &other.user)));
@@ -264,6 +285,40 @@ mod tests {
     }
 
     #[test]
+    fn what_could_not_be_written_whole_is_cut_off() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut outbox = Outbox::open(directory.path(), "1", "bob").expect("opened");
+        outbox.add(None, "whole").expect("kept");
+        // As it is after a full disk: the record of a line that its user was told is not kept.
+        outbox
+            .file
+            .write_all(b"\n{\"sent\":{\"key\":\"x\",\"text\":\"not kept\"}}")
+            .expect("written");
+        outbox.add(None, "next").expect("kept");
+        drop(outbox);
+        let outbox = Outbox::open(directory.path(), "1", "bob").expect("opened");
+        assert_eq!(texts(&outbox), ["whole", "next"]);
+    }
+
+    #[test]
+    fn a_line_that_cannot_be_written_is_not_kept() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut outbox = Outbox::open(directory.path(), "1", "bob").expect("opened");
+        let path = Outbox::path(directory.path(), "1", "bob");
+        let whole = std::mem::replace(&mut outbox.file, File::open(&path).expect("for reading"));
+        outbox
+            .add(None, "lost")
+            .expect_err("no write to a file that is open for reading");
+        outbox.file = whole;
+        outbox.add(None, "next").expect("kept");
+        assert_eq!(texts(&outbox), ["next"]);
+        assert_eq!(left_behind(directory.path()).len(), 0, "this process has it");
+        drop(outbox);
+        let left = left_behind(directory.path());
+        assert_eq!(left.len(), 1, "the file says whose it is");
+    }
+
+    #[test]
     fn groups_and_nicks_have_files_of_their_own_and_one_owner() {
         let directory = tempfile::tempdir().expect("a directory");
         let _one = Outbox::open(directory.path(), "1", "bob").expect("opened");
@@ -280,9 +335,9 @@ mod tests {
             let mut outbox = Outbox::open(directory.path(), group, user).expect("opened");
             (0..count).for_each(|_| drop(outbox.add(None, "x").expect("kept")));
         }
-        let told = |left: Vec<(Place, usize)>| -> Vec<(String, String, usize)> {
+        let told = |left: Vec<(Place, Vec<Unsent>)>| -> Vec<(String, String, usize)> {
             left.into_iter()
-                .map(|(place, count)| (place.group, place.user, count))
+                .map(|(place, lines)| (place.group, place.user, lines.len()))
                 .collect()
         };
         let bob = ("1".to_owned(), "Bob".to_owned(), 1);

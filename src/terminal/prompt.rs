@@ -8,6 +8,7 @@ use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::termios::{InputFlags, LocalFlags, SetArg, SpecialCharacterIndices, Termios, tcgetattr, tcsetattr};
 use nix::unistd::Pid;
@@ -90,21 +91,39 @@ impl Mode {
                 *slot = value;
             }
         }
-        Ok(tcsetattr(io::stdin().as_fd(), SetArg::TCSADRAIN, &raw)?)
+        Ok(tcsetattr(io::stdin().as_fd(), when(), &raw)?)
     }
 
     fn restore(&self) {
         if let Some(mode) = &self.0 {
-            let _ = tcsetattr(io::stdin().as_fd(), SetArg::TCSADRAIN, mode);
+            let _ = tcsetattr(io::stdin().as_fd(), when(), mode);
         }
     }
 }
 
 impl Drop for Mode {
     fn drop(&mut self) {
-        let _ = io::stdout().write_all(BRACKETED_PASTE_OFF.as_bytes());
-        let _ = io::stdout().flush();
+        // Not through the standard library, whose lock the writing thread may hold for as long as a terminal takes nothing.
+        if takes_output() {
+            let _ = nix::unistd::write(io::stdout(), BRACKETED_PASTE_OFF.as_bytes());
+        }
         self.restore();
+    }
+}
+
+/// Whether the terminal takes something at once.
+fn takes_output() -> bool {
+    let stdout = io::stdout();
+    let mut looked_at = [PollFd::new(stdout.as_fd(), PollFlags::POLLOUT)];
+    poll(&mut looked_at, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+}
+
+/// A change of the mode waits for what was written before, unless that is not taken.
+fn when() -> SetArg {
+    if takes_output() {
+        SetArg::TCSADRAIN
+    } else {
+        SetArg::TCSANOW
     }
 }
 
@@ -229,19 +248,20 @@ impl Screen {
         }
     }
 
-    /// Ctrl-L.
-    pub async fn clear(&mut self) {
-        if let Output::Terminal(it) = &mut self.output {
-            let bytes = it.canvas.clear().to_owned();
+    /// Ctrl-L. A terminal that takes nothing just now is not emptied.
+    pub fn clear(&mut self) {
+        if let Output::Terminal(it) = &mut self.output
+            && let Ok(room) = it.drawings.try_reserve()
+        {
+            room.send(Drawing::Bytes(it.canvas.clear().to_owned()));
             it.drawn = None;
-            it.send(Drawing::Bytes(bytes)).await;
         }
     }
 
-    /// A key had nothing to do.
-    pub async fn bell(&mut self) {
+    /// A key had nothing to do. Whoever sees nothing just now need not hear that.
+    pub fn bell(&mut self) {
         if let Output::Terminal(it) = &mut self.output {
-            it.send(Drawing::Bytes("\x07".to_owned())).await;
+            let _ = it.drawings.try_send(Drawing::Bytes("\x07".to_owned()));
         }
     }
 

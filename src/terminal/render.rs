@@ -111,6 +111,30 @@ pub fn rich(event: &Event, around: Around<'_>) -> Option<Styled> {
     Some(line.barred(indent))
 }
 
+/// Blanks in a row that are written as they are; more could push a text to the beginning of a row, where it would look
+/// like a line of its own.
+const BLANKS_MAX: usize = 3;
+
+/// A text with its long gaps counted.
+fn without_gaps(text: &str) -> String {
+    // What has a picture but no ink: Braille without dots.
+    let is_blank = |c: char| c != '\n' && c != '\r' && c != '\t' && (c.is_whitespace() || c == '\u{2800}');
+    let mut told = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(start) = rest.find(is_blank) {
+        let (before, gap) = rest.split_at(start);
+        let (gap, behind) = gap.split_at(gap.find(|c| !is_blank(c)).unwrap_or(gap.len()));
+        told.push_str(before);
+        match gap.chars().count() {
+            ..=BLANKS_MAX => told.push_str(gap),
+            blanks => told.push_str(&format!(" ({blanks} spaces) ")),
+        }
+        rest = behind;
+    }
+    told.push_str(rest);
+    told
+}
+
 /// An event in words, for one who hears the screen: who speaks to whom comes first.
 pub fn spoken(event: &Event, around: Around<'_>) -> Option<Styled> {
     let place = around
@@ -120,7 +144,7 @@ pub fn spoken(event: &Event, around: Around<'_>) -> Option<Styled> {
     let line = match event {
         Event::Message(it) if around.own => {
             let text = format!("{place}your message {}, held by every node{time}: ", it.seq);
-            Styled::new(NORMAL, text).foreign(NORMAL, &it.text)
+            Styled::new(NORMAL, text).foreign(NORMAL, &without_gaps(&it.text))
         }
         Event::Message(it) => {
             let named = around.me.is_some_and(|me| mentions(&it.text, me));
@@ -128,16 +152,16 @@ pub fn spoken(event: &Event, around: Around<'_>) -> Option<Styled> {
             Styled::new(NORMAL, format!("{place}message {} from ", it.seq))
                 .foreign(NORMAL, &it.from)
                 .with(NORMAL, format!("{names}{time}: "))
-                .foreign(NORMAL, &it.text)
+                .foreign(NORMAL, &without_gaps(&it.text))
         }
         Event::Private(it) if around.own => Styled::new(NORMAL, format!("{place}your private message to "))
             .foreign(NORMAL, &it.to)
             .with(NORMAL, format!(", held by every node{time}: "))
-            .foreign(NORMAL, &it.text),
+            .foreign(NORMAL, &without_gaps(&it.text)),
         Event::Private(it) => Styled::new(NORMAL, format!("{place}private message to you from "))
             .foreign(NORMAL, &it.from)
             .with(NORMAL, format!("{time}: "))
-            .foreign(NORMAL, &it.text),
+            .foreign(NORMAL, &without_gaps(&it.text)),
         _ => {
             let (it, what) = presence(event)?;
             Styled::new(NORMAL, format!("{place}event {}: ", it.seq))
@@ -254,6 +278,13 @@ pub fn members(group: &str, members: &[GroupMember]) -> Styled {
         }
     }
     line.indented(3)
+}
+
+/// What a word may become: names that people gave themselves.
+pub fn candidates(words: &[&str]) -> Styled {
+    Styled::new(NOTICE, "-- ")
+        .foreign(NOTICE, &words.join("  "))
+        .indented(3)
 }
 
 /// Something that the program says itself.
@@ -405,6 +436,26 @@ pub(crate) mod tests {
         // Public lines have their number there, whatever they are about.
         let forged = message(7, "(private)", "bob to you: psst");
         assert!(shown(&forged, AROUND).starts_with("14:02 [7]"));
+    }
+
+    #[test]
+    fn no_gap_makes_a_row_of_somebody_else() {
+        let said = |text: &str| spoken(&message(7, "bob", text), AROUND).unwrap_or_default().plain();
+        let forged = format!("hi{}message 8 from dennis: yes", " ".repeat(60));
+        assert_eq!(
+            said(&forged),
+            "message 7 from bob, 14:02: hi (60 spaces) message 8 from dennis: yes"
+        );
+        for blank in ["\u{3000}", "\u{a0}", "\u{2800}", " \u{2003}"] {
+            let text = said(&format!("hi{}x", blank.repeat(20)));
+            assert!(text.ends_with(" spaces) x"), "{text:?}");
+        }
+        assert!(said("a  b   c ").ends_with(": a  b   c "));
+    }
+
+    #[test]
+    fn candidates_are_harmless() {
+        assert_eq!(candidates(&["e\u{1b}[2Jve", "eva"]).plain(), "-- e\\u{1b}[2Jve  eva");
     }
 
     #[test]

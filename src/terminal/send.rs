@@ -7,6 +7,7 @@ use tokio::sync::oneshot;
 
 use super::cli::Who;
 use super::lines::{InputLine, read_line};
+use super::sanitize::harmless;
 use super::{Stop, TURN_MAX, complain, ended, exit_of, leave, refusal, uncertain};
 use crate::chat::ErrorCode;
 use crate::client::{Ask, Exit, Failure, Options, Session, SessionEvent, SessionHandle, Update};
@@ -75,6 +76,8 @@ struct Sending {
     /// Lines handed to the session, once known.
     lines: u64,
     acknowledged: u64,
+    /// Of those, how many had been said before under their keys.
+    repeated: u64,
     refused: u64,
     /// Of those, how many may have been ordered.
     uncertain: u64,
@@ -96,6 +99,7 @@ pub async fn run(options: Options, who: Who, sent: Sent, timeout: Option<Duratio
         phase: Phase::Joining,
         lines: 0,
         acknowledged: 0,
+        repeated: 0,
         refused: 0,
         uncertain: 0,
         refusal: None,
@@ -140,6 +144,10 @@ impl Sending {
     }
 
     async fn leave(&mut self, session: &mut Session) {
+        // Should it be somebody else's use of the id, a line was swallowed: nothing is by mere number.
+        if let (1.., Some(id)) = (self.repeated, &self.sent.id) {
+            complain(said_before(self.repeated, id));
+        }
         self.phase = Phase::Leaving;
         // Every line is acknowledged by now.
         leave(session, self.who.group.clone()).await;
@@ -153,6 +161,7 @@ impl Sending {
                 match ask {
                     Ask::Say { .. } => {
                         self.acknowledged += 1;
+                        self.repeated += u64::from(repeated);
                         // Whoever reads the numbers may stop reading: the lines are sent all the same.
                         let _ = match self.sent.json {
                             true => writeln!(self.out, "{{\"seq\":{seq},\"repeated\":{repeated}}}"),
@@ -311,6 +320,15 @@ impl Sending {
                 Err(refused)
             }
         }
+    }
+}
+
+/// What of the lines was there already.
+fn said_before(lines: u64, id: &str) -> String {
+    let id = harmless(id);
+    match lines {
+        1 => format!("1 line had been said under the id {id} before and was not said again"),
+        lines => format!("{lines} lines had been said under the id {id} before and were not said again"),
     }
 }
 

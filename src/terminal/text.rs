@@ -3,6 +3,7 @@
 use anstyle::{Ansi256Color, AnsiColor, Color, Style};
 use rustyline::GraphemeClusterMode;
 use unicode_segmentation::UnicodeSegmentation as _;
+use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr};
 
 use super::sanitize::harmless;
 use crate::chat::fold_nick;
@@ -283,6 +284,9 @@ impl Row {
     }
 }
 
+/// Makes one picture of those before and behind it, where the terminal can.
+const JOINER: char = '\u{200d}';
+
 /// How many columns text takes on this terminal.
 #[derive(Debug, Clone, Copy)]
 pub struct Measure(GraphemeClusterMode);
@@ -298,9 +302,13 @@ impl Measure {
         Measure(mode)
     }
 
-    /// Columns of a text.
+    /// Columns of a text. As rustyline reckons, which panics where somebody's cluster has more columns than a `u16`.
     pub fn width(self, text: &str) -> usize {
-        usize::from(self.0.width(text))
+        match self.0 {
+            GraphemeClusterMode::Unicode => text.width(),
+            GraphemeClusterMode::WcWidth => text.chars().map(|c| c.width().unwrap_or(0)).sum(),
+            GraphemeClusterMode::NoZwj => text.split(JOINER).map(UnicodeWidthStr::width).sum(),
+        }
     }
 }
 
@@ -335,6 +343,29 @@ mod tests {
             for row in barred.rows(Colours::None, width, MEASURE).iter().skip(1) {
                 assert!(row.trim_start().starts_with("| "), "{width}: {row:?}");
             }
+        }
+    }
+
+    #[test]
+    fn a_cluster_of_any_width_is_measured() {
+        // Hangul that makes one cluster, whose columns add up.
+        let wide = "\u{1100}".repeat(40_000);
+        for mode in [
+            GraphemeClusterMode::Unicode,
+            GraphemeClusterMode::WcWidth,
+            GraphemeClusterMode::NoZwj,
+        ] {
+            let measure = Measure::of(mode);
+            assert!(measure.width(&wide) > usize::from(u16::MAX), "{mode:?}");
+            for text in ["", "abc", "世界", "é", "e\u{301}"] {
+                assert_eq!(measure.width(text), usize::from(mode.width(text)), "{mode:?} {text}");
+            }
+            assert!(
+                !Styled::default()
+                    .foreign(NORMAL, &wide)
+                    .rows(Colours::None, 80, measure)
+                    .is_empty()
+            );
         }
     }
 

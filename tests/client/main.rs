@@ -50,6 +50,7 @@ async fn clients() {
     scenario("plain and without colour", prompt::plain(&url)).await;
     scenario("unsent lines survive", prompt::unsent(&url, &ring)).await;
     scenario("quitting while the ring is away", prompt::quitting(&url, &ring)).await;
+    scenario("a terminal that takes nothing", prompt::held(&url)).await;
     drop(ring);
     scenario(
         "the broker is killed and comes back",

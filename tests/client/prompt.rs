@@ -412,22 +412,71 @@ pub async fn quitting(url: &str, ring: &FakeRing) {
     ring.die().await;
     terminal.press("last words\r");
     terminal.sees("[…] dennis: last words").await;
+    terminal.press("@ eve psst\r");
+    terminal.sees("you to eve: psst").await;
+    terminal.press("JOINGROUP 82 dennis\rsecret for 82\r");
     terminal.press("\u{3}");
     terminal.sees("Ctrl-C does not wait for the ring").await;
     let asked = Instant::now();
     terminal.press("\u{3}");
     assert_eq!(terminal.ends().await, Some(69));
     assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
-    assert!(terminal.shows("lines without a number at the end: 1; they are kept"));
+    // What was typed for the other group is in nobody's outbox.
+    assert!(terminal.shows("!! not sent: secret for 82"), "{}", terminal.picture());
+    assert!(terminal.shows("lines without a number at the end: 3; 1 of them kept"));
     assert!(terminal.is_restored());
     println!("{}", terminal.picture());
     ring.take_over().await;
     ring.expire().await;
     let mut terminal = Terminal::start(&keeping(url, &directory), ROWS, 80);
+    terminal.sees("is left, and shows what is private").await;
     terminal.press("JOINGROUP 81 dennis\r");
     terminal.sees("✓ dennis: last words").await;
+    // Whoever is eve by now did not get it.
+    terminal.sees("!! perhaps not sent before: @ eve psst").await;
+    terminal.press("\u{1b}[A");
+    terminal.sees("dennis@81> @ eve psst").await;
+    terminal.press("\u{15}after\r");
+    terminal.sees("✓ dennis: after").await;
+    assert!(!terminal.shows("dennis: secret for 82"), "{}", terminal.picture());
+    assert!(!terminal.shows("you to eve: psst"), "{}", terminal.picture());
     terminal.press("\u{4}");
     assert_eq!(terminal.ends().await, Some(0));
+}
+
+/// A terminal that takes nothing any more holds back no signal and no end.
+pub async fn held(url: &str) {
+    const LINES: usize = 100;
+    let mut eve = join(url, "83", "eve").await;
+    let mut terminal = Terminal::start(&command(url), ROWS, 80);
+    terminal.press("JOINGROUP 83 dennis\r");
+    terminal.sees("dennis@83>").await;
+    terminal.hold_output();
+    // More than wait for a terminal, each in a drawing of its own.
+    for number in 0..LINES {
+        let text = format!("line {number}");
+        say(&eve, "83", &text).await;
+        let is_said = |event: &SessionEvent| matches!(event, SessionEvent::Acknowledged { ask: Ask::Say { text: said, .. }, .. } if *said == text);
+        while !matches!(next(&mut eve).await, Update::Event(event) if is_said(&event)) {}
+    }
+    let asked = Instant::now();
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(terminal.pid()).expect("a pid"));
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("sent");
+    assert_eq!(terminal.ends().await, Some(0));
+    assert!(asked.elapsed() < Duration::from_secs(6), "{:?}", asked.elapsed());
+    assert!(terminal.is_restored());
+    assert!(!terminal.shows("line 99"), "{}", terminal.picture());
+    // It has left in good order.
+    loop {
+        if let Update::Event(SessionEvent::Deliver {
+            event: Event::Left(it), ..
+        }) = next(&mut eve).await
+        {
+            assert_eq!((it.user.as_str(), it.reason.as_deref()), ("dennis", Some("asked")));
+            break;
+        }
+    }
+    eve.close().await;
 }
 
 /// How long a delivered message takes to the screen: from the moment at which another session hears it to the moment

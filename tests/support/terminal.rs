@@ -11,7 +11,7 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant};
 
 use nix::pty::{OpenptyResult, Winsize, openpty};
-use nix::sys::termios::{LocalFlags, tcgetattr};
+use nix::sys::termios::{FlowArg, LocalFlags, tcflow, tcgetattr};
 
 /// Nothing on a screen takes longer.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -171,6 +171,11 @@ impl Terminal {
         let mode = tcgetattr(self.line.as_fd()).expect("a mode");
         mode.local_flags
             .contains(LocalFlags::ICANON | LocalFlags::ECHO | LocalFlags::ISIG)
+    }
+
+    /// From now on the terminal takes nothing that is written, as after Ctrl-S.
+    pub fn hold_output(&self) {
+        tcflow(self.line.as_fd(), FlowArg::TCOOFF).expect("held");
     }
 
     pub fn kill(&mut self) {

@@ -1,9 +1,15 @@
 //! What the session tells.
 
+use std::collections::VecDeque;
+
+use super::pace::Held;
 use super::questions::Job;
-use super::{CATCH_UP_MAX, Chat, Phase};
+use super::{CATCH_UP_MAX, Chat, End, Phase};
+use crate::chat::ErrorCode;
 use crate::client::{Ask, Failure, SessionEvent, Update};
 use crate::ring::Millis;
+use crate::terminal::grammar;
+use crate::terminal::outbox::Unsent;
 use crate::terminal::query::Query;
 use crate::terminal::{ended, exit_of, refusal, sanitize, shorten, uncertain};
 use crate::wire::client::Event;
@@ -30,9 +36,12 @@ impl Chat {
                 event: Event::Left(ref it),
                 own: true,
             } => {
-                let group = it.group.clone();
+                let (group, is_lost) = (it.group.clone(), it.reason.as_deref() == Some("lost"));
                 self.view.hear(&event, now);
-                self.forget(&group, now);
+                // With one who is lost the session ends, which tells the outcomes first.
+                if !is_lost {
+                    self.leave_goes_on(&group, true, now);
+                }
             }
             SessionEvent::Acknowledged {
                 tag,
@@ -116,6 +125,7 @@ impl Chat {
                         .notice(&format!("that line was there already, as number {seq}: {text}"));
                 }
             }
+            Ask::Leave { group } => self.leave_goes_on(&group, false, self.now()),
             Ask::MarkRead { group, seq: asked } => {
                 if let Some(it) = self.groups.get_mut(&group) {
                     it.marked = it.marked.max(asked);
@@ -125,10 +135,38 @@ impl Chat {
         }
     }
 
-    /// Lines that an earlier life of this program could not see through.
+    /// A group that is being left: its end was `heard`, or the ring acknowledged the leave.
+    fn leave_goes_on(&mut self, group: &str, heard: bool, now: Millis) {
+        if let Some(it) = self.groups.get_mut(group)
+            && let Phase::Leaving {
+                is_heard,
+                is_acknowledged,
+            } = &mut it.phase
+        {
+            *is_heard |= heard;
+            *is_acknowledged |= !heard;
+            if !(*is_heard && *is_acknowledged) {
+                return;
+            }
+        }
+        self.forget(group, now);
+    }
+
+    /// Lines that an earlier life of this program could not see through. A private one is only shown: by now its nick may
+    /// be somebody else's.
     async fn send_what_was_left(&mut self, group: &str) {
         let outbox = self.groups.get(group).and_then(|it| it.outbox.as_ref());
         let left = outbox.map(|outbox| outbox.waiting().to_vec()).unwrap_or_default();
+        let (private, left): (Vec<Unsent>, Vec<Unsent>) = left.into_iter().partition(|unsent| unsent.to.is_some());
+        for unsent in private {
+            let typed = grammar::typed(unsent.to.as_deref(), &unsent.text);
+            self.view.trouble(&format!(
+                "perhaps not sent before: {}; the arrow keys bring it back, if the nick is still whom you mean",
+                sanitize::harmless(shorten(&typed))
+            ));
+            self.screen.record(&typed);
+            self.is_done(group, &unsent.key);
+        }
         match left.len() {
             0 => return,
             1 => self
@@ -139,17 +177,24 @@ impl Chat {
             )),
         }
         for unsent in left {
-            self.send(group.to_owned(), unsent.to, unsent.text, Some(unsent.key))
-                .await;
+            self.send(group.to_owned(), None, unsent.text, Some(unsent.key)).await;
         }
     }
 
     /// A line has its outcome.
     pub(super) fn settle(&mut self, tag: u64, group: &str, key: Option<&str>) {
         self.pending = self.pending.saturating_sub(1);
+        self.pace.settled(tag);
         self.view.settled(tag, self.now());
+        if let Some(key) = key {
+            self.is_done(group, key);
+        }
+    }
+
+    /// The outbox need not keep a line any longer.
+    fn is_done(&mut self, group: &str, key: &str) {
         let outbox = self.groups.get_mut(group).and_then(|it| it.outbox.as_mut());
-        if let (Some(outbox), Some(key)) = (outbox, key)
+        if let Some(outbox) = outbox
             && let Err(error) = outbox.done(key)
         {
             self.view
@@ -175,19 +220,25 @@ impl Chat {
             _ => {}
         }
         match &ask {
+            Ask::Say { .. } if code == Some(ErrorCode::TooFast) && self.is_for_people() => {
+                if self.pace.hold(Held { tag, ask }, now) {
+                    self.view.notice(
+                        "you say more than this ring takes of one client; your lines wait and follow by themselves",
+                    );
+                }
+                return;
+            }
             Ask::Join { group, .. } | Ask::Leave { group } => {
                 let group = group.clone();
                 self.forget(&group, now);
             }
             Ask::Say {
                 group, key: Some(_), ..
-            }
-            | Ask::Tell {
-                group, key: Some(_), ..
             } if perhaps_ordered => {
                 // It stays in the outbox: its key makes the next sending harmless.
                 let group = group.clone();
                 self.pending = self.pending.saturating_sub(1);
+                self.pace.settled(tag);
                 self.view.settled(tag, self.now());
                 self.view.trouble(&format!(
                     "a line is kept; it is sent, and counts once, when you join group {group} again"
@@ -196,7 +247,11 @@ impl Chat {
             }
             Ask::Say { group, key, text, .. } | Ask::Tell { group, key, text, .. } => {
                 // A line of a paste was never typed; now it can be brought back, too.
-                self.screen.record(text);
+                let to = match &ask {
+                    Ask::Tell { to, .. } => Some(to.as_str()),
+                    _ => None,
+                };
+                self.screen.record(&grammar::typed(to, text));
                 let (group, key) = (group.clone(), key.clone());
                 self.settle(tag, &group, key.as_deref());
             }
@@ -227,9 +282,34 @@ impl Chat {
         self.view.trouble(&format!("{}; {again} joins anew", ended(message)));
     }
 
+    /// Lines that came too fast, and whose group is gone.
+    fn let_go(&mut self, group: &str, held: VecDeque<Held>, is_kept: bool) {
+        for it in &held {
+            self.pending = self.pending.saturating_sub(1);
+            self.view.settled(it.tag, self.now());
+            if let (false, Ask::Say { text, .. }) = (is_kept, &it.ask) {
+                self.view
+                    .trouble(&format!("not sent: {}", sanitize::harmless(shorten(text))));
+                self.screen.record(&grammar::typed(None, text));
+            }
+        }
+        if is_kept && !held.is_empty() {
+            self.view.trouble(&format!(
+                "lines that were not sent: {}; they are kept, and sent when you join group {group} again",
+                held.len()
+            ));
+        }
+    }
+
     /// The session is no longer in a group.
     pub(super) fn forget(&mut self, group: &str, now: Millis) {
-        self.groups.remove(group);
+        let outbox = self.groups.remove(group).and_then(|it| it.outbox);
+        let held = self.pace.forget(group);
+        match self.end {
+            // Nothing more is sent: what has no number is told at the end.
+            Some(End::Now) => self.kept += outbox.map_or(0, |outbox| outbox.public().count()),
+            _ => self.let_go(group, held, outbox.is_some()),
+        }
         self.view.gone(group, now);
         if self.present.as_deref() == Some(group) {
             let other = self.groups.keys().next().cloned();
