@@ -450,8 +450,9 @@ fn halt(why: Halt, end_lost: bool) -> Result<(), Fatal> {
             (
                 78,
                 format!(
-                    "no member of the last view ({}) answers, and this node's store is not that of a member; start those nodes with their stores, or {way_out}",
-                    ids.join(", ")
+                    "no member of the last view answers (that was node {}), and this node's store is not that of a member; start that first, as in `chaleyd start {}`; only if its store is lost: {way_out}",
+                    ids.join(" and "),
+                    ids.first().map_or("ID", String::as_str)
                 ),
             )
         }

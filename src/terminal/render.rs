@@ -45,7 +45,7 @@ pub fn line(event: &Event, own: bool, colours: Colours) -> Option<Styled> {
         _ => {
             let (it, what) = presence(event)?;
             let text = Styled::new(PRESENCE, "* ").foreign(PRESENCE, &it.user);
-            Some(number(it.seq).joined(text.with(PRESENCE, format!(" {what}"))))
+            Some(number(it.seq).joined(text.with(PRESENCE, format!(" {what}"))).barred(4))
         }
     }
 }

@@ -66,9 +66,10 @@ impl Chat {
         })
     }
 
-    /// What waited for the messages before it goes out.
+    /// What waited for the messages before it goes out. A person's question waits for none: while the ring is away it would
+    /// hold up every line that is typed behind it.
     pub(super) async fn ask_what_waits(&mut self) {
-        if self.pending > 0 {
+        if self.pending > 0 && !self.is_for_people() {
             return;
         }
         let (ask, job) = match self.question.take() {
