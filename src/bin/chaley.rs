@@ -7,10 +7,6 @@ use chaley::terminal::cli::{self, Cli};
 use chaley::terminal::complain;
 use clap::Parser as _;
 
-/// A message is many short strings on its way, made in one place and dropped in another.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
