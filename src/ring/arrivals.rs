@@ -82,16 +82,6 @@ impl Arrivals {
 mod tests {
     use super::*;
 
-    fn timing() -> Timing {
-        Timing {
-            heartbeat_ms: 20,
-            suspect_after_ms: 1000,
-            grace_ms: 2000,
-            failover: true,
-            found_after_ms: 0,
-        }
-    }
-
     /// Messages every `gap` from `from` on, up to `upto`.
     fn regular(arrivals: &mut Arrivals, from: Millis, upto: Millis, gap: usize) {
         (from..=upto).step_by(gap).for_each(|now| arrivals.arrived(now));
@@ -101,9 +91,9 @@ mod tests {
     fn who_was_heard_for_less_than_the_longest_silence_has_all_of_it() {
         let mut arrivals = Arrivals::new(500);
         regular(&mut arrivals, 520, 1480, 20);
-        assert_eq!(arrivals.limit(&timing()), 1000);
+        assert_eq!(arrivals.limit(&Timing::usual()), 1000);
         regular(&mut arrivals, 1500, 1500, 20);
-        assert_eq!(arrivals.limit(&timing()), 300);
+        assert_eq!(arrivals.limit(&Timing::usual()), 300);
     }
 
     #[test]
@@ -113,7 +103,7 @@ mod tests {
             regular(&mut arrivals, 0, 5000, 20);
             arrivals.arrived(5000 + gap);
             arrivals.arrived(5000 + gap);
-            assert_eq!(arrivals.limit(&timing()), limit, "{gap}");
+            assert_eq!(arrivals.limit(&Timing::usual()), limit, "{gap}");
         }
     }
 
@@ -123,14 +113,14 @@ mod tests {
         regular(&mut arrivals, 0, 9900, 20);
         arrivals.arrived(10_000);
         assert_eq!(
-            arrivals.limit(&timing()),
+            arrivals.limit(&Timing::usual()),
             400,
             "a gap of 100 ms, the first of its window"
         );
         regular(&mut arrivals, 10_020, 29_980, 20);
-        assert_eq!(arrivals.limit(&timing()), 400);
+        assert_eq!(arrivals.limit(&Timing::usual()), 400);
         arrivals.arrived(30_000);
-        assert_eq!(arrivals.limit(&timing()), 300);
+        assert_eq!(arrivals.limit(&Timing::usual()), 300);
     }
 
     #[test]
@@ -141,7 +131,7 @@ mod tests {
             let timing = Timing {
                 heartbeat_ms,
                 suspect_after_ms,
-                ..timing()
+                ..Timing::usual()
             };
             let mut arrivals = Arrivals::new(0);
             regular(&mut arrivals, 0, 5000, 1);

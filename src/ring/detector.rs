@@ -27,6 +27,18 @@ pub struct Timing {
 }
 
 impl Timing {
+    /// What the settings are by default.
+    #[cfg(test)]
+    pub(super) fn usual() -> Timing {
+        Timing {
+            heartbeat_ms: 20,
+            suspect_after_ms: 1000,
+            grace_ms: 2000,
+            failover: true,
+            found_after_ms: 0,
+        }
+    }
+
     /// Silence for less is never suspicious.
     pub(super) fn least_suspicion_ms(&self) -> Millis {
         (self.suspect_after_ms * 3 / 10).max(5 * self.heartbeat_ms)
@@ -234,16 +246,6 @@ mod tests {
     use super::super::types::{Incarnation, NodeId};
     use super::*;
 
-    fn timing() -> Timing {
-        Timing {
-            heartbeat_ms: 20,
-            suspect_after_ms: 1000,
-            grace_ms: 2000,
-            failover: true,
-            found_after_ms: 0,
-        }
-    }
-
     fn peer() -> Member {
         Member {
             id: NodeId(2),
@@ -261,7 +263,7 @@ mod tests {
 
     #[test]
     fn silence_counts_after_the_limit_and_not_before() {
-        let mut detector = Detector::new(timing());
+        let mut detector = Detector::new(Timing::usual());
         detector.resume(0);
         detector.heard(peer(), 100);
         run(&mut detector, 0, 1100);
@@ -272,7 +274,7 @@ mod tests {
 
     #[test]
     fn who_was_heard_regularly_is_missed_earlier_and_afresh_after_an_own_sleep() {
-        let mut detector = Detector::new(timing());
+        let mut detector = Detector::new(Timing::usual());
         detector.resume(0);
         for now in (0..=1000).step_by(20) {
             detector.heard(peer(), now);
@@ -299,7 +301,7 @@ mod tests {
         };
         // How long its former self was not heard, and after how long silence it is suspected again.
         for (away, limit) in [(1999, 1000), (2000, 300)] {
-            let mut detector = Detector::new(timing());
+            let mut detector = Detector::new(Timing::usual());
             detector.resume(0);
             detector.heard(peer(), 100);
             detector.enter_view(500);
@@ -317,7 +319,7 @@ mod tests {
 
     #[test]
     fn whoever_cannot_hear_itself_blames_nobody() {
-        let mut detector = Detector::new(timing());
+        let mut detector = Detector::new(Timing::usual());
         detector.resume(0);
         detector.heard(peer(), 100);
         for now in (0..5000).step_by(20) {
@@ -331,7 +333,7 @@ mod tests {
 
     #[test]
     fn what_was_sent_to_a_former_mailbox_does_not_make_deaf() {
-        let mut detector = Detector::new(timing());
+        let mut detector = Detector::new(Timing::usual());
         detector.resume(0);
         detector.moved(5000);
         detector.loop_taken(4990);
@@ -342,7 +344,7 @@ mod tests {
 
     #[test]
     fn own_sleep_is_nobodys_fault() {
-        let mut detector = Detector::new(timing());
+        let mut detector = Detector::new(Timing::usual());
         detector.resume(0);
         detector.heard(peer(), 100);
         run(&mut detector, 0, 100);
@@ -355,7 +357,7 @@ mod tests {
 
     #[test]
     fn a_return_counts_at_once_once_heard_and_after_the_grace_otherwise() {
-        let mut detector = Detector::new(timing());
+        let mut detector = Detector::new(Timing::usual());
         assert!(!detector.return_counts(peer(), 9000), "not connected");
         detector.resume(9000);
         assert!(!detector.return_counts(peer(), 11_000));
@@ -371,7 +373,7 @@ mod tests {
     fn without_failover_nobody_is_suspected() {
         let mut detector = Detector::new(Timing {
             failover: false,
-            ..timing()
+            ..Timing::usual()
         });
         detector.resume(0);
         detector.heard(peer(), 0);
@@ -386,25 +388,29 @@ mod tests {
     fn other_times_follow_from_heartbeat_and_suspicion() {
         let slow = Timing {
             heartbeat_ms: 150,
-            ..timing()
+            ..Timing::usual()
         };
-        assert_eq!(timing().useless_after_ms(), 2000, "twice the suspicion");
+        assert_eq!(Timing::usual().useless_after_ms(), 2000, "twice the suspicion");
         assert_eq!(
-            (timing().probe_ms(), slow.probe_ms()),
+            (Timing::usual().probe_ms(), slow.probe_ms()),
             (50, 300),
             "two heartbeats, but 50"
         );
         assert_eq!(
-            (timing().loop_ms(), slow.loop_ms()),
+            (Timing::usual().loop_ms(), slow.loop_ms()),
             (100, 150),
             "a tenth of the suspicion"
         );
-        assert_eq!((timing().sleep_ms(), slow.sleep_ms()), (250, 450), "a quarter of it");
+        assert_eq!(
+            (Timing::usual().sleep_ms(), slow.sleep_ms()),
+            (250, 450),
+            "a quarter of it"
+        );
     }
 
     #[test]
     fn a_tick_that_comes_later_than_a_quarter_of_the_suspicion_was_a_sleep() {
-        let mut detector = Detector::new(timing());
+        let mut detector = Detector::new(Timing::usual());
         assert_eq!(detector.tick(7000), None, "the first one");
         assert_eq!(detector.tick(7250), None);
         assert_eq!(detector.tick(7501), Some(251));
@@ -414,7 +420,10 @@ mod tests {
     #[test]
     fn who_was_never_heard_has_the_grace_and_at_least_the_time_of_suspicion() {
         for (grace_ms, limit) in [(2000, 2000), (0, 1000)] {
-            let mut detector = Detector::new(Timing { grace_ms, ..timing() });
+            let mut detector = Detector::new(Timing {
+                grace_ms,
+                ..Timing::usual()
+            });
             detector.resume(500);
             run(&mut detector, 500, 500 + limit);
             assert!(!detector.is_silent(peer(), 500 + limit));
@@ -424,7 +433,7 @@ mod tests {
 
     #[test]
     fn a_new_view_counts_silence_afresh() {
-        let mut detector = Detector::new(timing());
+        let mut detector = Detector::new(Timing::usual());
         detector.resume(0);
         detector.heard(peer(), 100);
         run(&mut detector, 0, 900);
@@ -437,7 +446,7 @@ mod tests {
 
     #[test]
     fn a_new_connection_forgets_who_was_heard_and_a_lost_one_blames_nobody() {
-        let mut detector = Detector::new(timing());
+        let mut detector = Detector::new(Timing::usual());
         assert!(
             !detector.is_past_grace(9000) && !detector.hears_itself(0),
             "not connected"
@@ -465,7 +474,7 @@ mod tests {
     #[test]
     fn silence_counts_once_an_own_heartbeat_of_its_second_half_came_back() {
         for (loop_heard, silent) in [(599, false), (600, true)] {
-            let mut detector = Detector::new(timing());
+            let mut detector = Detector::new(Timing::usual());
             detector.resume(0);
             detector.heard(peer(), 100);
             detector.loop_heard(loop_heard);
@@ -477,7 +486,7 @@ mod tests {
     #[test]
     fn who_stands_still_is_useless_after_twice_the_suspicion_counted_from_the_last_own_trouble() {
         for (loop_heard, useless) in [(4099, false), (4100, true)] {
-            let mut detector = Detector::new(timing());
+            let mut detector = Detector::new(Timing::usual());
             detector.resume(3000);
             detector.loop_heard(loop_heard);
             assert!(!detector.is_useless(3100, 5100));
@@ -489,7 +498,7 @@ mod tests {
 
     #[test]
     fn an_own_heartbeat_that_is_missed_for_twice_the_suspicion_makes_deaf() {
-        let mut detector = Detector::new(timing());
+        let mut detector = Detector::new(Timing::usual());
         detector.resume(100);
         detector.loop_taken(2100);
         detector.loop_taken(300);
@@ -504,7 +513,7 @@ mod tests {
 
     #[test]
     fn a_node_hears_itself_for_as_long_as_others_would_not_suspect_it() {
-        let mut detector = Detector::new(timing());
+        let mut detector = Detector::new(Timing::usual());
         detector.resume(0);
         detector.loop_heard(500);
         assert!(detector.hears_itself(500) && detector.hears_itself(1500));

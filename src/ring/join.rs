@@ -160,13 +160,7 @@ mod tests {
 
     #[test]
     fn a_question_is_not_repeated_while_its_answer_is_on_its_way() {
-        let timing = Timing {
-            heartbeat_ms: 20,
-            suspect_after_ms: 1000,
-            grace_ms: 2000,
-            failover: true,
-            found_after_ms: 0,
-        };
+        let timing = Timing::usual();
         let mut joiner = Joiner::default();
         assert!(joiner.ask_now(0, &timing));
         assert!(!joiner.ask_now(90, &timing), "the answer may take its time");
@@ -200,16 +194,6 @@ mod tests {
         assert_eq!(room.next(15_011, &timing), None, "it missed three of its questions");
     }
 
-    fn timing() -> Timing {
-        Timing {
-            heartbeat_ms: 20,
-            suspect_after_ms: 1000,
-            grace_ms: 2000,
-            failover: true,
-            found_after_ms: 0,
-        }
-    }
-
     fn joiner(id: u16) -> Member {
         Member {
             id: NodeId(id),
@@ -220,9 +204,9 @@ mod tests {
     #[test]
     fn a_new_view_is_asked_at_once() {
         let mut joiner = Joiner::default();
-        assert!(joiner.ask_now(0, &timing()));
+        assert!(joiner.ask_now(0, &Timing::usual()));
         joiner.retarget(10);
-        assert!(joiner.ask_now(10, &timing()));
+        assert!(joiner.ask_now(10, &Timing::usual()));
     }
 
     #[test]
@@ -239,22 +223,26 @@ mod tests {
             members: vec![joiner(1), joiner(2)],
         };
         let mut alone = Joiner::default();
-        assert_eq!(alone.give_up(5, joiner(2), &view, &timing()), None, "it has only begun");
-        assert_eq!(alone.give_up(10_004, joiner(2), &view, &timing()), None);
+        assert_eq!(
+            alone.give_up(5, joiner(2), &view, &Timing::usual()),
+            None,
+            "it has only begun"
+        );
+        assert_eq!(alone.give_up(10_004, joiner(2), &view, &Timing::usual()), None);
         let members = vec![NodeId(1)];
         assert_eq!(
-            alone.give_up(10_005, joiner(2), &view, &timing()),
+            alone.give_up(10_005, joiner(2), &view, &Timing::usual()),
             Some(Halt::NobodyThere { members })
         );
         alone.answered(10_005);
-        assert_eq!(alone.give_up(20_004, joiner(2), &view, &timing()), None);
+        assert_eq!(alone.give_up(20_004, joiner(2), &view, &Timing::usual()), None);
         alone.retarget(20_004);
         assert_eq!(
-            alone.give_up(30_003, joiner(2), &view, &timing()),
+            alone.give_up(30_003, joiner(2), &view, &Timing::usual()),
             None,
             "a new view has been waited for as long"
         );
-        assert!(alone.give_up(30_004, joiner(2), &view, &timing()).is_some());
+        assert!(alone.give_up(30_004, joiner(2), &view, &Timing::usual()).is_some());
     }
 
     #[test]
@@ -281,12 +269,16 @@ mod tests {
         let mut room = WaitingRoom::default();
         room.heard(joiner(3), 100, true);
         room.heard(joiner(2), 149, true);
-        assert_eq!(room.next(149, &timing()), None, "others may come");
-        assert_eq!(room.next(150, &timing()), Some(joiner(2)));
-        assert_eq!(room.next(300, &timing()), None, "who is still there will ask again");
+        assert_eq!(room.next(149, &Timing::usual()), None, "others may come");
+        assert_eq!(room.next(150, &Timing::usual()), Some(joiner(2)));
+        assert_eq!(
+            room.next(300, &Timing::usual()),
+            None,
+            "who is still there will ask again"
+        );
         room.heard(joiner(3), 310, true);
-        assert_eq!(room.next(359, &timing()), None);
-        assert_eq!(room.next(360, &timing()), Some(joiner(3)));
+        assert_eq!(room.next(359, &Timing::usual()), None);
+        assert_eq!(room.next(360, &Timing::usual()), Some(joiner(3)));
     }
 
     #[test]
@@ -294,13 +286,17 @@ mod tests {
         let mut room = WaitingRoom::default();
         room.heard(joiner(2), 0, true);
         room.heard(joiner(2), 10, false);
-        assert_eq!(room.next(100, &timing()), None, "it fell behind");
+        assert_eq!(room.next(100, &Timing::usual()), None, "it fell behind");
         room.heard(joiner(2), 100, true);
-        assert_eq!(room.clone().next(600, &timing()), Some(joiner(2)));
-        assert_eq!(room.next(601, &timing()), None, "it went away");
+        assert_eq!(room.clone().next(600, &Timing::usual()), Some(joiner(2)));
+        assert_eq!(room.next(601, &Timing::usual()), None, "it went away");
         room.heard(joiner(3), 700, true);
-        assert_eq!(room.next(749, &timing()), None, "the next one begins another gathering");
-        assert_eq!(room.next(750, &timing()), Some(joiner(3)));
+        assert_eq!(
+            room.next(749, &Timing::usual()),
+            None,
+            "the next one begins another gathering"
+        );
+        assert_eq!(room.next(750, &Timing::usual()), Some(joiner(3)));
     }
 
     #[test]
@@ -316,7 +312,7 @@ mod tests {
         };
         room.heard(again, 0, true);
         assert_eq!(
-            room.next(50, &timing()),
+            room.next(50, &Timing::usual()),
             Some(again),
             "not the lower one that came too late"
         );

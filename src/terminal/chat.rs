@@ -1,6 +1,7 @@
 //! `chaley` without a command: the prompt, or the same grammar from a pipe. Carries lines to the session and what the
 //! session tells to the [`View`]; what is shown, and how, is decided there.
 
+mod ending;
 mod hear;
 mod pace;
 mod questions;
@@ -19,9 +20,9 @@ use super::prompt::{Input, Screen};
 use super::query::Query;
 use super::render;
 use super::sanitize::harmless;
-use super::text::{Colours, PROMPT, Paint, Styled, WAITING};
+use super::text::{PROMPT, Paint, Styled, WAITING};
 use super::view::{Form, View};
-use super::{LEAVE_TIMEOUT, Stop, TURN_MAX, shorten};
+use super::{Stop, TURN_MAX};
 use crate::client::{Ask, Exit, Failure, Options, Session, Update};
 use crate::ring::Millis;
 use pace::{Held, Pace};
@@ -43,11 +44,6 @@ const GROUPS_MAX: usize = 1000;
 const HISTORY_MAX: u64 = 1000;
 /// Paste of more lines than this is refused: nobody reads it.
 const PASTE_LINES_MAX: usize = 1000;
-
-/// How long what is shown while the groups are left may take to be drawn.
-const LAST_SHOW_TIMEOUT: Duration = Duration::from_millis(500);
-/// Lines shown of those that were not sent and are not kept; the others are counted.
-const NOT_KEPT_SHOWN: usize = 10;
 
 /// Lines of a paste that are shown with the question about it.
 const PASTE_LINES_SHOWN: usize = 3;
@@ -682,108 +678,6 @@ impl Chat {
             self.ask(Ask::MarkRead { group, seq }).await;
         }
     }
-
-    /// Leaves all groups; the own leaves are ordered behind all that was typed.
-    async fn leave_orderly(&mut self) {
-        let here: Vec<String> = self
-            .groups
-            .iter()
-            .filter(|(_, it)| it.phase == Phase::In)
-            .map(|(group, _)| group.clone())
-            .collect();
-        let waiting = async {
-            for group in here {
-                self.leave(&group).await;
-            }
-            if self.view.is_interrupted() && self.is_moving() {
-                self.view.notice("leaving; Ctrl-C does not wait for the ring");
-            }
-            // A terminal that takes nothing holds no leave back.
-            let _ = tokio::time::timeout(LAST_SHOW_TIMEOUT, self.show()).await;
-            while self.is_moving() {
-                tokio::select! {
-                    update = self.session.updates.recv() => match update {
-                        Some(Update::Event(event)) => self.hear_event(event).await,
-                        Some(_) => {}
-                        None => return,
-                    },
-                    input = self.screen.inputs.recv(), if !self.is_closed => match input {
-                        Some(Input::Keys(bytes)) if self.screen.keys(&bytes).contains(&Key::Ctrl('c')) => return,
-                        Some(_) => {}
-                        None => self.is_closed = true,
-                    },
-                }
-            }
-        };
-        // The ring finds a lost leave by itself: it is not worth waiting long.
-        let _ = tokio::time::timeout(LEAVE_TIMEOUT, waiting).await;
-    }
-
-    /// Lines that were typed and had no turn are kept as if they had been sent, if it is certain where they would have
-    /// gone. The others are told.
-    fn keep_the_rest(&mut self) {
-        let is_certain = !self.is_moving();
-        let mut outbox = self
-            .present
-            .as_ref()
-            .and_then(|group| self.groups.get_mut(group)?.outbox.as_mut());
-        let mut keep = |text: &str| outbox.as_mut().is_some_and(|outbox| outbox.add(None, text).is_ok());
-        let (kept, not_kept) = without_turn(self.lines.drain(..), is_certain, &mut keep);
-        self.pending += kept;
-        self.not_kept = not_kept.len();
-        for line in not_kept.iter().take(NOT_KEPT_SHOWN) {
-            self.view.trouble(&format!("not sent: {}", harmless(shorten(line))));
-        }
-        match self.not_kept.saturating_sub(NOT_KEPT_SHOWN) {
-            0 => {}
-            more => self.view.trouble(&format!("and {more} more were not sent")),
-        }
-        // The arrow keys bring them back.
-        not_kept.iter().for_each(|line| self.screen.record(line));
-    }
-
-    async fn finish(mut self, talked: Result<(), Failure>) -> Result<(), Failure> {
-        let (unanswered, is_for_people) = (self.pending + self.not_kept, self.is_for_people());
-        let outboxes = self.groups.values().filter_map(|group| group.outbox.as_ref());
-        let kept: usize = self.kept + outboxes.map(|outbox| outbox.public().count()).sum::<usize>();
-        let shown = self.view.drain();
-        self.screen.close(shown).await;
-        self.session.close().await;
-        talked?;
-        match self.refused {
-            Some(exit) if !is_for_people => Err(Failure::new(exit, "not every line was accepted (see above)")),
-            _ if unanswered > 0 => {
-                let advice = match kept {
-                    0 => String::new(),
-                    kept if kept >= unanswered => "; they are kept, and sent when you join again".to_owned(),
-                    kept => format!("; {kept} of them kept, and sent when you join again"),
-                };
-                let message = format!("lines without a number at the end: {unanswered}{advice}");
-                Err(Failure::new(Exit::Unavailable, message))
-            }
-            _ => Ok(()),
-        }
-    }
-}
-
-/// Goes through lines that had no turn: how many `keep` took, and those that are not kept. Behind a change of the group,
-/// or with one under way (not `is_certain`), nobody knows where a line would have gone; and whom a private one would reach
-/// later, under the same nick, is not known either.
-fn without_turn(
-    lines: impl Iterator<Item = String>,
-    mut is_certain: bool,
-    keep: &mut dyn FnMut(&str) -> bool,
-) -> (usize, Vec<String>) {
-    let (mut kept, mut not_kept) = (0, Vec::new());
-    for line in lines {
-        match grammar::parse(&line) {
-            Ok(Line::Join { .. } | Line::Leave { .. } | Line::Switch { .. }) => is_certain = false,
-            Ok(Line::Say(text)) if is_certain && keep(&text) => kept += 1,
-            Ok(Line::Say(_) | Line::Tell { .. }) => not_kept.push(line),
-            _ => {}
-        }
-    }
-    (kept, not_kept)
 }
 
 /// A paste that the user is asked about: its beginning, and the question.
@@ -802,55 +696,4 @@ fn paste_rows(text: &str) -> Vec<Styled> {
         format!("send these {lines} lines? [y]es, [j]oined into one, [n]o"),
     ));
     rows
-}
-
-/// Colours for a stream that carries any.
-pub fn colours_of(term: &str) -> Colours {
-    match term {
-        "linux" | "ansi" | "cons25" => Colours::Eight,
-        term if term.starts_with("vt") => Colours::Eight,
-        _ => Colours::Many,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn rest(lines: &[&str], is_certain: bool) -> (Vec<String>, Vec<String>) {
-        let mut kept = Vec::new();
-        let mut keep = |text: &str| {
-            kept.push(text.to_owned());
-            true
-        };
-        let (count, not_kept) = without_turn(lines.iter().map(|it| (*it).to_owned()), is_certain, &mut keep);
-        assert_eq!(count, kept.len());
-        (kept, not_kept)
-    }
-
-    #[test]
-    fn nothing_is_kept_for_a_group_that_is_not_certain() {
-        let (kept, not_kept) = rest(&["one", "/who", "//two", "@ eve psst", "three"], true);
-        assert_eq!(
-            (kept, not_kept),
-            (
-                ["one", "/two", "three"].map(str::to_owned).to_vec(),
-                vec!["@ eve psst".to_owned()]
-            )
-        );
-        for change in ["JOINGROUP 2 bob", "/join 2", "/switch", "/leave", "LEAVEGROUP"] {
-            let (kept, not_kept) = rest(&["for 1", change, "secret for 2"], true);
-            assert_eq!(kept, ["for 1"], "{change}");
-            assert_eq!(not_kept, ["secret for 2"], "{change}");
-        }
-        let (kept, not_kept) = rest(&["secret for 2"], false);
-        assert_eq!((kept, not_kept), (Vec::new(), vec!["secret for 2".to_owned()]));
-    }
-
-    #[test]
-    fn what_cannot_be_kept_is_told() {
-        let lines = ["one".to_owned(), "two".to_owned()];
-        let told = without_turn(lines.clone().into_iter(), true, &mut |_| false);
-        assert_eq!(told, (0, lines.to_vec()));
-    }
 }

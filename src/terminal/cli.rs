@@ -261,7 +261,7 @@ impl Colour {
             Colour::Auto => anstream::AutoStream::choice(stream) != anstream::ColorChoice::Never,
         };
         let term = std::env::var("TERM").unwrap_or_default();
-        if wanted { chat::colours_of(&term) } else { Colours::None }
+        if wanted { Colours::of(&term) } else { Colours::None }
     }
 }
 

@@ -227,8 +227,9 @@ pub fn parse_proof(text: &str) -> Result<Proof, String> {
         let seq = seq.parse().ok().filter(|seq| *seq > 0)?;
         sound.then_some(Proof { seq, digest })
     });
-    parsed
-        .ok_or_else(|| "/verify takes what another one's /verify has printed: /verify 121:5d41402abc4b2a76".to_owned())
+    parsed.ok_or_else(|| {
+        "/verify takes what another one's /verify has printed: /verify 121:5d41402abc4b2a76b9719d911017c592".to_owned()
+    })
 }
 
 fn unknown(command: &str, name: &str) -> String {

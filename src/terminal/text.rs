@@ -26,6 +26,17 @@ pub enum Colours {
     Many,
 }
 
+impl Colours {
+    /// Those of a terminal of this kind (`TERM`) that has any.
+    pub fn of(term: &str) -> Colours {
+        match term {
+            "linux" | "ansi" | "cons25" => Colours::Eight,
+            term if term.starts_with("vt") => Colours::Eight,
+            _ => Colours::Many,
+        }
+    }
+}
+
 impl Paint {
     /// No colour, ASCII only.
     pub const PLAIN: Paint = Paint {

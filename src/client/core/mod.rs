@@ -26,6 +26,7 @@
 mod answers;
 mod conversations;
 mod feed;
+mod placed;
 mod private;
 mod reads;
 mod receive;

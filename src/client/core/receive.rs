@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::feed::Feed;
+use super::placed::{answers, placed, without_mark};
 use super::reads::Purpose;
 use super::trouble::{Cause, Trouble};
 use super::window::Outcome;
@@ -10,62 +11,6 @@ use super::{Ask, Core, Group, Link, Output, Phase, RETRY_MS, RETURNED_MS, Sessio
 use crate::chat::ErrorCode;
 use crate::ring::Millis;
 use crate::wire::client::{Conversation, Delivery, Event, ResumedGroup};
-
-/// The part that all events with a place in a group have in common.
-struct Placed<'a> {
-    group: &'a str,
-    seq: u64,
-    member: u64,
-    reference: Option<u64>,
-}
-
-fn placed(event: &Event) -> Option<Placed<'_>> {
-    match event {
-        Event::Joined(it) | Event::Left(it) | Event::Away(it) | Event::Back(it) => Some(Placed {
-            group: &it.group,
-            seq: it.seq,
-            member: it.member,
-            reference: it.reference,
-        }),
-        Event::Message(it) => Some(Placed {
-            group: &it.group,
-            seq: it.seq,
-            member: it.member,
-            reference: Some(it.reference),
-        }),
-        Event::Private(_)
-        | Event::View { .. }
-        | Event::Beat { .. }
-        | Event::History { .. }
-        | Event::Members { .. }
-        | Event::Groups { .. }
-        | Event::Digest { .. }
-        | Event::Repeated { .. }
-        | Event::Read { .. }
-        | Event::Resumed { .. }
-        | Event::Error { .. }
-        | Event::Unknown => None,
-    }
-}
-
-/// Whether an event can be what `ask` led to.
-fn answers(event: &Event, ask: &Ask) -> bool {
-    let same_kind = matches!(
-        (event, ask),
-        (Event::Joined(_), Ask::Join { .. })
-            | (Event::Message(_), Ask::Say { .. })
-            | (Event::Left(_), Ask::Leave { .. })
-    );
-    same_kind && placed(event).is_some_and(|it| it.group == ask.group())
-}
-
-/// What every member of the group is told of a join.
-fn without_mark(mut event: Event) -> Event {
-    if let Event::Joined(joined) = &mut event {
-        joined.read = None;
-    }
-    event
-}
 
 /// The user's question behind a read, if it is a user's.
 fn question(purpose: Purpose) -> Option<(u64, Ask)> {
