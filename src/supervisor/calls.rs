@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::engine::{BrokerState, Phase, Supervisor, count};
+use super::events::What;
 use super::kill::{KillWatch, monotonic_us};
 use super::node::{Node, NodeState, Purpose};
 use super::process::is_stopped;
@@ -247,11 +248,19 @@ impl Supervisor {
             Ok(node) => node,
             Err(failure) => return respond(reply, Err(failure)),
         };
-        let id = node.id;
+        let (id, pid) = (node.id, node.pid());
         if let Some(process) = node.process() {
             process.signal(signal);
         }
         let stopped = signal == Signal::SIGSTOP;
+        if let Some(pid) = pid {
+            let what = if stopped {
+                What::Paused { pid }
+            } else {
+                What::Resumed { pid }
+            };
+            self.events.note(Some(id), what);
+        }
         let next_look = Instant::now() + SIGNAL_POLL;
         self.await_that(reply, SIGNAL_DEADLINE, Awaited::Signalled { id, stopped, next_look });
     }

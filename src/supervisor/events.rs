@@ -54,6 +54,10 @@ pub enum What {
     Started { pid: u32 },
     /// The node's process ended; `asked`: as an operator wished.
     Ended { pid: u32, cause: String, asked: bool },
+    /// An operator froze the node's process (SIGSTOP).
+    Paused { pid: u32 },
+    /// An operator let it go on.
+    Resumed { pid: u32 },
     /// The node suspects another one.
     Suspected { whom: u16, how: String },
     /// The node entered a view; its members in ring order, head first.
@@ -226,6 +230,8 @@ pub fn sentence(event: &Event) -> String {
             let asked = if *asked { ", as asked" } else { "" };
             format!("node {node} (pid {pid}) {}{asked}", first_line(cause))
         }
+        What::Paused { pid } => format!("node {node} (pid {pid}) paused, as asked"),
+        What::Resumed { pid } => format!("node {node} (pid {pid}) goes on, as asked"),
         What::Suspected { whom, how } => format!("node {node} suspects node {whom} ({how})"),
         What::Entered { epoch, members, cause } => {
             format!("node {node} enters view {epoch}: {} ({cause})", ring_text(members))

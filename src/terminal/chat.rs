@@ -518,6 +518,9 @@ impl Chat {
                 Some(user) if user != nick => {
                     self.refuse(&format!("you are in group {group} as {nick}; /leave {group} leaves it"));
                 }
+                _ if self.present.as_ref() == Some(&group) && self.is_for_people() => {
+                    self.view.notice(&format!("you are in group {group} as {nick} already"));
+                }
                 _ => self.turn_to(Some(group)),
             }
             return;

@@ -87,6 +87,9 @@ pub const COMMANDS: [(&str, &str, &str); 12] = [
     ("quit", "", "leave and end (so do Ctrl-D and Ctrl-C)"),
 ];
 
+/// The commands of the old system, for completion.
+const OLD_COMMANDS: [&str; 3] = ["JOINGROUP", "LEAVEGROUP", "HISTORY"];
+
 /// Understands a line without its line feed. The error says what to type instead.
 pub fn parse(line: &str) -> Result<Line, String> {
     if line.is_empty() {
@@ -285,8 +288,12 @@ pub fn complete(text: &str, nicks: &[String], groups: &[String]) -> (usize, Vec<
     };
     let command = before.split_whitespace().next().unwrap_or_default();
     let is_command = before.is_empty() && word.starts_with('/');
+    // A word in capitals at the beginning of a line is hardly a nick.
+    let is_old_command = before.is_empty() && !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_uppercase());
     let candidates: Vec<String> = if is_command {
         COMMANDS.iter().map(|(name, _, _)| format!("/{name} ")).collect()
+    } else if is_old_command && OLD_COMMANDS.iter().any(|name| name.starts_with(word)) {
+        OLD_COMMANDS.iter().map(|name| format!("{name} ")).collect()
     } else if matches!(command, "/join" | "/leave" | "/switch") || command.eq_ignore_ascii_case("JOINGROUP") {
         groups.iter().map(|group| format!("{group} ")).collect()
     } else if word.is_empty() && before.is_empty() {
@@ -436,6 +443,8 @@ mod tests {
         let groups = ["team".to_owned()];
         let complete = |text: &str| complete(text, &nicks, &groups);
         assert_eq!(complete("/hi"), (0, vec!["/history ".to_owned()]));
+        assert_eq!(complete("JOIN"), (0, vec!["JOINGROUP ".to_owned()]));
+        assert_eq!(complete("DEN"), (0, vec!["dennis: ".to_owned()]));
         assert_eq!(complete("den"), (0, vec!["dennis: ".to_owned()]));
         assert_eq!(complete("hello DEN"), (6, vec!["dennis ".to_owned()]));
         assert_eq!(complete("hello @den"), (6, vec!["@dennis ".to_owned()]));

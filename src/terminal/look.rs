@@ -55,6 +55,7 @@ struct Look {
     view: View,
     clock: Clock,
     form: Form,
+    paint: Paint,
     out: io::BufWriter<io::Stdout>,
 }
 
@@ -78,6 +79,7 @@ pub async fn run(
         view: View::new(form, paint, clock.clone()),
         clock,
         form,
+        paint,
         out: io::BufWriter::new(io::stdout()),
     };
     let limit = async {
@@ -91,9 +93,9 @@ pub async fn run(
         () = stop.wait() => Err(Failure::new(Exit::Failed, "interrupted")),
         () = limit => Err(Failure::new(Exit::TimedOut, "the ring does not answer; `chaleyd state` on its machine tells why")),
     };
-    let printed = look.print(paint);
+    let printed = look.print();
     look.session.close().await;
-    answered.and(printed)
+    answered.and(printed.map(drop))
 }
 
 impl Look {
@@ -109,8 +111,8 @@ impl Look {
                 Ok(())
             }
             Question::Last { group, count } => self.past(Query::last(&group, count)).await,
-            Question::Day { group, day } => self.past(Query::day(&group, day)).await,
-            Question::Today { group } => self.past(Query::day(&group, self.clock.today())).await,
+            Question::Day { group, day } => self.past(Query::day(&group, day, u64::MAX)).await,
+            Question::Today { group } => self.past(Query::day(&group, self.clock.today(), u64::MAX)).await,
             Question::Search { group, text } => self.past(Query::search(&group, &text)).await,
             Question::Verify { group, proof } => self.verify(group, proof).await,
         }
@@ -175,7 +177,13 @@ impl Look {
                 return Ok(());
             };
             match query.take(events, last, &self.clock) {
-                Step::Ask(next) => ask = next,
+                Step::Ask(next) => {
+                    ask = next;
+                    self.view.show_past(&query.ready(), 0);
+                    if !self.print()? {
+                        return Ok(());
+                    }
+                }
                 Step::Done(Found { events, note }) => {
                     self.view.show_past(&events, 0);
                     if let Some(note) = note {
@@ -257,7 +265,8 @@ impl Look {
         }
     }
 
-    fn print(&mut self, paint: Paint) -> Result<(), Failure> {
+    /// Whether there is still a reader.
+    fn print(&mut self) -> Result<bool, Failure> {
         let (width, measure) = (size().columns.max(8) - 1, Measure::from_environment());
         for shown in self.view.drain() {
             let written = match shown {
@@ -266,16 +275,16 @@ impl Look {
                     Ok(())
                 }
                 Shown::Line(line) if self.form == Form::Rich => {
-                    let rows = line.rows(paint.colours, width, measure);
+                    let rows = line.rows(self.paint.colours, width, measure);
                     writeln!(self.out, "{}", rows.join("\n"))
                 }
-                Shown::Line(line) => writeln!(self.out, "{}", line.painted(paint.colours)),
+                Shown::Line(line) => writeln!(self.out, "{}", line.painted(self.paint.colours)),
             };
             if !judge(written)? {
-                return Ok(());
+                return Ok(false);
             }
         }
-        judge(self.out.flush()).map(|_| ())
+        judge(self.out.flush())
     }
 }
 

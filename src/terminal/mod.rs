@@ -24,6 +24,7 @@ pub mod send;
 pub mod text;
 pub mod view;
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -118,7 +119,8 @@ pub(crate) fn uncertain(text: &str, message: &str, command: bool) -> String {
         true => "join again and look with /history whether it is there",
         false => "look whether it is there before you send it again",
     };
-    let text = sanitize::harmless(shorten(text));
+    let text = shorten(text);
+    let text = sanitize::harmless(&text);
     format!("perhaps sent: {text}: {}; {look}", sanitize::harmless(message))
 }
 
@@ -126,7 +128,13 @@ pub(crate) fn uncertain(text: &str, message: &str, command: bool) -> String {
 pub(crate) fn refusal(ask: &Ask, code: Option<ErrorCode>, message: &str, command: bool) -> String {
     let group = ask.group();
     let next = match (code, ask) {
-        (Some(ErrorCode::NickTaken), _) if command => format!("; JOINGROUP {group} <another nick>"),
+        (Some(ErrorCode::NickTaken), Ask::Join { user, .. }) if command => {
+            let user = sanitize::harmless(user);
+            format!(
+                "; JOINGROUP {group} <another nick>, or, if a chat of yours has died, JOINGROUP {group} {user} once the ring gives it up \
+                 (chat.away_grace_ms, 30 s by default)"
+            )
+        }
         (Some(ErrorCode::NickTaken), _) => " (-u NICK)".to_owned(),
         (Some(ErrorCode::TextTooLong), Ask::Say { text, .. } | Ask::Tell { text, .. }) => {
             format!("; it has {} bytes", text.len())
@@ -140,7 +148,7 @@ pub(crate) fn refusal(ask: &Ask, code: Option<ErrorCode>, message: &str, command
     let what = match ask {
         Ask::Join { user, .. } => format!("{} cannot join group {group}", sanitize::harmless(user)),
         Ask::Say { text, .. } | Ask::Tell { text, .. } => {
-            format!("not sent: {}", sanitize::harmless(shorten(text)))
+            format!("not sent: {}", sanitize::harmless(&shorten(text)))
         }
         Ask::Leave { .. } => format!("group {group} cannot be left"),
         Ask::MarkRead { .. } => format!("how far you have read in group {group} is not kept"),
@@ -153,18 +161,19 @@ pub(crate) fn refusal(ask: &Ask, code: Option<ErrorCode>, message: &str, command
 }
 
 /// The beginning of a text, enough to recognise it.
-pub(crate) fn shorten(text: &str) -> &str {
+pub(crate) fn shorten(text: &str) -> Cow<'_, str> {
     const ENOUGH: usize = 200;
     match text.char_indices().nth(ENOUGH) {
-        Some((end, _)) => text.get(..end).unwrap_or(text),
-        None => text,
+        Some((end, _)) => Cow::Owned(format!("{}...", text.get(..end).unwrap_or(text))),
+        None => Cow::Borrowed(text),
     }
 }
 
-/// The exit code for a refused request: bad data, unless the session itself was refused.
+/// The exit code for a refused request: bad data, unless the session itself was refused, or it is right later.
 pub(crate) fn exit_of(code: Option<ErrorCode>) -> Exit {
     match code {
         Some(ErrorCode::NoSession | ErrorCode::SessionExpired | ErrorCode::AnotherCluster) => Exit::Failed,
+        Some(ErrorCode::TooFast) => Exit::TimedOut,
         _ => Exit::Data,
     }
 }

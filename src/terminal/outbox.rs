@@ -8,7 +8,7 @@
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -178,6 +178,15 @@ impl Outbox {
     }
 }
 
+/// What holds nothing leaves nothing behind. It goes while it is held.
+impl Drop for Outbox {
+    fn drop(&mut self) {
+        if self.waiting.is_empty() && is_at(&self.file, &self.path).unwrap_or(false) {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
 /// Behind a line feed, so that a record that a death tore costs no other.
 fn put_record(bytes: &mut Vec<u8>, record: &Record) -> io::Result<()> {
     bytes.push(b'\n');
@@ -204,13 +213,28 @@ pub fn left_behind(directory: &Path) -> Vec<(Place, Vec<Unsent>)> {
     left
 }
 
-/// A file that nobody else reads, held by this process.
+/// A file that nobody else reads, held by this process. Another one may have taken it away, or put a new one in its place,
+/// between our opening and our holding it: then it is opened anew.
 fn open_private(path: &Path) -> io::Result<File> {
-    let mut options = OpenOptions::new();
-    let file = options.read(true).append(true).create(true).mode(0o600).open(path)?;
-    file.try_lock().map_err(io::Error::from)?;
-    file.set_permissions(std::fs::Permissions::from_mode(0o600))?;
-    Ok(file)
+    loop {
+        let mut options = OpenOptions::new();
+        let file = options.read(true).append(true).create(true).mode(0o600).open(path)?;
+        file.try_lock().map_err(io::Error::from)?;
+        if is_at(&file, path)? {
+            file.set_permissions(std::fs::Permissions::from_mode(0o600))?;
+            return Ok(file);
+        }
+    }
+}
+
+/// Whether this is the file that has the name now.
+fn is_at(file: &File, path: &Path) -> io::Result<bool> {
+    let held = file.metadata()?;
+    match std::fs::metadata(path) {
+        Ok(named) => Ok((named.dev(), named.ino()) == (held.dev(), held.ino())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// Where a file's lines belong and which still wait, by its records. A line that is torn, or none of ours, is passed over.
@@ -258,10 +282,23 @@ mod tests {
             outbox.done(&key).expect("noted");
         }
         drop(outbox);
-        assert!(texts(&Outbox::open(&place, "1", "bob").expect("opened")).is_empty());
         let path = Outbox::path(&place, "1", "bob");
+        assert!(!path.exists(), "what is empty goes");
+        let outbox = Outbox::open(&place, "1", "bob").expect("opened");
+        assert!(texts(&outbox).is_empty());
         let metadata = std::fs::metadata(&path).expect("there");
         assert_eq!((metadata.len(), metadata.permissions().mode() & 0o777), (0, 0o600));
+    }
+
+    #[test]
+    fn a_file_that_was_taken_away_is_not_held() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("outbox");
+        let gone = open_private(&path).expect("opened");
+        std::fs::remove_file(&path).expect("removed");
+        assert!(!is_at(&gone, &path).expect("looked"));
+        let new = open_private(&path).expect("another one is made");
+        assert!(is_at(&new, &path).expect("looked") && !is_at(&gone, &path).expect("looked"));
     }
 
     #[test]

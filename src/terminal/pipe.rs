@@ -84,7 +84,7 @@ fn default_limit() -> u32 {
 
 /// Understands a line. The error says what is wrong with it.
 fn parse(line: &str) -> Result<(Value, Ask), (Value, String)> {
-    let order: Order = serde_json::from_str(line).map_err(|error| (reference_of(line), error.to_string()))?;
+    let order: Order = serde_json::from_str(line).map_err(|error| (reference_of(line), what_is_wrong(line, &error)))?;
     let wrong = |message| (order.reference.clone(), message);
     let group = |name: &str| names::group(name).map_err(wrong);
     let nick = |name: &str| names::nick(name).map_err(wrong);
@@ -136,6 +136,16 @@ fn parse(line: &str) -> Result<(Value, Ask), (Value, String)> {
         },
     };
     Ok((order.reference, ask))
+}
+
+/// What is wrong with a line, and how a right one looks.
+fn what_is_wrong(line: &str, error: &serde_json::Error) -> String {
+    const EXAMPLE: &str = r#"{"op":"say","group":"1","text":"hello"}"#;
+    match serde_json::from_str::<Value>(line) {
+        Err(error) => format!("this line is not JSON ({error}); an order is one object a line, as {EXAMPLE}"),
+        Ok(Value::Object(_)) => format!("this is no order: {error}; one is {EXAMPLE}"),
+        Ok(_) => format!("an order is a JSON object, as {EXAMPLE}"),
+    }
 }
 
 /// The `ref` of a line that is wrong otherwise, if it has one.
@@ -474,6 +484,7 @@ mod tests {
             let (kept, message) = parse(line).expect_err(line);
             assert_eq!(kept, reference, "{line}");
             assert!(!message.is_empty());
+            assert!(!line.contains("op") || !message.contains("not JSON"), "{message}");
         }
     }
 }

@@ -14,8 +14,8 @@ use crate::wire::client::Event;
 
 /// Events asked for in one read.
 pub const PAGE: u32 = 500;
-/// Most events shown of a day.
-pub const DAY_MAX: usize = 1000;
+/// Most events of a day shown at a prompt.
+pub const DAY_MAX: u64 = 1000;
 /// Most events that a search looks at.
 pub const SEARCH_MAX: u64 = 20_000;
 /// Most events that a search finds.
@@ -55,8 +55,10 @@ enum Kind {
         count: u64,
         until: Option<u64>,
     },
+    /// The newest `most` of a day.
     Day {
         day: Date,
+        most: u64,
         stage: Stage,
     },
     Search {
@@ -69,16 +71,19 @@ enum Kind {
 enum Stage {
     /// Learns the newest number.
     Start,
-    /// The first event of the day is in `low..=high`; `last` is the newest number.
-    Bisect {
-        low: u64,
-        high: u64,
-        last: u64,
-    },
-    Read {
-        after: u64,
-        last: u64,
-    },
+    /// The edge of the day is in `low..=high`; `last` is the newest number.
+    Bisect { edge: Edge, low: u64, high: u64, last: u64 },
+    /// Reads to the end of the day, or to `last`. So many events of the day are left out before.
+    Read { last: u64, left_out: u64, is_first: bool },
+}
+
+/// What is bisected for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Edge {
+    /// The day's first event.
+    First,
+    /// The first event behind the day, whose own first one is known.
+    Behind { first: u64 },
 }
 
 #[derive(Debug)]
@@ -105,10 +110,10 @@ impl Query {
         Query::new(group, Kind::Last { count, until: None })
     }
 
-    /// All of a day, as far as [`DAY_MAX`].
-    pub fn day(group: &str, day: Date) -> Query {
+    /// The newest `most` events of a day.
+    pub fn day(group: &str, day: Date, most: u64) -> Query {
         let stage = Stage::Start;
-        Query::new(group, Kind::Day { day, stage })
+        Query::new(group, Kind::Day { day, most, stage })
     }
 
     /// Messages with a text in them, in any case.
@@ -171,6 +176,14 @@ impl Query {
         }
     }
 
+    /// Takes events that nothing will come before, so that who prints a long piece need not hold all of it.
+    pub fn ready(&mut self) -> Vec<Event> {
+        match self.kind {
+            Kind::Search { .. } => Vec::new(),
+            Kind::Between { .. } | Kind::Last { .. } | Kind::Day { .. } => std::mem::take(&mut self.events),
+        }
+    }
+
     fn done(&mut self, note: Option<String>) -> Step {
         let events = std::mem::take(&mut self.events);
         Step::Done(Found { events, note })
@@ -190,78 +203,102 @@ impl Query {
     }
 
     fn take_day(&mut self, events: Vec<Event>, newest: u64, clock: &Clock) -> Step {
-        let Kind::Day { day, stage } = &mut self.kind else {
+        let Kind::Day { day, most, stage } = &mut self.kind else {
             return self.done(None);
         };
-        let day = *day;
+        let (day, most) = (*day, *most);
         let day_of = |event: &Event| time_of(event).and_then(|ts| clock.day(ts));
         match stage {
             Stage::Start => {
                 *stage = Stage::Bisect {
+                    edge: Edge::First,
                     low: 1,
                     high: newest + 1,
                     last: newest,
                 };
             }
-            Stage::Bisect { low, high, .. } => {
+            Stage::Bisect { edge, low, high, .. } => {
                 let middle = *low + (*high - *low) / 2;
-                match events.first() {
-                    // The first that is kept from the middle on is of an earlier day: the wanted one is behind it.
-                    Some(event) if day_of(event).is_some_and(|its| its < day) => {
-                        *low = number(event).unwrap_or(middle).max(middle) + 1;
-                        *high = (*high).max(*low);
-                    }
-                    _ => *high = middle,
+                let is_before = |its: Date| its < day || its == day && *edge != Edge::First;
+                // The first that is kept from the middle on; nothing is kept between.
+                let first = events.first();
+                let at = first.and_then(number).unwrap_or(middle).max(middle);
+                if first.and_then(day_of).is_some_and(is_before) {
+                    *low = at + 1;
+                    *high = (*high).max(*low);
+                } else if at > middle {
+                    (*low, *high) = (at, at);
+                } else {
+                    *high = middle;
                 }
             }
-            Stage::Read { after, last } => {
+            Stage::Read {
+                last,
+                left_out,
+                is_first,
+            } => {
+                let (last, left_out, is_first) = (*last, *left_out, std::mem::take(is_first));
                 let end = events
                     .iter()
                     .position(|event| day_of(event).is_some_and(|its| its > day));
-                let next = events.iter().filter_map(number).max();
-                let last = *last;
-                *after = next.unwrap_or(last);
-                let after = *after;
+                let after = events.iter().filter_map(number).max().unwrap_or(last);
+                if is_first && (events.is_empty() || end == Some(0)) {
+                    return self.nothing_on(day);
+                }
                 self.events.extend(events.into_iter().take(end.unwrap_or(usize::MAX)));
-                if self.events.len() >= DAY_MAX {
-                    self.events.truncate(DAY_MAX);
-                    let shown = self.events.last().and_then(number).unwrap_or_default();
-                    let note = format!("the first {DAY_MAX} events of that day, up to number {shown}");
-                    return self.done(Some(note));
+                if end.is_none() && after < last {
+                    return Step::Ask(self.ask(after, PAGE));
                 }
-                if end.is_some() || after >= last {
-                    return self.end_of_day(day);
-                }
-                return Step::Ask(self.ask(after, PAGE));
+                let note = (left_out > 0).then(|| {
+                    let (group, all) = (&self.group, left_out.saturating_add(most));
+                    format!("the newest {most} of {all} events; `chaley history -g {group} --date {day}` prints all")
+                });
+                return self.done(note);
             }
         }
-        self.step_of_day(day)
+        self.step_of_day(day, most)
     }
 
     /// The next probe, or the first page of the day.
-    fn step_of_day(&mut self, day: Date) -> Step {
+    fn step_of_day(&mut self, day: Date, most: u64) -> Step {
         let Kind::Day { stage, .. } = &mut self.kind else {
             return self.done(None);
         };
-        let &mut Stage::Bisect { low, high, last } = stage else {
+        let &mut Stage::Bisect { edge, low, high, last } = stage else {
             return self.done(None);
         };
-        if low > last {
-            return self.end_of_day(day);
-        }
         if low < high {
             return Step::Ask(self.ask(low + (high - low) / 2 - 1, 1));
         }
-        *stage = Stage::Read { after: low - 1, last };
-        Step::Ask(self.ask(low - 1, PAGE))
+        let (first, last, left_out) = match edge {
+            Edge::First if low > last => return self.nothing_on(day),
+            Edge::First if last - low >= most => {
+                *stage = Stage::Bisect {
+                    edge: Edge::Behind { first: low },
+                    low,
+                    high: last + 1,
+                    last,
+                };
+                return self.step_of_day(day, most);
+            }
+            Edge::First => (low, last, 0),
+            Edge::Behind { first } if low == first => return self.nothing_on(day),
+            Edge::Behind { first } => {
+                let shown = low.saturating_sub(most).max(first);
+                (shown, low - 1, shown - first)
+            }
+        };
+        *stage = Stage::Read {
+            last,
+            left_out,
+            is_first: true,
+        };
+        Step::Ask(self.ask(first - 1, PAGE))
     }
 
-    fn end_of_day(&mut self, day: Date) -> Step {
-        let note = self
-            .events
-            .is_empty()
-            .then(|| format!("nothing happened in group {} on {}", self.group, clock::in_words(day)));
-        self.done(note)
+    fn nothing_on(&mut self, day: Date) -> Step {
+        let note = format!("nothing happened in group {} on {}", self.group, clock::in_words(day));
+        self.done(Some(note))
     }
 
     fn take_search(&mut self, events: Vec<Event>, newest: u64) -> Step {
@@ -416,17 +453,17 @@ mod tests {
     fn a_day_is_found_by_bisecting() {
         for most in [1, 3, 1000] {
             let mut group = group(1, 300, most);
-            let found = group.run(Query::day("1", jiff::civil::date(2026, 11, 11)));
+            let found = group.run(Query::day("1", jiff::civil::date(2026, 11, 11), DAY_MAX));
             assert_eq!(numbers(&found), (100..110).collect::<Vec<_>>(), "{most}");
             assert!(group.reads < 25, "{}", group.reads);
         }
         let mut group = group(105, 300, 1000);
         assert_eq!(
-            numbers(&group.run(Query::day("1", jiff::civil::date(2026, 11, 11)))),
+            numbers(&group.run(Query::day("1", jiff::civil::date(2026, 11, 11), DAY_MAX))),
             (105..110).collect::<Vec<_>>()
         );
         assert_eq!(
-            numbers(&group.run(Query::day("1", jiff::civil::date(2026, 12, 1)))),
+            numbers(&group.run(Query::day("1", jiff::civil::date(2026, 12, 1), DAY_MAX))),
             [300]
         );
     }
@@ -435,7 +472,7 @@ mod tests {
     fn a_day_without_events_says_so() {
         for (first, last) in [(1, 300), (1, 0), (200, 300)] {
             for day in [jiff::civil::date(2026, 10, 31), jiff::civil::date(2027, 1, 1)] {
-                let found = group(first, last, 1000).run(Query::day("1", day));
+                let found = group(first, last, 1000).run(Query::day("1", day, DAY_MAX));
                 assert_eq!(numbers(&found), [0; 0], "{first} {last} {day}");
                 assert!(found.note.expect("a note").contains("nothing happened"));
             }
@@ -443,12 +480,47 @@ mod tests {
     }
 
     #[test]
-    fn a_long_day_is_bounded() {
-        let mut group = group(1, 5000, 1000);
-        group.per_day = 10_000;
-        let found = group.run(Query::day("1", jiff::civil::date(2026, 11, 1)));
-        assert_eq!(numbers(&found), (1..=DAY_MAX as u64).collect::<Vec<_>>());
-        assert!(found.note.is_some());
+    fn of_a_long_day_the_newest_are_shown_and_all_can_be_had() {
+        for (first, last) in [(1, 5000), (1, 4100), (1500, 9000)] {
+            let mut group = group(first, last, 1000);
+            group.per_day = 4000;
+            let day = jiff::civil::date(2026, 11, 1);
+            let found = group.run(Query::day("1", day, 1000));
+            assert_eq!(numbers(&found), (3000..4000).collect::<Vec<_>>());
+            let note = found.note.expect("a note");
+            let all = 4000 - first;
+            assert!(note.starts_with(&format!("the newest 1000 of {all} events")), "{note}");
+            let found = group.run(Query::day("1", day, u64::MAX));
+            assert_eq!(numbers(&found), (first..4000).collect::<Vec<_>>());
+            assert_eq!(found.note, None);
+        }
+    }
+
+    #[test]
+    fn what_is_ready_is_not_held() {
+        let (mut group, clock) = (group(1, 2000, 1000), Clock::in_zone(jiff::tz::TimeZone::UTC));
+        let mut query = Query::last("1", 1800);
+        let (mut ask, mut got) = (query.start(), Vec::new());
+        loop {
+            let events = group.answer(&ask);
+            let step = query.take(events, 2000, &clock);
+            let ready = match step {
+                Step::Ask(next) => {
+                    ask = next;
+                    query.ready()
+                }
+                Step::Done(found) => {
+                    got.extend(found.events);
+                    break;
+                }
+            };
+            assert!(ready.len() <= PAGE as usize);
+            got.extend(ready);
+        }
+        assert_eq!(
+            got.iter().filter_map(number).collect::<Vec<_>>(),
+            (201..=2000).collect::<Vec<_>>()
+        );
     }
 
     #[test]
@@ -493,12 +565,15 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn every_day_is_complete(first in 1_u64..200, last in 0_u64..200, per_day in 1_u64..40, most in 1_usize..30, at in 0_u64..250) {
+        fn every_day_is_complete(first in 1_u64..200, last in 0_u64..200, per_day in 1_u64..40, most in 1_usize..30, at in 0_u64..250, most_shown in 1_u64..50) {
             let mut group = Group { first, last, per_day, most, reads: 0 };
             let day = jiff::civil::date(2026, 11, 1).saturating_add(jiff::Span::new().days((at / per_day) as i64));
-            let found = group.run(Query::day("1", day));
             let expected: Vec<u64> = (first..=last).filter(|seq| seq / per_day == at / per_day).collect();
-            proptest::prop_assert_eq!(numbers(&found), expected);
+            let found = group.run(Query::day("1", day, u64::MAX));
+            proptest::prop_assert_eq!(numbers(&found), expected.clone());
+            let found = group.run(Query::day("1", day, most_shown));
+            let newest = expected.iter().rev().take(most_shown as usize).rev().copied().collect::<Vec<_>>();
+            proptest::prop_assert_eq!(numbers(&found), newest);
         }
     }
 }

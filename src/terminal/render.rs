@@ -1,9 +1,11 @@
 //! How events look: in one line each, for pipes and logs, for a person, and for one who has them read aloud.
 
+use anstyle::Style;
+
 use super::text::{Colours, MENTION, NORMAL, NOTICE, NUMBER, PRESENCE, PRIVATE, Paint, Styled, TROUBLE, nick_style};
 use crate::chat::fold_nick;
 use crate::client::Cause;
-use crate::wire::client::{Event, GroupMember, Presence};
+use crate::wire::client::{Event, GroupMember, Message, Presence};
 
 /// Names listed of those who came or went together; the others are counted.
 const FOLDED_NAMES: usize = 3;
@@ -50,7 +52,7 @@ pub fn line(event: &Event, own: bool, colours: Colours) -> Option<Styled> {
     }
 }
 
-fn name_style(nick: &str, own: bool, colours: Colours) -> anstyle::Style {
+fn name_style(nick: &str, own: bool, colours: Colours) -> Style {
     let style = nick_style(nick, colours);
     if own { style.bold() } else { style }
 }
@@ -78,7 +80,7 @@ pub fn rich(event: &Event, around: Around<'_>) -> Option<Styled> {
     let group = around.group.unwrap_or_default();
     let line = match event {
         Event::Message(it) => {
-            let named = !around.own && around.me.is_some_and(|me| mentions(&it.text, me));
+            let named = !around.own && names_reader(it, around.me);
             let (mark, text) = match (around.own, named) {
                 (true, _) => (Styled::new(NUMBER, paint.mark("✓", "+")), NORMAL),
                 (false, true) => (Styled::new(MENTION, "@"), NORMAL.bold()),
@@ -147,7 +149,7 @@ pub fn spoken(event: &Event, around: Around<'_>) -> Option<Styled> {
             Styled::new(NORMAL, text).foreign(NORMAL, &without_gaps(&it.text))
         }
         Event::Message(it) => {
-            let named = around.me.is_some_and(|me| mentions(&it.text, me));
+            let named = names_reader(it, around.me);
             let names = if named { ", naming you" } else { "" };
             Styled::new(NORMAL, format!("{place}message {} from ", it.seq))
                 .foreign(NORMAL, &it.from)
@@ -172,6 +174,11 @@ pub fn spoken(event: &Event, around: Around<'_>) -> Option<Styled> {
     Some(line)
 }
 
+/// Whether a message of somebody else has the reader's nick. What that nick has said before is not marked.
+fn names_reader(message: &Message, me: Option<&str>) -> bool {
+    me.is_some_and(|me| fold_nick(&message.from) != fold_nick(me) && mentions(&message.text, me))
+}
+
 /// Whether a text has the nick as a word of its own, in any case.
 pub fn mentions(text: &str, nick: &str) -> bool {
     let (text, nick) = (fold_nick(text), fold_nick(nick));
@@ -188,7 +195,56 @@ pub fn mentions(text: &str, nick: &str) -> bool {
 pub struct Folded {
     pub first: u64,
     pub last: u64,
-    kinds: Vec<(&'static str, Vec<String>, u64)>,
+    kinds: Vec<Kind>,
+}
+
+/// Those who did one thing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Kind {
+    what: &'static str,
+    /// The first nicks, and how often each.
+    names: Vec<(String, u64)>,
+    /// How often others did it, too.
+    others: u64,
+}
+
+impl Kind {
+    fn count(&self) -> u64 {
+        self.names.iter().map(|(_, times)| times).sum::<u64>() + self.others
+    }
+
+    fn add(&mut self, user: &str) {
+        let has_room = self.names.len() < FOLDED_NAMES;
+        match self.names.iter_mut().find(|(name, _)| name == user) {
+            Some((_, times)) => *times += 1,
+            None if has_room => self.names.push((user.to_owned(), 1)),
+            None => self.others += 1,
+        }
+    }
+
+    /// `bob, eve (twice) and 3 more joined`.
+    fn told(&self, mut line: Styled, style: Style) -> Styled {
+        for (at, (name, times)) in self.names.iter().enumerate() {
+            let between = match at {
+                0 => "",
+                _ if self.others == 0 && at + 1 == self.names.len() => " and ",
+                _ => ", ",
+            };
+            let times = match times {
+                1 => String::new(),
+                2 => " (twice)".to_owned(),
+                times => format!(" ({times} times)"),
+            };
+            line = line.with(style, between).foreign(style, name).with(style, times);
+        }
+        let more = match self.others {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        let are_many = self.names.len() > 1 || self.others > 0;
+        let what = if are_many { plural(self.what) } else { self.what };
+        line.with(style, format!("{more} {what}"))
+    }
 }
 
 impl Folded {
@@ -199,18 +255,13 @@ impl Folded {
             self.first = it.seq;
         }
         self.last = it.seq;
-        let at = match self.kinds.iter().position(|(kind, ..)| *kind == what) {
-            Some(at) => at,
-            None => {
-                self.kinds.push((what, Vec::new(), 0));
-                self.kinds.len() - 1
-            }
-        };
-        if let Some((_, names, count)) = self.kinds.get_mut(at) {
-            *count += 1;
-            if names.len() < FOLDED_NAMES {
-                names.push(it.user.clone());
-            }
+        match self.kinds.iter_mut().find(|kind| kind.what == what) {
+            Some(kind) => kind.add(&it.user),
+            None => self.kinds.push(Kind {
+                what,
+                names: vec![(it.user.clone(), 1)],
+                others: 0,
+            }),
         }
     }
 
@@ -221,7 +272,7 @@ impl Folded {
 
     /// How many came or went.
     pub fn count(&self) -> u64 {
-        self.kinds.iter().map(|(.., count)| count).sum()
+        self.kinds.iter().map(Kind::count).sum()
     }
 
     /// The line that tells of all.
@@ -229,29 +280,31 @@ impl Folded {
         let group = group.unwrap_or_default();
         let time = time.map_or_else(String::new, |time| format!("{time} "));
         let indent = time.len() + 2;
-        let number = format!("{time}{group}[{}-{}]  ", self.first, self.last);
-        let mut line = Styled::new(NUMBER, number).with(PRESENCE, "* ");
-        for (at, (what, names, count)) in self.kinds.iter().enumerate() {
-            line = line.with(PRESENCE, if at == 0 { "" } else { "; " });
-            for (at, name) in names.iter().enumerate() {
-                let more = *count - names.len() as u64;
-                let between = match at {
-                    0 => "",
-                    _ if more == 0 && at + 1 == names.len() => " and ",
-                    _ => ", ",
-                };
-                line = line.with(PRESENCE, between).foreign(PRESENCE, name);
-            }
-            let more = *count - names.len() as u64;
-            let more = if more > 0 {
-                format!(" and {more} more")
-            } else {
-                String::new()
-            };
-            let what = if *count > 1 { plural(what) } else { what };
-            line = line.with(PRESENCE, format!("{more} {what}"));
+        let numbers = match self.last {
+            last if last == self.first => format!("[{last}]"),
+            last => format!("[{}-{last}]", self.first),
+        };
+        let line = Styled::new(NUMBER, format!("{time}{group}{numbers}  ")).with(PRESENCE, "* ");
+        self.told(line, PRESENCE).barred(indent)
+    }
+
+    /// The same in words.
+    pub fn spoken(&self, group: Option<&str>, time: Option<&str>) -> Styled {
+        let place = group.map_or_else(String::new, |group| format!("in group {group}, "));
+        let time = time.map_or_else(String::new, |time| format!(", {time}"));
+        let numbers = match self.last {
+            last if last == self.first => format!("event {last}"),
+            last => format!("events {} to {last}", self.first),
+        };
+        let line = Styled::new(NORMAL, format!("{place}{numbers}{time}: "));
+        self.told(line, NORMAL)
+    }
+
+    fn told(&self, mut line: Styled, style: Style) -> Styled {
+        for (at, kind) in self.kinds.iter().enumerate() {
+            line = kind.told(line.with(style, if at == 0 { "" } else { "; " }), style);
         }
-        line.barred(indent)
+        line
     }
 }
 
@@ -316,14 +369,17 @@ pub fn interrupted(cause: Cause, lost: &[u16]) -> String {
 /// The line that closes an interruption, as text. `ring` is the view if it changed, `missing` how many events are gone
 /// for good.
 pub fn back(after_ms: u64, ring: Option<&[u16]>, missing: u64) -> String {
-    let seconds = format!("{}.{}", after_ms / 1000, after_ms % 1000 / 100);
+    let took = match after_ms {
+        ..1000 => format!("{after_ms} ms"),
+        _ => format!("{}.{} s", after_ms / 1000, after_ms % 1000 / 100),
+    };
     let missed = match missing {
         0 => "nothing missed".to_owned(),
         1 => "one old line is no longer kept".to_owned(),
         many => format!("{many} old lines are no longer kept"),
     };
     let ring = ring.map_or_else(String::new, |members| format!("; ring {}", ring_text(members)));
-    format!("back after {seconds} s, {missed}{ring}")
+    format!("back after {took}, {missed}{ring}")
 }
 
 /// A ring as a circle: `1 => 3 => 1`.
@@ -335,7 +391,7 @@ pub fn ring_text(members: &[u16]) -> String {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::wire::client::{Message, Private};
+    use crate::wire::client::Private;
 
     pub fn message(seq: u64, from: &str, text: &str) -> Event {
         Event::Message(Message {
@@ -404,6 +460,11 @@ pub(crate) mod tests {
     fn a_screen_shows_whose_line_it_is_without_colour() {
         assert_eq!(shown(&message(7, "bob", "hi all"), AROUND), "14:02 [7]  bob: hi all");
         assert_eq!(shown(&message(7, "bob", "hi eve!"), AROUND), "14:02 [7]@ bob: hi eve!");
+        assert_eq!(
+            shown(&message(7, "eve", "i am eve"), AROUND),
+            "14:02 [7]  eve: i am eve",
+            "said by the same nick before"
+        );
         let own = Around { own: true, ..AROUND };
         assert_eq!(shown(&message(8, "Eve", "hi"), own), "14:02 [8]+ Eve: hi");
         let unicode = Paint {
@@ -505,6 +566,26 @@ pub(crate) mod tests {
             "14:02 [4-11]  * bob, eve, dan and 2 more joined; bob left; x and y are back"
         );
         assert_eq!(folded.count(), 8);
+        assert_eq!(
+            folded.spoken(None, Some("14:02")).plain(),
+            "events 4 to 11, 14:02: bob, eve, dan and 2 more joined; bob left; x and y are back"
+        );
+    }
+
+    #[test]
+    fn one_who_comes_and_goes_is_named_once() {
+        let mut folded = Folded::default();
+        folded.add(&Event::Joined(came(1049, "bob")));
+        assert_eq!(folded.line(None, None).plain(), "[1049]  * bob joined");
+        for seq in [1051, 1053] {
+            folded.add(&Event::Left(came(seq - 1, "bob")));
+            folded.add(&Event::Joined(came(seq, "bob")));
+        }
+        assert_eq!(
+            folded.line(Some("team"), None).plain(),
+            "team[1049-1053]  * bob (3 times) joined; bob (twice) left"
+        );
+        assert_eq!(folded.count(), 5);
     }
 
     #[test]
@@ -524,7 +605,7 @@ pub(crate) mod tests {
     fn an_interruption_closes_with_what_it_cost() {
         assert_eq!(
             back(230, Some(&[1, 3]), 0),
-            "back after 0.2 s, nothing missed; ring 1 => 3 => 1"
+            "back after 230 ms, nothing missed; ring 1 => 3 => 1"
         );
         assert_eq!(
             back(12_345, None, 7),

@@ -4,6 +4,7 @@ use std::io::{self, Write};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::cli::Who;
 use super::lines::{InputLine, read_line};
@@ -18,6 +19,9 @@ const REPORTS_MAX: u64 = 10;
 const NICK_PATIENCE: Duration = Duration::from_secs(40);
 /// How often.
 const NICK_AGAIN: Duration = Duration::from_millis(500);
+
+/// How long the ring may be silent before that is told.
+const SILENCE_TOLD: Duration = Duration::from_secs(2);
 
 /// What is sent, and how it is told.
 #[derive(Debug, Clone, Default)]
@@ -71,8 +75,14 @@ struct Sending {
     who: Who,
     sent: Sent,
     /// Until when a taken nick is tried again.
-    patient_until: tokio::time::Instant,
+    patient_until: Instant,
     phase: Phase,
+    /// When it is told that the ring is silent, while it is.
+    silence_told_at: Option<Instant>,
+    /// Whether that was told.
+    is_silent: bool,
+    /// Whether it was told that the nick is taken.
+    is_patient: bool,
     /// Lines handed to the session, once known.
     lines: u64,
     acknowledged: u64,
@@ -95,8 +105,11 @@ pub async fn run(options: Options, who: Who, sent: Sent, timeout: Option<Duratio
     let sending = Sending {
         who,
         sent,
-        patient_until: tokio::time::Instant::now() + NICK_PATIENCE,
+        patient_until: Instant::now() + NICK_PATIENCE,
         phase: Phase::Joining,
+        silence_told_at: Some(Instant::now() + SILENCE_TOLD),
+        is_silent: false,
+        is_patient: false,
         lines: 0,
         acknowledged: 0,
         repeated: 0,
@@ -133,6 +146,7 @@ impl Sending {
                 }
                 read = end_of_reading(&mut self.phase) => self.take_end(read),
                 () = stop.wait() => return self.give_up(session, "interrupted", Exit::Failed).await,
+                () = sleep_until_or_never(self.silence_told_at) => self.tell_silence(),
                 () = &mut limit => return self.give_up(session, "timed out", Exit::TimedOut).await,
             }
             if matches!(self.phase, Phase::Waiting) && self.acknowledged + self.refused == self.lines {
@@ -168,7 +182,10 @@ impl Sending {
                             false => writeln!(self.out, "{seq}"),
                         };
                     }
-                    Ask::Join { .. } => self.start_reading(handle),
+                    Ask::Join { .. } => {
+                        self.hear_again();
+                        self.start_reading(handle);
+                    }
                     _ => {}
                 }
                 Ok(())
@@ -177,7 +194,16 @@ impl Sending {
                 ask: Ask::Join { .. },
                 code: Some(ErrorCode::NickTaken),
                 ..
-            }) if self.sent.id.is_some() && tokio::time::Instant::now() < self.patient_until => {
+            }) if self.sent.id.is_some() && Instant::now() < self.patient_until => {
+                self.hear_again();
+                if !std::mem::replace(&mut self.is_patient, true) {
+                    let (user, group) = (harmless(&self.who.user), &self.who.group);
+                    let seconds = NICK_PATIENCE.as_secs();
+                    complain(format_args!(
+                        "{user} is in group {group}, perhaps from an earlier run that was killed; waiting up to {seconds} s for the ring to \
+                         give the nick up"
+                    ));
+                }
                 let (handle, group, user) = (handle.clone(), self.who.group.clone(), self.who.user.clone());
                 tokio::spawn(async move {
                     tokio::time::sleep(NICK_AGAIN).await;
@@ -225,7 +251,32 @@ impl Sending {
                 let message = format!("no longer in group {group}. {}. {}", self.progress(), self.what_next());
                 Err(Failure::new(Exit::Failed, message))
             }
+            Update::Event(SessionEvent::Interrupted { .. }) => {
+                self.silence_told_at.get_or_insert(Instant::now() + SILENCE_TOLD);
+                Ok(())
+            }
+            // Before the join is through, what is waited for is just that.
+            Update::Event(SessionEvent::Back { .. }) if !matches!(self.phase, Phase::Joining) => {
+                self.hear_again();
+                Ok(())
+            }
             Update::Event(_) | Update::Online => Ok(()),
+        }
+    }
+
+    fn tell_silence(&mut self) {
+        self.silence_told_at = None;
+        self.is_silent = true;
+        let done = self.progress();
+        complain(format_args!(
+            "waiting for the ring, which does not answer just now. {done}. Ctrl-C gives up; `chaleyd state` on its machine tells why"
+        ));
+    }
+
+    fn hear_again(&mut self) {
+        self.silence_told_at = None;
+        if std::mem::take(&mut self.is_silent) {
+            complain("the ring answers again");
         }
     }
 
@@ -368,6 +419,13 @@ async fn end_of_reading(phase: &mut Phase) -> Option<Read> {
     match phase {
         Phase::Reading(reading) => reading.await.ok(),
         _ => std::future::pending().await,
+    }
+}
+
+async fn sleep_until_or_never(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -23,6 +23,7 @@ use jiff::civil::Date;
 use super::clock::{self, Clock};
 use super::render::{self, Around, Folded};
 use super::sanitize::harmless_json;
+use super::shorten;
 use super::text::{Colours, NORMAL, NOTICE, PROMPT, Paint, Styled, WAITING};
 use crate::client::SessionEvent;
 use crate::ring::Millis;
@@ -372,7 +373,7 @@ impl View {
         };
         self.under_way.push_back(UnderWay {
             tag,
-            line: line.foreign(WAITING, shortened(text)),
+            line: line.foreign(WAITING, &shorten(text)),
             since: now,
             said: false,
         });
@@ -513,7 +514,14 @@ impl View {
 
     fn folded_line(&self) -> Styled {
         let group = (self.seats.len() > 1).then_some(self.crowd.group.as_str());
-        self.crowd.folded.line(group, self.crowd.time.as_deref())
+        self.told(&self.crowd.folded, group, self.crowd.time.as_deref())
+    }
+
+    fn told(&self, folded: &Folded, group: Option<&str>, time: Option<&str>) -> Styled {
+        match self.form {
+            Form::Plain => folded.spoken(group, time),
+            _ => folded.line(group, time),
+        }
     }
 
     fn end_crowd(&mut self) {
@@ -642,13 +650,4 @@ fn insert_nick(seat: &mut Seat, member: u64, nick: &str) {
     if seat.nicks.len() < NICKS_MAX {
         seat.nicks.entry(member).or_insert_with(|| nick.to_owned());
     }
-}
-
-/// The beginning of a text that is under way.
-fn shortened(text: &str) -> &str {
-    const ENOUGH: usize = 200;
-    text.char_indices()
-        .nth(ENOUGH)
-        .and_then(|(end, _)| text.get(..end))
-        .unwrap_or(text)
 }

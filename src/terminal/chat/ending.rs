@@ -65,7 +65,7 @@ impl Chat {
         self.pending += kept;
         self.not_kept = not_kept.len();
         for line in not_kept.iter().take(NOT_KEPT_SHOWN) {
-            self.view.trouble(&format!("not sent: {}", harmless(shorten(line))));
+            self.view.trouble(&format!("not sent: {}", harmless(&shorten(line))));
         }
         match self.not_kept.saturating_sub(NOT_KEPT_SHOWN) {
             0 => {}

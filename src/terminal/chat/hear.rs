@@ -120,7 +120,7 @@ impl Chat {
             Ask::Say { group, key, text, .. } | Ask::Tell { group, key, text, .. } => {
                 self.settle(tag, &group, key.as_deref());
                 if repeated && self.is_for_people() {
-                    let text = sanitize::harmless(shorten(&text)).into_owned();
+                    let text = sanitize::harmless(&shorten(&text)).into_owned();
                     self.view
                         .notice(&format!("that line was there already, as number {seq}: {text}"));
                 }
@@ -162,7 +162,7 @@ impl Chat {
             let typed = grammar::typed(unsent.to.as_deref(), &unsent.text);
             self.view.trouble(&format!(
                 "perhaps not sent before: {}; the arrow keys bring it back, if the nick is still whom you mean",
-                sanitize::harmless(shorten(&typed))
+                sanitize::harmless(&shorten(&typed))
             ));
             self.screen.record(&typed);
             self.is_done(group, &unsent.key);
@@ -289,7 +289,7 @@ impl Chat {
             self.view.settled(it.tag, self.now());
             if let (false, Ask::Say { text, .. }) = (is_kept, &it.ask) {
                 self.view
-                    .trouble(&format!("not sent: {}", sanitize::harmless(shorten(text))));
+                    .trouble(&format!("not sent: {}", sanitize::harmless(&shorten(text))));
                 self.screen.record(&grammar::typed(None, text));
             }
         }

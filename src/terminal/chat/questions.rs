@@ -4,7 +4,7 @@ use super::{Chat, DIGESTS_MS, GROUPS_MAX, HISTORY_MAX};
 use crate::client::{Ask, Exit, SessionEvent};
 use crate::ring::Millis;
 use crate::terminal::grammar::{Proof, Span};
-use crate::terminal::query::{Found, Query, Step};
+use crate::terminal::query::{DAY_MAX, Found, Query, Step};
 use crate::terminal::render;
 use crate::terminal::text::{NORMAL, Styled};
 use crate::terminal::view::{Comparison, Form};
@@ -61,8 +61,8 @@ impl Chat {
                 }
                 Query::last(group, count.min(HISTORY_MAX))
             }
-            Span::Today => Query::day(group, self.clock.today()),
-            Span::Day(day) => Query::day(group, day),
+            Span::Today => Query::day(group, self.clock.today(), DAY_MAX),
+            Span::Day(day) => Query::day(group, day, DAY_MAX),
         })
     }
 

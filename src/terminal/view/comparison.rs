@@ -37,10 +37,12 @@ impl Comparison<'_> {
             .map(|it| it.node.to_string())
             .collect();
         let Some(first) = known.first().and_then(|it| it.digest.as_deref()) else {
-            return (
-                false,
-                format!("no node tells its digest of group {group} at {seq}; try again in a moment"),
-            );
+            let text = match self.answers.iter().map(|it| it.last).max() {
+                None => format!("no node has told its digest of group {group} at {seq}; try again in a moment"),
+                Some(0) => format!("nothing has happened in group {group} yet"),
+                Some(last) => format!("group {group} has come to number {last}: there is no {seq} yet"),
+            };
+            return (false, text);
         };
         let same = |other: &str| first.starts_with(&other.to_ascii_lowercase());
         let odd: Vec<String> = known
@@ -139,6 +141,15 @@ mod tests {
             ok && text.contains("not that far yet: 4") && text.contains("no answer from 2"),
             "{text}"
         );
-        assert!(!verdict(&[], &[1, 2], None, None).0);
+        let (ok, text) = verdict(&[], &[1, 2], None, None);
+        assert!(!ok && text.contains("no node has told"), "{text}");
+        let behind = NodeDigest {
+            node: 1,
+            digest: None,
+            last: 7,
+        };
+        let (ok, text) = verdict(&[behind], &[], None, Some("00000000"));
+        assert!(!ok);
+        assert_eq!(text, "group 1 has come to number 7: there is no 9 yet");
     }
 }

@@ -80,7 +80,7 @@ impl View {
                 let mut folded = Folded::default();
                 crowd.iter().for_each(|event| folded.add(event));
                 let time = self.time(first);
-                self.print(folded.line(self.prefix(first), time.as_deref()));
+                self.print(self.told(&folded, self.prefix(first), time.as_deref()));
                 rest = others;
             } else {
                 self.show_one(first, self.is_mine(first));

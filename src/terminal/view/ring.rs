@@ -15,7 +15,9 @@ impl View {
             }
             SessionEvent::Interrupted { cause } => {
                 if self.banner == Banner::None {
-                    self.interrupted_at = now;
+                    // For its user it began with the oldest line that has no number.
+                    let waits_since = self.under_way.front().map(|it| it.since);
+                    self.interrupted_at = waits_since.map_or(now, |since| since.min(now));
                 }
                 if *cause == Cause::ViewChanged {
                     self.banner = Banner::Due;
@@ -34,7 +36,9 @@ impl View {
                 self.new_ring |= self.banner == Banner::Shown;
                 (self.ring, self.epoch) = (members.clone(), *epoch);
             }
-            SessionEvent::Back { after_ms } if self.under_way.is_empty() => self.say_back(*after_ms),
+            SessionEvent::Back { after_ms } if self.under_way.is_empty() => {
+                self.say_back((*after_ms).max(now.saturating_sub(self.interrupted_at)));
+            }
             SessionEvent::Back { .. } => self.banner = Banner::Returning { at: now },
             SessionEvent::Missing { from, to, .. } => {
                 self.missing = self.missing.saturating_add(to.saturating_sub(*from).saturating_add(1));

@@ -191,7 +191,7 @@ fn an_interruption_has_one_banner_and_one_end() {
         lines(&mut view),
         [
             "-- node 2 is gone; go on typing, nothing is lost",
-            "-- back after 0.2 s, nothing missed; ring 1 => 3 => 1"
+            "-- back after 230 ms, nothing missed; ring 1 => 3 => 1"
         ]
     );
     view.hear(&interrupted(Cause::Disconnected), 0);
