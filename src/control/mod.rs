@@ -14,7 +14,8 @@ use crate::config::{Chat, Durability, Ring};
 
 pub use client::{Connection, call};
 pub use request::{
-    Answer, BrokerReport, Failure, KillReport, MAX_REQUEST_BYTES, NodeCondition, NodeRow, Request, Role, StateReport,
+    Answer, BrokerReport, Failure, KillReport, LastView, MAX_REQUEST_BYTES, NodeCondition, NodeRow, Request, Role,
+    StateReport,
 };
 pub use socket_path::{PathError, existing_socket, place_for_socket};
 

@@ -107,6 +107,9 @@ pub struct StateReport {
     pub epoch: u64,
     /// Ids in ring order, head first.
     pub members: Vec<u16>,
+    /// While no node here is in a view, the newest one that any was in: its members come back first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_view: Option<LastView>,
     pub head: Option<u16>,
     pub tail: Option<u16>,
     pub nodes: Vec<NodeRow>,
@@ -117,6 +120,14 @@ pub struct StateReport {
     #[serde(default)]
     pub groups_omitted: usize,
     pub broker: BrokerReport,
+}
+
+/// A view that is over.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
+pub struct LastView {
+    pub epoch: u64,
+    /// Ids in ring order, head first.
+    pub members: Vec<u16>,
 }
 
 /// One node as its supervisor sees it. The numbers of a node that does not run are the last it reported.

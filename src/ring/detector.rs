@@ -294,6 +294,24 @@ mod tests {
     }
 
     #[test]
+    fn a_gap_in_which_nobody_listened_is_not_learned() {
+        let mut detector = Detector::new(Timing::usual());
+        detector.resume(0);
+        for now in (0..=1000).step_by(20) {
+            detector.heard(peer(), now);
+            run(&mut detector, now, now);
+        }
+        assert_eq!(detector.tick(1300), Some(300));
+        for now in (1300..=2300).step_by(20) {
+            detector.heard(peer(), now);
+            run(&mut detector, now, now);
+        }
+        run(&mut detector, 2320, 2600);
+        assert!(!detector.is_silent(peer(), 2600));
+        assert!(detector.is_silent(peer(), 2601), "as regular as before");
+    }
+
+    #[test]
     fn who_is_back_soon_after_it_was_left_out_gets_more_time() {
         let back = Member {
             incarnation: Incarnation(8),

@@ -15,7 +15,8 @@ use super::process::is_stopped;
 use super::socket::Call;
 use crate::config::limits;
 use crate::control::{
-    Answer, BrokerReport, Failure, GroupState, NodeCondition, NodeEvent, NodeOrder, Request, StateReport, exit,
+    Answer, BrokerReport, Failure, GroupState, LastView, NodeCondition, NodeEvent, NodeOrder, Request, StateReport,
+    exit,
 };
 use crate::ring::NodeId;
 
@@ -279,6 +280,18 @@ impl Supervisor {
             .unwrap_or_default()
     }
 
+    /// The newest view that any node here was in, while none is in one.
+    fn last_view(&self) -> Option<LastView> {
+        let told = self.nodes.values().filter_map(|node| node.last_status.as_ref());
+        let newest = told
+            .max_by_key(|status| status.epoch)
+            .filter(|status| status.epoch > 0)?;
+        Some(LastView {
+            epoch: newest.epoch,
+            members: newest.members.clone(),
+        })
+    }
+
     /// Whether the newest view of the nodes here that are ready has it; no, if none is. One that is paused, or joins, may
     /// not learn for long that it left.
     fn is_member_to_the_ready(&self, id: u16) -> bool {
@@ -336,6 +349,7 @@ impl Supervisor {
             head: members.first().copied(),
             tail: members.last().copied(),
             nodes: self.nodes.values().map(|node| node.row(&members, now)).collect(),
+            last_view: members.is_empty().then(|| self.last_view()).flatten(),
             members,
             groups,
             groups_from,

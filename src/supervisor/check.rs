@@ -195,6 +195,7 @@ pub mod tests {
             dropped: BTreeMap::new(),
         };
         StateReport {
+            last_view: None,
             cluster: "c".to_owned(),
             epoch: 7,
             head: members.first().copied(),

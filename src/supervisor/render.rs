@@ -28,7 +28,17 @@ pub fn state(report: &StateReport) -> String {
     text.push_str(&servers(report));
     let broker = &report.broker;
     let _infallible = writeln!(text, "\nBroker  {} ({})", broker.url, broker.status);
-    let _infallible = writeln!(text, "View    {} of {}", report.epoch, report.cluster);
+    let _infallible = match &report.last_view {
+        None => writeln!(text, "View    {} of {}", report.epoch, report.cluster),
+        Some(last) => {
+            let (epoch, nodes) = (last.epoch, nodes_text(&last.members));
+            writeln!(
+                text,
+                "View    none of {}; the last one was {epoch}, of {nodes}",
+                report.cluster
+            )
+        }
+    };
     let _infallible = writeln!(text, "Ring    {}", ring(&report.members));
     text
 }
@@ -61,6 +71,17 @@ pub fn users(report: &StateReport) -> String {
         );
     }
     text
+}
+
+/// `node 3`, `nodes 1, 2`.
+pub fn nodes_text(ids: &[u16]) -> String {
+    match ids {
+        [one] => format!("node {one}"),
+        many => {
+            let ids: Vec<String> = many.iter().map(u16::to_string).collect();
+            format!("nodes {}", ids.join(", "))
+        }
+    }
 }
 
 /// `1 ===> 2 ===> 3 ===> 4 ===> 1`.

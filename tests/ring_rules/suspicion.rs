@@ -247,6 +247,17 @@ fn within_the_grace_a_leaver_waits_until_the_others_were_heard() {
     assert_eq!(head.hear(3, Message::Leave).proposed(), Some(vec![1, 2]));
 }
 
+/// It was started long ago, so it knows that it was not left out itself; who is to stay may know more all the same.
+#[test]
+fn after_a_new_connection_a_leaver_waits_until_the_others_were_heard_again() {
+    let mut head = Alone::settled(1, &[1, 2, 3], 0);
+    head.step(Input::Disconnected);
+    head.connect(&[record(1, &[1, 2, 3])]);
+    assert_eq!(head.hear(3, Message::Leave).proposed(), None, "2 may know a later view");
+    head.hear(2, beat(at(0)));
+    assert_eq!(head.hear(3, Message::Leave).proposed(), Some(vec![1, 2]));
+}
+
 /// Rule 10: the register must tell of a proposal, to a node that hears itself.
 #[test]
 fn a_proposal_is_made_again_and_at_last_the_register_is_silent() {

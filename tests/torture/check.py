@@ -4,12 +4,14 @@
 It knows nothing of the product but what clients are promised, and reads nothing but what clients did and heard. A
 transcript has one JSON object a line, in the order of what happened, each with its time as "at_us":
 
-    {"client": "writer" | "reader", "group": G, "user": U}      the first line
+    {"client": "writer" | "reader" | "repeater", "group": G, "user": U}     the first line
     {"said": TEXT}               a writer handed this line over
     {"acknowledged": SEQ}        a writer was told the number of its next line
     {"heard": EVENT}             a reader was told this
     {"asked": "to leave"}        a reader was asked to leave
     {"end": "left" | "killed"}   the last line; any other end is a violation
+
+A repeater says again, under the same keys, what a writer of that name had said before it was killed.
 
 What is promised, and checked, in each group:
     joined    a reader first hears its own join
@@ -117,6 +119,16 @@ def check_writers(writers, history):
         yield f"forged: nobody is {user}, who is told to have said {lines[0]}"
 
 
+def check_repeaters(repeaters, history):
+    """Yields violations of lost: a line that was said again is told under the number with which that was acknowledged."""
+    for repeater in repeaters:
+        for text, (seq, _) in zip(repeater.said, repeater.acknowledged):
+            if (history.get(seq, {}).get("from"), history.get(seq, {}).get("text")) != (repeater.user, text):
+                yield f"lost: {repeater.user}'s line {text!r}, said again, is acknowledged as {seq}, told was {history.get(seq)}"
+        if repeater.end.get("end") == "left" and len(repeater.acknowledged) != len(repeater.said):
+            yield f"lost: {repeater.user} repeated {len(repeater.said)} lines, {len(repeater.acknowledged)} were acknowledged"
+
+
 def check_presence(readers, writers):
     """Yields violations of lost: a reader that was there to the end has heard all that was acknowledged by then."""
     acknowledged = [pair for writer in writers for pair in writer.acknowledged]
@@ -134,7 +146,7 @@ def check_clients(clients, history):
     for client in clients:
         if client.end.get("end") not in ("left", "killed"):
             yield f"client: {client.user} ended like this: {client.end}"
-        if client.end.get("end") == "left" and client.user in lost:
+        if client.end.get("end") == "left" and client.user in lost and client.kind != "repeater":
             yield f"client: {client.user} was there all the time, and is told to be lost"
         if client.garbled:
             yield f"client: {client.user} printed {client.garbled[0]}"
@@ -153,8 +165,10 @@ def check_group(clients):
             history = stop.value
             break
     violations += check_digests(history)
+    repeaters = [client for client in clients if client.kind == "repeater"]
     violations += check_writers(writers, history)
-    violations += check_presence(readers, writers)
+    violations += check_repeaters(repeaters, history)
+    violations += check_presence(readers, writers + repeaters)
     violations += check_clients(clients, history)
     return violations, sum(len(writer.acknowledged) for writer in writers), sum(len(reader.heard) for reader in readers)
 

@@ -204,6 +204,37 @@ fn every_kind_of_violation_is_seen() {
     }
 }
 
+/// The writer was killed after its second line; all three are said again, and these are the numbers told for them.
+fn repeated(numbers: &[u64], end: &str) -> Transcripts {
+    let mut transcripts = sound().with("bot", |lines| {
+        lines.truncate(5);
+        lines.push(json!({"said": "c", "at_us": 30}));
+        lines.push(json!({"end": "killed", "at_us": 40}));
+    });
+    let mut again = vec![json!({"client": "repeater", "group": "1", "user": "bot", "at_us": 50})];
+    again.extend(["a", "b", "c"].map(|text| json!({"said": text, "at_us": 50})));
+    again.extend(numbers.iter().map(|seq| json!({"acknowledged": seq, "at_us": 60})));
+    again.push(json!({"end": end, "at_us": 90}));
+    transcripts.0.push(("bot again", again));
+    transcripts
+}
+
+#[test]
+fn what_is_said_again_keeps_its_numbers() {
+    assert_eq!(
+        repeated(&[3, 5, 6], "left")
+            .judge()
+            .map(|said| said.contains("one history")),
+        Ok(true)
+    );
+    for numbers in [&[3, 5, 7][..], &[5, 3, 6], &[3, 5]] {
+        let violations = repeated(numbers, "left").judge().expect_err("seen");
+        assert!(violations.contains("group 1: lost: bot"), "{violations}");
+    }
+    let violations = repeated(&[3, 5], "failed").judge().expect_err("seen");
+    assert!(violations.contains("group 1: client: bot"), "{violations}");
+}
+
 #[test]
 fn what_is_no_transcript_is_no_verdict() {
     let nothing = Transcripts(Vec::new()).judge().expect_err("nobody heard anything");

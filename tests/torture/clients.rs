@@ -104,27 +104,37 @@ pub struct Client {
 impl Client {
     /// `chaley send`, fed with numbered lines, so many a second.
     pub fn writer(command: Command, transcript: Transcript, group: &str, user: &str, per_second: u32) -> Client {
-        let mut client = Client::start(command, transcript, group, user, |line| {
-            let seq: u64 = line.parse().ok()?;
-            Some((json!({"acknowledged": seq}), Some(seq)))
-        });
+        let mut client = Client::start(command, transcript, group, user, acknowledgement);
         let mut input = client.child.stdin.take().expect("piped");
         let (transcript, stop) = (client.transcript.clone(), Arc::clone(&client.stop));
         let (user, progress) = (user.to_owned(), Arc::clone(&client.progress));
         let feed = move || {
             feed(&stop, per_second, |number| {
-                let padding = if number % LONG_EVERY == LONG_EVERY - 1 {
-                    LONG_BYTES
-                } else {
-                    0
-                };
-                let text = format!("{user} {number}{}", ".".repeat(padding));
+                let text = line(&user, number);
                 // The client may read it, and be killed, before this thread goes on: so it is written down first.
                 transcript.write(json!({"said": text}));
                 input.write_all(format!("{text}\n").as_bytes())?;
                 progress.said.fetch_add(1, Ordering::Relaxed);
                 Ok(())
             });
+        };
+        client.writes = true;
+        client.threads.push(std::thread::spawn(feed));
+        client
+    }
+
+    /// `chaley send` once more, with the first `lines` that a killed writer of that name was given.
+    pub fn repeater(command: Command, transcript: Transcript, group: &str, user: &str, lines: u32) -> Client {
+        let mut client = Client::start(command, transcript, group, user, acknowledgement);
+        let mut input = client.child.stdin.take().expect("piped");
+        let (transcript, user) = (client.transcript.clone(), user.to_owned());
+        let feed = move || {
+            for text in (0..lines).map(|number| line(&user, number)) {
+                transcript.write(json!({"said": text}));
+                if input.write_all(format!("{text}\n").as_bytes()).is_err() {
+                    return;
+                }
+            }
         };
         client.writes = true;
         client.threads.push(std::thread::spawn(feed));
@@ -279,6 +289,21 @@ impl Drop for Client {
         self.stop.store(true, Ordering::Relaxed);
         self.transcript.flush();
     }
+}
+
+/// What a line of `chaley send` is: the number of the next line that it was given.
+fn acknowledgement(line: &str) -> Option<(Value, Option<u64>)> {
+    let seq: u64 = line.parse().ok()?;
+    Some((json!({"acknowledged": seq}), Some(seq)))
+}
+
+/// A writer's line.
+fn line(user: &str, number: u32) -> String {
+    let padding = match number % LONG_EVERY {
+        last if last == LONG_EVERY - 1 => LONG_BYTES,
+        _ => 0,
+    };
+    format!("{user} {number}{}", ".".repeat(padding))
 }
 
 /// Says so many lines a second until it is to stop or nobody takes them any more.

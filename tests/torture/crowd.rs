@@ -26,6 +26,8 @@ pub struct Crowd {
     witnesses: Vec<Client>,
     writers: Vec<Client>,
     readers: Vec<Client>,
+    /// They say again what a killed writer had said, each line under its key.
+    repeaters: Vec<Client>,
     /// How many were started.
     started: u32,
     /// The places that are empty: a group, and whether a writer is missing.
@@ -47,6 +49,7 @@ impl Crowd {
             witnesses: Vec::new(),
             writers: Vec::new(),
             readers: Vec::new(),
+            repeaters: Vec::new(),
             started: 0,
             missing: GROUPS.iter().flat_map(|group| places(group)).collect(),
             acknowledged: BTreeMap::new(),
@@ -71,7 +74,9 @@ impl Crowd {
     /// A client that says so many lines a second.
     pub fn new_writer(&self, group: &str, user: &str, per_second: u32) -> Client {
         let transcript = Transcript::begin(&self.transcripts, self.began, "writer", group, user);
-        let command = self.chaley.command(&["send", "-g", group, "-u", user, "-"]);
+        let command = self
+            .chaley
+            .command(&["send", "-g", group, "-u", user, "--id", user, "-"]);
         let mut writer = Client::writer(command, transcript, group, user, per_second);
         writer.wait_joined();
         writer
@@ -100,7 +105,20 @@ impl Crowd {
         let last = client.kill();
         if writes {
             self.note_acknowledged(&client.group, last);
+            self.repeat(&client);
         }
+    }
+
+    /// What the killed writer had said is said again under its keys, so that each line counts once.
+    fn repeat(&mut self, killed: &Client) {
+        let (group, user) = (killed.group.as_str(), killed.user.as_str());
+        let transcript = Transcript::begin(&self.transcripts, self.began, "repeater", group, user);
+        let command = self
+            .chaley
+            .command(&["send", "-g", group, "-u", user, "--id", user, "-"]);
+        let lines = u32::try_from(killed.said()).expect("a short run");
+        let repeater = Client::repeater(command, transcript, group, user, lines);
+        self.repeaters.push(repeater);
     }
 
     /// The pid of one of the readers.
@@ -116,7 +134,8 @@ impl Crowd {
     /// All writers finish, then all readers leave, behind the last acknowledged message. What a reader does not hear in
     /// time is the checker's business.
     pub fn finish(&mut self) {
-        for mut writer in std::mem::take(&mut self.writers) {
+        let repeaters = std::mem::take(&mut self.repeaters);
+        for mut writer in std::mem::take(&mut self.writers).into_iter().chain(repeaters) {
             let last = writer.leave();
             self.note_acknowledged(&writer.group, last);
         }

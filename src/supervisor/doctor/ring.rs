@@ -7,6 +7,7 @@ use super::Findings;
 use crate::config::{Config, shown};
 use crate::control::{Answer, Failure, NodeCondition, NodeRow, Request, StateReport, call, exit};
 use crate::supervisor::place::{NODES, holder, stored_ids};
+use crate::supervisor::render::nodes_text;
 
 /// How long the supervisor may take to answer.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -30,10 +31,10 @@ pub fn examine(directory: &Path, config: Option<&Config>, findings: &mut Finding
         Ok((Answer::Settings { pid, settings, .. }, Answer::State(report))) => {
             let epoch = report.epoch;
             findings.ok(format!("a supervisor runs (pid {pid}); its ring is in view {epoch}"));
+            examine_ring(&report, findings);
             for node in &report.nodes {
                 examine_node(node, &report, findings);
             }
-            examine_ring(&report, findings);
             if let Some(config) = config {
                 compare(&config.flat(), &settings, findings);
             }
@@ -138,10 +139,18 @@ fn examine_ring(report: &StateReport, findings: &mut Findings) {
             format!("`chaleyd start {}`", only.saturating_add(1)),
         );
     } else if report.members.is_empty() {
-        findings.error(
-            "there is no ring: no node is a member",
-            "`chaleyd start ID` for one of the last members",
-        );
+        let (last, next) = match &report.last_view {
+            Some(last) => {
+                let starts: Vec<String> = last.members.iter().map(|id| format!("`chaleyd start {id}`")).collect();
+                let was = format!("; the last view was {}, of {}", last.epoch, nodes_text(&last.members));
+                (was, format!("{}, before the others", starts.join(" and ")))
+            }
+            None => (
+                String::new(),
+                "`chaleyd start ID` for one of the last members".to_owned(),
+            ),
+        };
+        findings.error(format!("there is no ring: no node is a member{last}"), next);
     }
 }
 
@@ -187,14 +196,15 @@ fn foreign_stores(directory: &Path, known: &[u16], findings: &mut Findings) {
 mod tests {
     use super::super::Level;
     use super::*;
+    use crate::control::LastView;
     use crate::supervisor::check::tests::report;
 
     fn found(report: &StateReport) -> Findings {
         let mut findings = Findings::default();
+        examine_ring(report, &mut findings);
         for node in &report.nodes {
             examine_node(node, report, &mut findings);
         }
-        examine_ring(report, &mut findings);
         findings
     }
 
@@ -240,6 +250,15 @@ mod tests {
                 Level::Error,
                 "memory or disk",
                 "alarms",
+            ),
+            (
+                |report| {
+                    let members = std::mem::take(&mut report.members);
+                    report.last_view = Some(LastView { epoch: 7, members });
+                },
+                Level::Error,
+                "the last view was 7, of nodes 1, 2, 3",
+                "`chaleyd start 3`, before the others",
             ),
         ] {
             let (found_level, found_text, found_fix) = told(change);
