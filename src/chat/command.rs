@@ -238,6 +238,22 @@ mod tests {
             text: text.into(),
         };
         let leave = Action::Leave { group: group.into() };
+        let once = Action::SayOnce {
+            group: group.into(),
+            text: text.into(),
+            key: "a key".into(),
+        };
+        let tell = |key: Option<&str>| Action::Tell {
+            group: group.into(),
+            to: user.into(),
+            text: text.into(),
+            key: key.map(str::to_owned),
+        };
+        let read = Action::Read {
+            group: group.into(),
+            seq: 7,
+        };
+        let told = group.len() + user.len() + text.len();
         let code = ErrorCode::TextTooLong;
         let queue_gone = Command::Away {
             session,
@@ -247,6 +263,10 @@ mod tests {
             (request(join), group.len() + user.len() + queue.len()),
             (request(say), group.len() + text.len()),
             (request(leave), group.len()),
+            (request(once), group.len() + text.len() + 5),
+            (request(tell(None)), MORE_FIXED_BYTES + told),
+            (request(tell(Some("a key"))), MORE_FIXED_BYTES + told + 5),
+            (request(read), MORE_FIXED_BYTES + group.len()),
             (request(Action::Refuse { code }), 0),
             (queue_gone, queue.len()),
             (Command::Expire { session, away_at: 1 }, 0),

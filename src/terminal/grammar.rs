@@ -288,12 +288,11 @@ pub fn complete(text: &str, nicks: &[String], groups: &[String]) -> (usize, Vec<
     };
     let command = before.split_whitespace().next().unwrap_or_default();
     let is_command = before.is_empty() && word.starts_with('/');
-    // A word in capitals at the beginning of a line is hardly a nick.
-    let is_old_command = before.is_empty() && !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_uppercase());
+    // Nicks are seldom written in capitals.
+    let is_in_capitals = word.len() > 1 && word.bytes().all(|byte| byte.is_ascii_uppercase());
+    let old_commands = OLD_COMMANDS.iter().filter(|_| before.is_empty() && is_in_capitals);
     let candidates: Vec<String> = if is_command {
         COMMANDS.iter().map(|(name, _, _)| format!("/{name} ")).collect()
-    } else if is_old_command && OLD_COMMANDS.iter().any(|name| name.starts_with(word)) {
-        OLD_COMMANDS.iter().map(|name| format!("{name} ")).collect()
     } else if matches!(command, "/join" | "/leave" | "/switch") || command.eq_ignore_ascii_case("JOINGROUP") {
         groups.iter().map(|group| format!("{group} ")).collect()
     } else if word.is_empty() && before.is_empty() {
@@ -303,7 +302,9 @@ pub fn complete(text: &str, nicks: &[String], groups: &[String]) -> (usize, Vec<
         let end = if before.is_empty() { ": " } else { " " };
         let called = nicks.iter().map(|nick| format!("{nick}{end}"));
         let mentioned = nicks.iter().map(|nick| format!("@{nick}{end}"));
-        called.chain(mentioned.filter(|_| word.starts_with('@'))).collect()
+        let old_commands = old_commands.map(|name| format!("{name} "));
+        let mentioned = mentioned.filter(|_| word.starts_with('@'));
+        old_commands.chain(called).chain(mentioned).collect()
     };
     (
         start,
@@ -445,6 +446,7 @@ mod tests {
         assert_eq!(complete("/hi"), (0, vec!["/history ".to_owned()]));
         assert_eq!(complete("JOIN"), (0, vec!["JOINGROUP ".to_owned()]));
         assert_eq!(complete("DEN"), (0, vec!["dennis: ".to_owned()]));
+        assert_eq!(complete("J"), (0, Vec::new()), "more likely a nick");
         assert_eq!(complete("den"), (0, vec!["dennis: ".to_owned()]));
         assert_eq!(complete("hello DEN"), (6, vec!["dennis ".to_owned()]));
         assert_eq!(complete("hello @den"), (6, vec!["@dennis ".to_owned()]));

@@ -56,6 +56,8 @@ struct Look {
     clock: Clock,
     form: Form,
     paint: Paint,
+    /// How long each answer may take; what is printed may wait for its reader as long as that likes.
+    timeout: Option<Duration>,
     out: io::BufWriter<io::Stdout>,
 }
 
@@ -80,18 +82,12 @@ pub async fn run(
         clock,
         form,
         paint,
+        timeout,
         out: io::BufWriter::new(io::stdout()),
-    };
-    let limit = async {
-        match timeout {
-            Some(timeout) => tokio::time::sleep(timeout).await,
-            None => std::future::pending().await,
-        }
     };
     let answered = tokio::select! {
         answered = look.answer(question) => answered,
         () = stop.wait() => Err(Failure::new(Exit::Failed, "interrupted")),
-        () = limit => Err(Failure::new(Exit::TimedOut, "the ring does not answer; `chaleyd state` on its machine tells why")),
     };
     let printed = look.print();
     look.session.close().await;
@@ -125,6 +121,15 @@ impl Look {
 
     /// The next answer to the question with this tag.
     async fn reply(&mut self, wanted: u64) -> Result<SessionEvent, Failure> {
+        let Some(timeout) = self.timeout else {
+            return self.hear_reply(wanted).await;
+        };
+        let silent = "the ring does not answer; `chaleyd state` on its machine tells why";
+        let replied = tokio::time::timeout(timeout, self.hear_reply(wanted)).await;
+        replied.unwrap_or_else(|_| Err(Failure::new(Exit::TimedOut, silent)))
+    }
+
+    async fn hear_reply(&mut self, wanted: u64) -> Result<SessionEvent, Failure> {
         loop {
             match self.session.updates.recv().await {
                 Some(Update::Event(

@@ -6,10 +6,11 @@
 //! may be somebody else's by then. The file is not synced: a dying process
 //! loses nothing by that, a dying machine perhaps the last lines.
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -21,6 +22,9 @@ use crate::random::{NoRandomness, random};
 const FILE_MAX: u64 = 64 * 1024 * 1024;
 /// Most files looked at for lines that were left behind.
 const FILES_MAX: usize = 256;
+/// How often a file is opened that somebody else holds, and the pause between.
+const OPEN_ATTEMPTS: u32 = 20;
+const OPEN_REST: Duration = Duration::from_millis(10);
 /// A file longer than this is written anew, with what waits only.
 const COMPACT_BYTES: u64 = 1024 * 1024;
 
@@ -201,8 +205,9 @@ pub fn left_behind(directory: &Path) -> Vec<(Place, Vec<Unsent>)> {
     let is_outbox = |name: &str| name.starts_with("outbox-") && name.ends_with(".jsonl");
     let names = entries.filter(|entry| entry.file_name().to_str().is_some_and(is_outbox));
     let read = |path: PathBuf| {
-        let mut file = File::open(path).ok()?;
+        let mut file = File::open(&path).ok()?;
         file.try_lock_shared().ok()?;
+        is_at(&file, &path).ok()?.then_some(())?;
         let mut bytes = Vec::new();
         (&mut file).take(FILE_MAX).read_to_end(&mut bytes).ok()?;
         let (place, waiting) = replay(&bytes);
@@ -216,15 +221,22 @@ pub fn left_behind(directory: &Path) -> Vec<(Place, Vec<Unsent>)> {
 /// A file that nobody else reads, held by this process. Another one may have taken it away, or put a new one in its place,
 /// between our opening and our holding it: then it is opened anew.
 fn open_private(path: &Path) -> io::Result<File> {
-    loop {
+    for attempt in 1_u32.. {
         let mut options = OpenOptions::new();
         let file = options.read(true).append(true).create(true).mode(0o600).open(path)?;
-        file.try_lock().map_err(io::Error::from)?;
-        if is_at(&file, path)? {
-            file.set_permissions(std::fs::Permissions::from_mode(0o600))?;
-            return Ok(file);
+        match file.try_lock() {
+            Ok(()) if is_at(&file, path)? => {
+                file.set_permissions(std::fs::Permissions::from_mode(0o600))?;
+                return Ok(file);
+            }
+            Ok(()) if attempt < OPEN_ATTEMPTS => {}
+            // Who only looks whether lines were left behind is done at once.
+            Err(TryLockError::WouldBlock) if attempt < OPEN_ATTEMPTS => std::thread::sleep(OPEN_REST),
+            Ok(()) => break,
+            Err(error) => return Err(error.into()),
         }
     }
+    Err(io::Error::other("this file system does not tell which file has a name"))
 }
 
 /// Whether this is the file that has the name now.

@@ -40,6 +40,8 @@ pub struct Found {
 pub struct Query {
     group: String,
     kind: Kind,
+    /// What was asked for last: numbers above this one.
+    after: u64,
     events: Vec<Event>,
 }
 
@@ -126,6 +128,7 @@ impl Query {
         Query {
             group: group.to_owned(),
             kind,
+            after: 0,
             events: Vec::new(),
         }
     }
@@ -135,7 +138,8 @@ impl Query {
         &self.group
     }
 
-    fn ask(&self, after: u64, limit: u32) -> Ask {
+    fn ask(&mut self, after: u64, limit: u32) -> Ask {
+        self.after = after;
         Ask::History {
             group: self.group.clone(),
             with: None,
@@ -145,15 +149,17 @@ impl Query {
     }
 
     /// What to ask first.
-    pub fn start(&self) -> Ask {
+    pub fn start(&mut self) -> Ask {
         match self.kind {
-            Kind::Between { after, before } => self.ask(after, page(before.saturating_sub(after + 1))),
+            Kind::Between { after, before } => self.ask(after, page(before.saturating_sub(after.saturating_add(1)))),
             _ => self.ask(u64::MAX, 1),
         }
     }
 
     /// Takes the answer to what was asked last. `last` is the group's newest number.
-    pub fn take(&mut self, events: Vec<Event>, last: u64, clock: &Clock) -> Step {
+    pub fn take(&mut self, mut events: Vec<Event>, last: u64, clock: &Clock) -> Step {
+        // An answer that goes back would have the same asked again without end.
+        events.retain(|event| number(event).is_some_and(|seq| seq > self.after));
         match &mut self.kind {
             Kind::Between { before, .. } => {
                 let before = *before;
@@ -163,7 +169,7 @@ impl Query {
                 let after = last.saturating_sub(*count);
                 self.kind = Kind::Between {
                     after,
-                    before: last + 1,
+                    before: last.saturating_add(1),
                 };
                 match last {
                     0 => self.done(None),
@@ -197,7 +203,7 @@ impl Query {
                 .filter(|event| number(event).is_some_and(|seq| seq < before)),
         );
         match newest {
-            Some(newest) if newest + 1 < before => Step::Ask(self.ask(newest, page(before - newest - 1))),
+            Some(newest) if newest.saturating_add(1) < before => Step::Ask(self.ask(newest, page(before - newest - 1))),
             _ => self.done(None),
         }
     }
@@ -213,7 +219,7 @@ impl Query {
                 *stage = Stage::Bisect {
                     edge: Edge::First,
                     low: 1,
-                    high: newest + 1,
+                    high: newest.saturating_add(1),
                     last: newest,
                 };
             }
@@ -224,7 +230,7 @@ impl Query {
                 let first = events.first();
                 let at = first.and_then(number).unwrap_or(middle).max(middle);
                 if first.and_then(day_of).is_some_and(is_before) {
-                    *low = at + 1;
+                    *low = at.saturating_add(1);
                     *high = (*high).max(*low);
                 } else if at > middle {
                     (*low, *high) = (at, at);
@@ -276,7 +282,7 @@ impl Query {
                 *stage = Stage::Bisect {
                     edge: Edge::Behind { first: low },
                     low,
-                    high: last + 1,
+                    high: last.saturating_add(1),
                     last,
                 };
                 return self.step_of_day(day, most);

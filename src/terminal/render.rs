@@ -1,5 +1,7 @@
 //! How events look: in one line each, for pipes and logs, for a person, and for one who has them read aloud.
 
+use std::collections::BTreeSet;
+
 use anstyle::Style;
 
 use super::text::{Colours, MENTION, NORMAL, NOTICE, NUMBER, PRESENCE, PRIVATE, Paint, Styled, TROUBLE, nick_style};
@@ -202,23 +204,33 @@ pub struct Folded {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Kind {
     what: &'static str,
+    /// How often in all.
+    count: u64,
     /// The first nicks, and how often each.
     names: Vec<(String, u64)>,
-    /// How often others did it, too.
-    others: u64,
+    /// The others, in one case.
+    others: BTreeSet<String>,
 }
 
 impl Kind {
-    fn count(&self) -> u64 {
-        self.names.iter().map(|(_, times)| times).sum::<u64>() + self.others
+    fn new(what: &'static str) -> Kind {
+        Kind {
+            what,
+            count: 0,
+            names: Vec::new(),
+            others: BTreeSet::new(),
+        }
     }
 
     fn add(&mut self, user: &str) {
-        let has_room = self.names.len() < FOLDED_NAMES;
-        match self.names.iter_mut().find(|(name, _)| name == user) {
+        self.count += 1;
+        let (folded, has_room) = (fold_nick(user), self.names.len() < FOLDED_NAMES);
+        match self.names.iter_mut().find(|(name, _)| fold_nick(name) == folded) {
             Some((_, times)) => *times += 1,
             None if has_room => self.names.push((user.to_owned(), 1)),
-            None => self.others += 1,
+            None => {
+                self.others.insert(folded);
+            }
         }
     }
 
@@ -227,7 +239,7 @@ impl Kind {
         for (at, (name, times)) in self.names.iter().enumerate() {
             let between = match at {
                 0 => "",
-                _ if self.others == 0 && at + 1 == self.names.len() => " and ",
+                _ if self.others.is_empty() && at + 1 == self.names.len() => " and ",
                 _ => ", ",
             };
             let times = match times {
@@ -237,11 +249,11 @@ impl Kind {
             };
             line = line.with(style, between).foreign(style, name).with(style, times);
         }
-        let more = match self.others {
+        let more = match self.others.len() {
             0 => String::new(),
             more => format!(" and {more} more"),
         };
-        let are_many = self.names.len() > 1 || self.others > 0;
+        let are_many = self.names.len() > 1 || !self.others.is_empty();
         let what = if are_many { plural(self.what) } else { self.what };
         line.with(style, format!("{more} {what}"))
     }
@@ -257,11 +269,11 @@ impl Folded {
         self.last = it.seq;
         match self.kinds.iter_mut().find(|kind| kind.what == what) {
             Some(kind) => kind.add(&it.user),
-            None => self.kinds.push(Kind {
-                what,
-                names: vec![(it.user.clone(), 1)],
-                others: 0,
-            }),
+            None => {
+                let mut kind = Kind::new(what);
+                kind.add(&it.user);
+                self.kinds.push(kind);
+            }
         }
     }
 
@@ -272,7 +284,7 @@ impl Folded {
 
     /// How many came or went.
     pub fn count(&self) -> u64 {
-        self.kinds.iter().map(Kind::count).sum()
+        self.kinds.iter().map(|kind| kind.count).sum()
     }
 
     /// The line that tells of all.
@@ -578,14 +590,22 @@ pub(crate) mod tests {
         folded.add(&Event::Joined(came(1049, "bob")));
         assert_eq!(folded.line(None, None).plain(), "[1049]  * bob joined");
         for seq in [1051, 1053] {
-            folded.add(&Event::Left(came(seq - 1, "bob")));
+            folded.add(&Event::Left(came(seq - 1, "BOB")));
             folded.add(&Event::Joined(came(seq, "bob")));
         }
         assert_eq!(
             folded.line(Some("team"), None).plain(),
-            "team[1049-1053]  * bob (3 times) joined; bob (twice) left"
+            "team[1049-1053]  * bob (3 times) joined; BOB (twice) left"
         );
         assert_eq!(folded.count(), 5);
+        for (seq, user) in (1054..).zip(["eve", "dan", "zed", "Zed", "fay"]) {
+            folded.add(&Event::Joined(came(seq, user)));
+        }
+        assert_eq!(
+            folded.line(None, None).plain(),
+            "[1049-1058]  * bob (3 times), eve, dan and 2 more joined; BOB (twice) left",
+            "people are counted"
+        );
     }
 
     #[test]

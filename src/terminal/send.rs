@@ -15,7 +15,8 @@ use crate::client::{Ask, Exit, Failure, Options, Session, SessionEvent, SessionH
 
 /// Refused lines that are each reported; the rest is counted.
 const REPORTS_MAX: u64 = 10;
-/// With an id, a nick that is taken may be this very command's, killed a moment ago: so long it is tried again.
+/// With an id, a nick that is taken may be this very command's, killed a moment ago: so long it is tried again, counted from
+/// the ring's newest view.
 const NICK_PATIENCE: Duration = Duration::from_secs(40);
 /// How often.
 const NICK_AGAIN: Duration = Duration::from_millis(500);
@@ -250,6 +251,11 @@ impl Sending {
             Update::Event(SessionEvent::Removed { group }) => {
                 let message = format!("no longer in group {group}. {}. {}", self.progress(), self.what_next());
                 Err(Failure::new(Exit::Failed, message))
+            }
+            // With a new view the ring gives whoever is away the whole time again.
+            Update::Event(SessionEvent::View { .. }) => {
+                self.patient_until = Instant::now() + NICK_PATIENCE;
+                Ok(())
             }
             Update::Event(SessionEvent::Interrupted { .. }) => {
                 self.silence_told_at.get_or_insert(Instant::now() + SILENCE_TOLD);

@@ -99,6 +99,8 @@ struct UnderWay {
     tag: u64,
     line: Styled,
     since: Millis,
+    /// It waits here, not for the ring.
+    is_held: bool,
     /// Said so already ([`Form::Plain`]).
     said: bool,
 }
@@ -375,8 +377,16 @@ impl View {
             tag,
             line: line.foreign(WAITING, &shorten(text)),
             since: now,
+            is_held: false,
             said: false,
         });
+    }
+
+    /// An own line came too fast, and waits here until it is sent again.
+    pub fn held(&mut self, tag: u64) {
+        if let Some(it) = self.under_way.iter_mut().find(|it| it.tag == tag) {
+            it.is_held = true;
+        }
     }
 
     /// An own line has its outcome.

@@ -15,6 +15,10 @@ const READERS: usize = 2;
 /// Lines that each writer says in a second.
 const PER_SECOND: u32 = 12;
 
+/// Lines of a killed writer that are said again at most. The ring remembers 100,000 keys; those of a writer who says
+/// [`PER_SECOND`] are among them when it is killed, if it lived no longer than this.
+const REPEATED_MAX: u32 = 10_000;
+
 /// A reader that has not heard the last acknowledged line by then has missed it.
 const HEARD_WITHIN: Duration = Duration::from_secs(60);
 
@@ -26,8 +30,8 @@ pub struct Crowd {
     witnesses: Vec<Client>,
     writers: Vec<Client>,
     readers: Vec<Client>,
-    /// They say again what a killed writer had said, each line under its key.
-    repeaters: Vec<Client>,
+    /// Writers that were killed: group, name, and how many lines each was given.
+    killed: Vec<(String, String, u32)>,
     /// How many were started.
     started: u32,
     /// The places that are empty: a group, and whether a writer is missing.
@@ -49,7 +53,7 @@ impl Crowd {
             witnesses: Vec::new(),
             writers: Vec::new(),
             readers: Vec::new(),
-            repeaters: Vec::new(),
+            killed: Vec::new(),
             started: 0,
             missing: GROUPS.iter().flat_map(|group| places(group)).collect(),
             acknowledged: BTreeMap::new(),
@@ -71,12 +75,13 @@ impl Crowd {
         reader
     }
 
-    /// A client that says so many lines a second.
-    pub fn new_writer(&self, group: &str, user: &str, per_second: u32) -> Client {
+    /// A client that says so many lines a second. Those of one that is `repeatable` have keys.
+    pub fn new_writer(&self, group: &str, user: &str, per_second: u32, repeatable: bool) -> Client {
         let transcript = Transcript::begin(&self.transcripts, self.began, "writer", group, user);
+        let id: &[&str] = if repeatable { &["--id", user] } else { &[] };
         let command = self
             .chaley
-            .command(&["send", "-g", group, "-u", user, "--id", user, "-"]);
+            .command(&[&["send", "-g", group, "-u", user], id, &["-"]].concat());
         let mut writer = Client::writer(command, transcript, group, user, per_second);
         writer.wait_joined();
         writer
@@ -87,7 +92,7 @@ impl Crowd {
         for (group, writes) in std::mem::take(&mut self.missing) {
             self.started += 1;
             if writes {
-                let writer = self.new_writer(&group, &format!("writer{}", self.started), PER_SECOND);
+                let writer = self.new_writer(&group, &format!("writer{}", self.started), PER_SECOND, true);
                 self.writers.push(writer);
             } else {
                 let reader = self.new_reader(&group, &format!("reader{}", self.started));
@@ -105,20 +110,24 @@ impl Crowd {
         let last = client.kill();
         if writes {
             self.note_acknowledged(&client.group, last);
-            self.repeat(&client);
+            let lines = u32::try_from(client.said()).expect("a short run");
+            self.killed.push((client.group.clone(), client.user.clone(), lines));
         }
     }
 
-    /// What the killed writer had said is said again under its keys, so that each line counts once.
-    fn repeat(&mut self, killed: &Client) {
-        let (group, user) = (killed.group.as_str(), killed.user.as_str());
-        let transcript = Transcript::begin(&self.transcripts, self.began, "repeater", group, user);
-        let command = self
-            .chaley
-            .command(&["send", "-g", group, "-u", user, "--id", user, "-"]);
-        let lines = u32::try_from(killed.said()).expect("a short run");
-        let repeater = Client::repeater(command, transcript, group, user, lines);
-        self.repeaters.push(repeater);
+    /// What killed writers had said is said again under its keys, so that each line counts once. Of one that had said more
+    /// than [`REPEATED_MAX`] lines the ring may have forgotten the first keys by now.
+    fn repeat(&mut self) -> Vec<Client> {
+        let mut repeaters = Vec::new();
+        let killed = std::mem::take(&mut self.killed);
+        for (group, user, lines) in killed.iter().filter(|(.., lines)| *lines <= REPEATED_MAX) {
+            let transcript = Transcript::begin(&self.transcripts, self.began, "repeater", group, user);
+            let command = self
+                .chaley
+                .command(&["send", "-g", group, "-u", user, "--id", user, "-"]);
+            repeaters.push(Client::repeater(command, transcript, group, user, *lines));
+        }
+        repeaters
     }
 
     /// The pid of one of the readers.
@@ -131,10 +140,11 @@ impl Crowd {
         *last = seq.max(*last);
     }
 
-    /// All writers finish, then all readers leave, behind the last acknowledged message. What a reader does not hear in
+    /// All writers finish, and what killed ones had said is said again; then all readers leave, behind the last acknowledged message. What a reader does not hear in
     /// time is the checker's business.
     pub fn finish(&mut self) {
-        let repeaters = std::mem::take(&mut self.repeaters);
+        // Now that no view follows another, the ring soon gives up the nicks of those who were killed.
+        let repeaters = self.repeat();
         for mut writer in std::mem::take(&mut self.writers).into_iter().chain(repeaters) {
             let last = writer.leave();
             self.note_acknowledged(&writer.group, last);

@@ -159,7 +159,7 @@ impl Nemesis {
             url: clients_url,
         };
         let crowd = Crowd::start(chaley.clone(), transcripts, began);
-        let probe = crowd.new_writer(GROUPS[0], "probe", PROBES_PER_SECOND);
+        let probe = crowd.new_writer(GROUPS[0], "probe", PROBES_PER_SECOND, false);
         let visitors = Visitors::start(chaley, GROUPS[1], transcripts, began);
         println!("everybody talks after {:?}", began.elapsed());
         Nemesis {

@@ -102,7 +102,7 @@ impl Chat {
             self.jobs.insert(tag, Job::Nicks);
         }
         if wanted > 0 {
-            let query = Query::between(&group, before - 1 - wanted, before);
+            let mut query = Query::between(&group, before - 1 - wanted, before);
             let tag = self.ask(query.start()).await;
             self.jobs.insert(tag, Job::Opening { query, before });
         }
@@ -221,6 +221,7 @@ impl Chat {
         }
         match &ask {
             Ask::Say { .. } if code == Some(ErrorCode::TooFast) && self.is_for_people() => {
+                self.view.held(tag);
                 if self.pace.hold(Held { tag, ask }, now) {
                     self.view.notice(
                         "you say more than this ring takes of one client; your lines wait and follow by themselves",

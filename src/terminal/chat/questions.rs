@@ -76,7 +76,7 @@ impl Chat {
             None => return,
             Some(Question::Who(group)) => (Ask::Who { group }, Job::Who),
             Some(Question::Groups) => (groups_after(String::new()), Job::Groups(Vec::new())),
-            Some(Question::Past(query)) => (query.start(), Job::Past(query)),
+            Some(Question::Past(mut query)) => (query.start(), Job::Past(query)),
             Some(Question::Verify { group, proof }) => {
                 let shown = self.view.position(&group).map(|(seq, digest)| (seq, digest.to_owned()));
                 let Some(seq) = proof

@@ -16,7 +16,7 @@ impl View {
             SessionEvent::Interrupted { cause } => {
                 if self.banner == Banner::None {
                     // For its user it began with the oldest line that has no number.
-                    let waits_since = self.under_way.front().map(|it| it.since);
+                    let waits_since = self.under_way.iter().find(|it| !it.is_held).map(|it| it.since);
                     self.interrupted_at = waits_since.map_or(now, |since| since.min(now));
                 }
                 if *cause == Cause::ViewChanged {
