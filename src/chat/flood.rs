@@ -89,4 +89,14 @@ mod tests {
         }
         assert!(flood.until_us.len() <= 2 * REMEMBERED, "{}", flood.until_us.len());
     }
+
+    #[test]
+    fn c20_the_remembered_are_looked_through_whenever_they_have_doubled() {
+        let mut flood = Flood::new(10).unwrap();
+        assert!((0..5000).all(|session| flood.allows(SessionId(session), 0)));
+        assert_eq!((flood.until_us.len(), flood.look_at), (5000, 8 * REMEMBERED));
+        // Those of before have their allowance back just now; they go when there are 8,192.
+        assert!((5000..10_000).all(|session| flood.allows(SessionId(session), 100)));
+        assert_eq!((flood.until_us.len(), flood.look_at), (5000, 2 * (8192 - 5000)));
+    }
 }
