@@ -637,6 +637,8 @@ fn c16_what_is_told_goes_to_two_queues_and_into_no_group() {
     let before = chat.state.group("1").map(|group| (group.seq(), group.digest()));
     let applied = chat.apply(tell(ANNA, 2, "BERT", "psst"));
     let (event, queues) = private(&applied);
+    assert_eq!(applied.private_events().collect::<Vec<_>>(), [event]);
+    assert_eq!(applied.events().count(), 0);
     assert_eq!((event.seq, event.from.member, event.to.member), (1, 1, 2));
     assert_eq!(
         (&*event.from.user, &*event.to.user, &*event.text),

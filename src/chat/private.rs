@@ -264,4 +264,21 @@ mod tests {
         all.left((GROUP, 3));
         assert!(begin(&mut all, 1, 0).is_ok());
     }
+
+    #[test]
+    fn c16_in_a_full_ring_one_that_is_forgotten_makes_room() {
+        let mut all = Conversations::default();
+        for other in 2..2 + MAX_CONVERSATIONS_PER_SESSION as u64 {
+            begin(&mut all, other, 1).unwrap();
+        }
+        for from in 500.. {
+            if all.list.len() == MAX_CONVERSATIONS {
+                break;
+            }
+            begin(&mut all, 2 * from, 2 * from + 1).unwrap();
+        }
+        all.left((GROUP, 4));
+        assert!(begin(&mut all, 999, 1).is_ok());
+        assert_eq!(all.list.len(), MAX_CONVERSATIONS);
+    }
 }
