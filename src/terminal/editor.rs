@@ -17,8 +17,9 @@ use crate::wire::client::MAX_TEXT_BYTES;
 pub const HISTORY_MAX: usize = 1000;
 /// A line longer than this is not kept for later.
 const HISTORY_LINE_MAX: usize = 4096;
-/// Steps that can be undone; the oldest go first.
+/// Steps that can be undone, and the bytes of their texts; the oldest go first.
 const UNDO_MAX: usize = 100;
+const UNDO_BYTES_MAX: usize = MAX_TEXT_BYTES;
 
 /// What a key leads to beyond a change of the line.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -360,9 +361,14 @@ impl Editor {
     }
 
     fn remember_step(&mut self, text: String, cursor: usize) {
-        if self.undo.len() == UNDO_MAX {
-            self.undo.remove(0);
-        }
+        let mut bytes = text.len();
+        let newest = self.undo.iter().rev().take(UNDO_MAX - 1);
+        let kept = newest.take_while(|(text, _)| {
+            bytes += text.len();
+            bytes <= UNDO_BYTES_MAX
+        });
+        let gone = self.undo.len() - kept.count();
+        self.undo.drain(..gone);
         self.undo.push((text, cursor));
     }
 
@@ -550,5 +556,21 @@ mod tests {
                 proptest::prop_assert!(editor.text().is_char_boundary(editor.cursor()));
             }
         }
+    }
+
+    #[test]
+    fn what_can_be_undone_is_bounded() {
+        let mut editor = Editor::new();
+        let press = |editor: &mut Editor, key| drop(editor.press(key, &|_| (0, Vec::new())));
+        editor.set(&"x".repeat(MAX_TEXT_BYTES / 4));
+        for _ in 0..200 {
+            press(&mut editor, Key::Ctrl('u'));
+            press(&mut editor, Key::Ctrl('y'));
+        }
+        let bytes: usize = editor.undo.iter().map(|(text, _)| text.len()).sum();
+        assert!(editor.undo.len() <= UNDO_MAX && bytes <= UNDO_BYTES_MAX, "{bytes}");
+        assert!(editor.undo.len() > 2, "the newest steps are there");
+        press(&mut editor, Key::Ctrl('_'));
+        assert_eq!(editor.text(), "", "before the last yank");
     }
 }
