@@ -16,6 +16,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import typing
 
@@ -57,8 +58,7 @@ def arguments():
     parser = argparse.ArgumentParser(
         prog="scripts/bench",
         description="Measures rings of a release build, and the bare broker beside them; prints a table in Markdown.",
-        epilog=f"Rows (default: all): {', '.join(ROWS)}. The order is judged in all that use chaleyd bench. "
-        "What happens when senders never wait for anything is not among them.",
+        epilog=f"Rows (default: all): {', '.join(ROWS)}. The order is judged in all that use chaleyd bench, and in overload.",
     )
     parser.add_argument("rows", nargs="*", metavar="ROW", help="what to measure")
     parser.add_argument("--rounds", type=positive, default=5, help="of what is measured in turns (default 5)")
@@ -67,6 +67,7 @@ def arguments():
     parser.add_argument("--pauses", type=positive, default=6, help="likewise, by SIGSTOP (default 6)")
     parser.add_argument("--messages", type=positive, default=1_000_000, help="of history (default 1000000)")
     parser.add_argument("--sessions", type=positive, default=2000, help="in a quarter as many groups (default 2000)")
+    parser.add_argument("--overload", type=positive, default=20, help="seconds of senders that never wait (default 20)")
     parser.add_argument("--minutes", type=float, default=1.0, help="of a machine that is saturated (default 1)")
     parser.add_argument("--programs", default="target/release", help=argparse.SUPPRESS)
     parser.add_argument("--check", action="store_true", help=argparse.SUPPRESS)
@@ -86,6 +87,8 @@ def positive(text):
 
 # What targets speak of.
 KILLS, PAUSES, MESSAGES, MINUTES, ROUNDS, SESSIONS = 200, 100, 1_000_000, 10, 5, 2000
+# In an overload, MB: what a node and a client may have, and the broker with the queue of a listener that does not read.
+OVERLOADED_MB = {"a node": 120, "a sender": 40, "the broker": 600}
 
 
 class Failed(Exception):
@@ -185,6 +188,104 @@ class Ring:
 
     def supervisor_pid(self):
         return stat(self.node_pids()[0])[1]
+
+
+class Overload(Ring):
+    """Senders that always have a next line, a listener that hears it all, and one that never reads."""
+
+    SENDERS = 4
+
+    def listener(self, user):
+        command = [self.table.chaley, "listen", "-g", "1", "-u", user, "--json", *self.place]
+        return subprocess.Popen(command, stdout=subprocess.PIPE)
+
+    def sender(self, number):
+        lines = subprocess.Popen(["yes", f"{number} " + "x" * 98], stdout=subprocess.PIPE)
+        command = [self.table.chaley, "send", "-g", "1", "-u", f"sender{number}", "-", *self.place]
+        sent = tempfile.TemporaryFile()
+        sending = subprocess.Popen(command, stdin=lines.stdout, stdout=sent)
+        lines.stdout.close()
+        return lines, sending, sent
+
+    def endure(self, seconds):
+        deaf = self.listener("deaf")
+        deaf.stdout.readline()
+        deaf.send_signal(signal.SIGSTOP)
+        ear = Ear(self.listener("ear"))
+        senders = [self.sender(number) for number in range(self.SENDERS)]
+        nodes, broker = self.node_pids(), descendants(self.supervisor_pid())
+        measured = {"a node": nodes, "a sender": [sending.pid for _, sending, _ in senders]}
+        measured["the broker"] = [pid for pid in broker if pid not in nodes]
+        self.peak_mb = dict.fromkeys(measured, 0.0)
+        ending = time.monotonic() + seconds
+        while time.monotonic() < ending:
+            time.sleep(0.25)
+            for whose, pids in measured.items():
+                each = [resident_mb(pid) for pid in pids]
+                used = sum(each) if whose == "the broker" else max(each)
+                self.peak_mb[whose] = max(self.peak_mb[whose], used)
+        self.sent = sum(self.acknowledged(*sender) for sender in senders)
+        ear.hear_until(self.sent)
+        self.silence_s = ear.silence_s
+        deaf.send_signal(signal.SIGCONT)
+        deaf.stdout.close()
+        deaf.wait(timeout=PATIENCE)
+        ear.end()
+
+    @staticmethod
+    def acknowledged(lines, sending, sent):
+        """How many lines of one sender were, once it has no more."""
+        lines.kill()
+        lines.wait()
+        if sending.wait(timeout=PATIENCE) != 0:
+            raise Failed(f"chaley send: exit code {sending.returncode} in an overload")
+        sent.seek(0)
+        return sum(1 for _ in sent)
+
+
+class Ear:
+    """What one `chaley listen --json` prints, read at once: no number is left out, no sender's line twice."""
+
+    def __init__(self, process):
+        self.process = process
+        self.next_seq, self.messages, self.silence_s = None, 0, 0.0
+        self.heard = threading.Condition()
+        self.failure = None
+        self.reader = threading.Thread(target=self.read)
+        self.reader.start()
+
+    def read(self):
+        rest, before = b"", None
+        while chunk := os.read(self.process.stdout.fileno(), 1 << 20):
+            now = time.monotonic()
+            *lines, rest = (rest + chunk).split(b"\n")
+            with self.heard:
+                if before is not None and self.messages:
+                    self.silence_s = max(self.silence_s, now - before)
+                for line in lines:
+                    self.take(line)
+                self.heard.notify()
+            before = now
+
+    def take(self, line):
+        event = json.loads(line)
+        if "seq" not in event:
+            return
+        if event["seq"] != (self.next_seq or event["seq"]):
+            self.failure = f"chaley listen heard {event['seq']} where {self.next_seq} was to come"
+        self.next_seq = event["seq"] + 1
+        self.messages += event["type"] == "message"
+
+    def hear_until(self, messages):
+        with self.heard:
+            all_heard = self.heard.wait_for(lambda: self.failure or self.messages >= messages, PATIENCE)
+            if self.failure or not all_heard or self.messages != messages:
+                raise Failed(self.failure or f"{messages} messages were acknowledged, and {self.messages} heard")
+
+    def end(self):
+        self.process.terminate()
+        self.process.wait()
+        self.reader.join()
 
 
 class History(Ring):
@@ -349,6 +450,18 @@ def rejoin(table):
     yield Row(what, told(silence), "at most 100", silence["max"] <= 100, messages, MESSAGES)
 
 
+def overload(table):
+    with Overload(table) as ring:
+        ring.endure(table.options.overload)
+    rate = ring.sent / table.options.overload
+    yield Row(f"acknowledged/s of {Overload.SENDERS} senders that never wait, 0 of {ring.sent} lost", number(rate))
+    what = "longest silence of a listener beside one that never reads, s"
+    yield Row(what, number(ring.silence_s), "at most 1", ring.silence_s <= 1)
+    for whose, most in OVERLOADED_MB.items():
+        peak = ring.peak_mb[whose]
+        yield Row(f"resident memory of {whose} meanwhile, MB", number(peak), f"at most {most}", peak <= most)
+
+
 def suspicions(table):
     """Views that changed although nobody died, all cores saturated by others."""
     minutes = table.options.minutes
@@ -369,7 +482,8 @@ def suspicions(table):
 ROWS = {
     row.__name__: row
     for row in (
-        throughput, lone, half, kills, pauses, nodes, sessions, ready, idle, send, memory, rejoin, suspicions,
+        throughput, lone, half, kills, pauses, nodes, sessions, ready, idle, send, memory, rejoin, overload,
+        suspicions,
     )
 }  # fmt: skip
 
