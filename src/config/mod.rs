@@ -81,7 +81,7 @@ impl Default for Broker {
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
 #[serde(default, deny_unknown_fields)]
 pub struct Ring {
-    /// Milliseconds between two heartbeats to each neighbour.
+    /// Milliseconds between two heartbeats to each neighbour, while anything is under way.
     pub heartbeat_ms: u64,
     /// Milliseconds of silence after which a neighbour is suspected at the latest; it may be learned to be less.
     pub suspect_after_ms: u64,

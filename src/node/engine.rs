@@ -2,10 +2,10 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
+use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
-use tokio::time::MissedTickBehavior;
 
 use super::answers;
 use super::apply::{Chat, PastOf};
@@ -15,7 +15,8 @@ use super::head::Head;
 use super::home::Home;
 use super::pipe::{Order, Reports};
 use super::signals::EndSignals;
-use super::start::{Fatal, wall_clock_ms};
+use super::start::{Fatal, timing, wall_clock_ms};
+use super::ticks::Ticks;
 use crate::broker::link::{LinkEvent, LinkHandle};
 use crate::broker::names::Names;
 use crate::chat::SessionId;
@@ -191,9 +192,12 @@ impl Engine {
         mut orders: mpsc::Receiver<Order>,
         mut signals: EndSignals,
     ) -> Result<(), Fatal> {
-        let mut ticks = tokio::time::interval(Duration::from_millis(self.settings.ring.heartbeat_ms));
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut ticks = Ticks::new(&timing(&self.settings), Instant::now());
+        let mut tick = pin!(tokio::time::sleep_until(ticks.next().into()));
         loop {
+            if tick.deadline() != ticks.next().into() {
+                tick.as_mut().reset(ticks.next().into());
+            }
             let done = tokio::select! {
                 biased;
                 signal = signals.recv() => return self.end(signal, events).await,
@@ -202,7 +206,10 @@ impl Engine {
                     Some(Order::SupervisorGone) | None => return self.end("the supervisor is gone", events).await,
                 },
                 // What waits in the mailbox goes before a tick (duty 3 of the ring).
-                _ = ticks.tick() => self.begin_turn(&mut events).and_then(|()| self.step(Input::Tick)),
+                () = &mut tick => {
+                    ticks.ticked(Instant::now());
+                    self.begin_turn(&mut events).and_then(|()| self.step(Input::Tick))
+                }
                 event = events.recv() => match event {
                     Some(event) => self.event_in(event).and_then(|()| self.begin_turn(&mut events)),
                     None => Err(Fatal { code: 69, message: "the link to the broker has ended".to_owned() }),
@@ -215,6 +222,7 @@ impl Engine {
                 Err(left) if left.code == 0 => return self.end("left the view", events).await,
                 Err(fatal) => return Err(fatal),
             }
+            ticks.look(self.ring.progress().log_end, self.ring.is_calm(), self.turn_began);
         }
     }
 

@@ -19,6 +19,7 @@ pub(crate) mod pipe;
 mod requests;
 mod signals;
 mod start;
+mod ticks;
 
 use std::process::ExitCode;
 

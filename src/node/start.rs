@@ -220,7 +220,8 @@ fn ring(
     Ok(node)
 }
 
-fn timing(settings: &NodeSettings) -> Timing {
+/// The settings, as the ring has them.
+pub fn timing(settings: &NodeSettings) -> Timing {
     Timing {
         heartbeat_ms: settings.ring.heartbeat_ms,
         suspect_after_ms: settings.ring.suspect_after_ms,

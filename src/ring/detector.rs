@@ -14,7 +14,7 @@ use super::types::{Member, Millis};
 /// The ring's clock settings, in milliseconds.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Timing {
-    /// Between two heartbeats to each neighbour; also the caller's tick.
+    /// Between two heartbeats to each neighbour while anything is under way; also the caller's tick.
     pub heartbeat_ms: Millis,
     /// Silence after which a neighbour is suspected at the latest.
     pub suspect_after_ms: Millis,
@@ -37,6 +37,11 @@ impl Timing {
             failover: true,
             found_after_ms: 0,
         }
+    }
+
+    /// The same while nothing is: up to three times as long, and so short that silence of four of them is not suspicious.
+    pub fn calm_heartbeat_ms(&self) -> Millis {
+        (self.suspect_after_ms / 16).clamp(self.heartbeat_ms, 3 * self.heartbeat_ms)
     }
 
     /// Silence for less is never suspicious.
@@ -409,6 +414,16 @@ mod tests {
             ..Timing::usual()
         };
         assert_eq!(Timing::usual().useless_after_ms(), 2000, "twice the suspicion");
+        let quick = Timing {
+            suspect_after_ms: 400,
+            ..Timing::usual()
+        };
+        let calm = [Timing::usual(), quick, slow.clone()].map(|timing| timing.calm_heartbeat_ms());
+        assert_eq!(
+            calm,
+            [60, 25, 150],
+            "three heartbeats, a sixteenth of the suspicion, one heartbeat"
+        );
         assert_eq!(
             (Timing::usual().probe_ms(), slow.probe_ms()),
             (50, 300),

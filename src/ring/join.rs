@@ -136,6 +136,10 @@ impl WaitingRoom {
         }
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
     /// Who is to be taken in now.
     pub fn next(&mut self, now: Millis, timing: &Timing) -> Option<Member> {
         let forget_ms = FORGET_MS.max(FORGET_QUESTIONS * ASK_AGAIN_HEARTBEATS * timing.heartbeat_ms);

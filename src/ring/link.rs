@@ -144,6 +144,15 @@ impl Downstream {
             if *acked == log_end && *sent > log_end && now.saturating_sub(*synced_at) < ANSWER_MS)
     }
 
+    /// Whether there is no successor, or it has all of a log that ends here.
+    pub fn is_level(&self, own_end: Index) -> bool {
+        match self {
+            Downstream::Tail => true,
+            Downstream::Waiting { .. } => false,
+            Downstream::Streaming { acked, .. } => *acked == own_end,
+        }
+    }
+
     /// Since when the successor stands still although it is owed entries, if it does.
     pub fn standing_still_since(&self, own_end: Index) -> Option<Millis> {
         match self {

@@ -3,6 +3,7 @@
 
 mod alone;
 mod broker;
+mod calm;
 mod joining;
 mod log;
 mod suspicion;

@@ -173,6 +173,20 @@ impl Node {
         self.is_up() && matches!(&self.standing, Standing::Member(member) if member.synced && linked(member))
     }
 
+    /// Whether nothing is under way: linked on both sides, the log delivered, nobody suspected, coming or going.
+    pub fn is_calm(&self) -> bool {
+        let Standing::Member(member) = &self.standing else {
+            return false;
+        };
+        self.is_linked()
+            && member.downstream.is_level(self.log_end)
+            && self.delivered == self.log_end
+            && member.inquiry.is_none()
+            && member.proposal.is_none()
+            && member.waiting_room.is_empty()
+            && !(self.leaving || self.unwitnessed || self.blocked)
+    }
+
     /// For each neighbour in the view, how long ago it was last heard; none for one that has not been heard since the own
     /// connection was made. For people: nothing is decided by it.
     pub fn heard_ages(&self, now: Millis) -> Vec<(Member, Option<Millis>)> {

@@ -1,0 +1,103 @@
+//! When to tell the ring the time, at which its heartbeats go out: often while anything is under way, seldom in a ring in
+//! which nothing has moved for a while. An idle ring is mostly heartbeats.
+
+use std::time::{Duration, Instant};
+
+use crate::ring::{Index, Timing};
+
+/// So long after something moved, more is expected to follow.
+const CALM_AFTER: Duration = Duration::from_secs(1);
+
+/// The ticks of a node, without the clock.
+#[derive(Debug)]
+pub struct Ticks {
+    often: Duration,
+    seldom: Duration,
+    last: Instant,
+    log_end: Index,
+    stirred_at: Instant,
+    is_calm: bool,
+}
+
+impl Ticks {
+    /// The first one is due at once.
+    pub fn new(timing: &Timing, now: Instant) -> Ticks {
+        let (often, seldom) = (timing.heartbeat_ms, timing.calm_heartbeat_ms());
+        Ticks {
+            often: Duration::from_millis(often),
+            seldom: Duration::from_millis(seldom),
+            last: now - Duration::from_millis(often),
+            log_end: 0,
+            stirred_at: now,
+            is_calm: false,
+        }
+    }
+
+    pub fn ticked(&mut self, now: Instant) {
+        self.last = now;
+    }
+
+    /// How the ring is: what its log reaches to, and whether nothing else is under way.
+    pub fn look(&mut self, log_end: Index, nothing_under_way: bool, now: Instant) {
+        if log_end != self.log_end || !nothing_under_way {
+            self.log_end = log_end;
+            self.stirred_at = now;
+        }
+        self.is_calm = now.saturating_duration_since(self.stirred_at) >= CALM_AFTER;
+    }
+
+    /// When the next one is due.
+    pub fn next(&self) -> Instant {
+        self.last + if self.is_calm { self.seldom } else { self.often }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn timing() -> Timing {
+        Timing {
+            heartbeat_ms: 20,
+            suspect_after_ms: 1000,
+            grace_ms: 2000,
+            failover: true,
+            found_after_ms: 0,
+        }
+    }
+
+    fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    /// How long after a tick at `at` the next one is due, if the log ends at `log_end` then.
+    fn gap(ticks: &mut Ticks, log_end: Index, nothing_under_way: bool, at: Instant) -> Duration {
+        ticks.ticked(at);
+        ticks.look(log_end, nothing_under_way, at);
+        ticks.next() - at
+    }
+
+    #[test]
+    fn ticks_are_seldom_after_a_second_in_which_nothing_moved_and_often_at_once_when_it_does() {
+        let start = Instant::now();
+        let mut ticks = Ticks::new(&timing(), start);
+        assert_eq!(ticks.next(), start, "the first one at once");
+        assert_eq!(gap(&mut ticks, 7, true, start), ms(20));
+        assert_eq!(gap(&mut ticks, 7, true, start + ms(999)), ms(20));
+        assert_eq!(gap(&mut ticks, 7, true, start + ms(1000)), ms(60));
+        // Something is ordered between two ticks: the next one is as soon as if it had been so all the time.
+        ticks.look(8, true, start + ms(1050));
+        assert_eq!(ticks.next(), start + ms(1020));
+        assert_eq!(gap(&mut ticks, 8, true, start + ms(2049)), ms(20));
+        assert_eq!(gap(&mut ticks, 8, true, start + ms(2050)), ms(60));
+    }
+
+    #[test]
+    fn what_is_under_way_keeps_them_often() {
+        let start = Instant::now();
+        let mut ticks = Ticks::new(&timing(), start);
+        assert_eq!(gap(&mut ticks, 0, false, start + ms(5000)), ms(20));
+        assert_eq!(gap(&mut ticks, 0, true, start + ms(5999)), ms(20));
+        assert_eq!(gap(&mut ticks, 0, true, start + ms(6000)), ms(60));
+    }
+}
