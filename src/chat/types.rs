@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::ring::Digest;
+use crate::ring::{Digest, Hex};
 
 /// A session id: 128 random bits, a bearer secret. Shown to nobody: its `Debug` prints no digit of it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -19,11 +19,6 @@ impl SessionId {
         }
         u128::from_str_radix(text, 16).ok().map(SessionId)
     }
-
-    /// The 32 hex digits, for the wire only.
-    pub fn secret_hex(self) -> String {
-        format!("{:032x}", self.0)
-    }
 }
 
 impl fmt::Debug for SessionId {
@@ -35,7 +30,7 @@ impl fmt::Debug for SessionId {
 impl Serialize for SessionId {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         if serializer.is_human_readable() {
-            serializer.serialize_str(&self.secret_hex())
+            serializer.serialize_str(Hex::of(self.0.to_be_bytes()).as_str())
         } else {
             serializer.serialize_u128(self.0)
         }
@@ -240,9 +235,19 @@ pub struct GroupEvent {
 impl GroupEvent {
     /// The digest that this event has if the group's chain stood at `previous` before it (C8).
     pub fn digest_after(&self, previous: Digest) -> Digest {
-        let (kind, seq, member, user, time_ms) = (self.kind.name(), self.seq, self.member, &self.user, self.time_ms);
-        let head = format!("{kind}\n{seq}\n{member}\n{user}\n{time_ms}\n");
-        previous.chain(&[head.as_bytes(), self.kind.text().as_bytes()])
+        let mut decimals = [itoa::Buffer::new(); 3];
+        let [seq, member, time_ms] = decimals.each_mut();
+        chain_of_lines(
+            previous,
+            [
+                self.kind.name(),
+                seq.format(self.seq),
+                member.format(self.member),
+                &self.user,
+                time_ms.format(self.time_ms),
+            ],
+            self.kind.text(),
+        )
     }
 
     /// Whether this event continues a history of its group whose digest is `previous`.
@@ -332,10 +337,20 @@ impl PrivateEvent {
 
     /// The digest that this event has if the conversation's chain stood at `previous` before it (C16).
     pub fn digest_after(&self, previous: Digest) -> Digest {
-        let (kind, seq, time_ms) = (PrivateEvent::KIND, self.seq, self.time_ms);
-        let (Party { member, user }, to) = (&self.from, &self.to.user);
-        let head = format!("{kind}\n{seq}\n{member}\n{user}\n{time_ms}\n{to}\n");
-        previous.chain(&[head.as_bytes(), self.text.as_bytes()])
+        let mut decimals = [itoa::Buffer::new(); 3];
+        let [seq, member, time_ms] = decimals.each_mut();
+        chain_of_lines(
+            previous,
+            [
+                PrivateEvent::KIND,
+                seq.format(self.seq),
+                member.format(self.from.member),
+                &self.from.user,
+                time_ms.format(self.time_ms),
+                &self.to.user,
+            ],
+            &self.text,
+        )
     }
 
     /// Whether this event continues a history of its conversation whose digest is `previous`.
@@ -348,6 +363,19 @@ impl PrivateEvent {
         conversation_name(&self.group, self.from.member, self.to.member)
     }
 }
+
+/// The chain's next link over these lines, each ended by a line feed, and the text behind them.
+fn chain_of_lines<const LINES: usize>(previous: Digest, lines: [&str; LINES], text: &str) -> Digest {
+    let mut parts = [b"\n".as_slice(); PARTS_MAX];
+    for (part, line) in parts.iter_mut().step_by(2).zip(lines) {
+        *part = line.as_bytes();
+    }
+    parts[2 * LINES] = text.as_bytes();
+    previous.chain(&parts[..=2 * LINES])
+}
+
+/// Of the longest: an event's six lines with their ends, and its text.
+const PARTS_MAX: usize = 13;
 
 impl fmt::Debug for PrivateEvent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -389,7 +417,7 @@ mod tests {
     fn a_session_id_is_32_lower_case_hex_digits_and_no_debug_output_shows_it() {
         let text = "00112233445566778899aabbccddeeff";
         let session = SessionId::parse(text).unwrap();
-        assert_eq!(session.secret_hex(), text);
+        assert_eq!(serde_json::to_value(session).expect("JSON"), text);
         assert_eq!(format!("{session:?}"), "SessionId(secret)");
         for wrong in [
             "",

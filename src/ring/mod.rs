@@ -104,5 +104,5 @@ pub use detector::Timing;
 pub use link::{CATCH_UP_WINDOW, LINK_WINDOW, LogRead, ORDER_WINDOW};
 pub use message::{DropReason, Effect, Evidence, Halt, Input, Message, Note, Progress, Role};
 pub use node::{Node, Start};
-pub use types::{ClusterId, Digest, Entry, Epoch, Incarnation, Index, Member, Millis, NodeId};
+pub use types::{ClusterId, Digest, Entry, Epoch, Hex, Incarnation, Index, Member, Millis, NodeId};
 pub use view::{Cause, Offer, Reading, Register, View, ViewRecord};

@@ -105,10 +105,26 @@ impl Digest {
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for byte in self.0 {
-            write!(f, "{byte:02x}")?;
+        f.write_str(Hex::of(self.0).as_str())
+    }
+}
+
+/// 16 bytes as 32 lower-case hex digits.
+pub struct Hex([u8; 32]);
+
+impl Hex {
+    pub fn of(bytes: [u8; 16]) -> Hex {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let mut digits = [0; 32];
+        for (pair, byte) in digits.chunks_exact_mut(2).zip(bytes) {
+            pair.copy_from_slice(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
         }
-        Ok(())
+        Hex(digits)
+    }
+
+    pub fn as_str(&self) -> &str {
+        // Digits are UTF-8.
+        std::str::from_utf8(&self.0).unwrap_or_default()
     }
 }
 

@@ -1,7 +1,11 @@
 //! Reading what clients are told.
 
-use serde::Deserialize as _;
-use serde_json::value::RawValue;
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
+use serde_json::Value;
 
 use super::{DELIVERY_VERSION, Delivery, Event, Message};
 
@@ -14,34 +18,64 @@ pub enum DeliveryError {
     Version(u32),
 }
 
-/// How a ring begins a message: the events that come by the thousand.
-const MESSAGE: &str = r#"{"type":"message","#;
-
 /// Reads a delivery frame. It says the same as [`Delivery`]'s own `Deserialize`; but an enum that is told apart by a field
-/// is first taken to pieces and then put together, and messages are spared that.
+/// is first taken to pieces and then put together, and messages, which come by the thousand, are spared that.
 pub fn decode_delivery(body: &[u8]) -> Result<Delivery, DeliveryError> {
     #[derive(serde::Deserialize)]
-    struct Frame<'a> {
+    struct Frame {
         v: u32,
         epoch: u64,
-        #[serde(borrow)]
-        events: Vec<&'a RawValue>,
+        events: Vec<Told>,
     }
 
     let Frame { v, epoch, events } = serde_json::from_slice(body)?;
     if v != DELIVERY_VERSION {
         return Err(DeliveryError::Version(v));
     }
-    let events = events.into_iter().map(read_event).collect::<Result<_, _>>()?;
+    let events = events.into_iter().map(|Told(event)| event).collect();
     Ok(Delivery { v, epoch, events })
 }
 
-fn read_event(raw: &RawValue) -> Result<Event, serde_json::Error> {
-    let json = raw.get();
-    if json.starts_with(MESSAGE) {
-        return serde_json::from_str::<Message>(json).map(Event::Message);
+/// An event, read in one go if it begins as a ring begins a message: with its type.
+struct Told(Event);
+
+impl<'de> Deserialize<'de> for Told {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Told, D::Error> {
+        deserializer.deserialize_map(TypeFirst).map(Told)
     }
-    Event::deserialize(raw)
+}
+
+/// Borrowed where it has no escapes.
+#[derive(serde::Deserialize)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+struct TypeFirst;
+
+impl<'de> Visitor<'de> for TypeFirst {
+    type Value = Event;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an event")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Event, A::Error> {
+        let mut pieces = serde_json::Map::new();
+        match map.next_key::<Text<'de>>()? {
+            Some(Text(key)) if key == "type" => {
+                let Text(kind) = map.next_value()?;
+                if kind == "message" {
+                    return Message::deserialize(MapAccessDeserializer::new(map)).map(Event::Message);
+                }
+                pieces.insert(key.into_owned(), kind.into());
+            }
+            Some(Text(key)) => drop(pieces.insert(key.into_owned(), map.next_value()?)),
+            None => {}
+        }
+        while let Some((key, value)) = map.next_entry::<String, Value>()? {
+            pieces.insert(key, value);
+        }
+        Event::deserialize(Value::Object(pieces)).map_err(A::Error::custom)
+    }
 }
 
 #[cfg(test)]
@@ -49,13 +83,14 @@ mod tests {
     use super::*;
 
     /// Of every kind of event, in the ring's own form and in others.
-    const EVENTS: [&str; 6] = [
+    const EVENTS: [&str; 7] = [
         r#"{"type":"message","group":"1","seq":2,"from":"d","member":1,"text":"a\"\u0000","ts":"t","digest":"0","ref":3}"#,
         r#"{"type":"message","later":[1],"ref":3,"group":"1","seq":2,"from":"d","member":1,"text":"","ts":"t","digest":"0"}"#,
         r#" { "group":"1","seq":2,"from":"d","member":1,"text":"x","ts":"t","digest":"0","ref":3, "type": "message" } "#,
         r#"{"type":"joined","group":"1","seq":1,"user":"d","member":1,"ts":"t","digest":"0","ref":1}"#,
         r#"{"type":"error","code":"expected","message":"m","ref":6,"expected":4}"#,
         r#"{"type":"of a later version"}"#,
+        r#"{"\u0074ype":"m\u0065ssage","group":"1","seq":2,"from":"d","member":1,"text":"x","ts":"t","digest":"0","ref":3}"#,
     ];
 
     #[test]
@@ -74,6 +109,8 @@ mod tests {
             "[]",
             r#"{"v":1,"epoch":1,"events":[{}]}"#,
             r#"{"v":1,"epoch":1,"events":[{"type":"message","seq":1}]}"#,
+            r#"{"v":1,"epoch":1,"events":[{"type":7}]}"#,
+            r#"{"v":1,"epoch":1,"events":["message"]}"#,
         ] {
             let error = decode_delivery(body.as_bytes()).expect_err(body);
             assert!(matches!(error, DeliveryError::Malformed(_)), "{error}");

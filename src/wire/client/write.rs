@@ -2,12 +2,11 @@
 
 use std::rc::Rc;
 
-use serde::ser::Error as _;
 use serde::{Serialize, Serializer};
 
 use super::{DELIVERY_VERSION, Event, Message, Presence, Private, rfc3339};
 use crate::chat::{ErrorCode, EventKind, GroupEvent, LeftReason, PrivateEvent, Reply};
-use crate::ring::{Digest, Epoch};
+use crate::ring::{Digest, Epoch, Hex};
 
 impl Event {
     /// An error with the code's own sentence.
@@ -187,21 +186,11 @@ impl<'a> Line<'a> {
 }
 
 fn hex(digest: Digest) -> String {
-    String::from_utf8_lossy(&hex_digits(digest)).into_owned()
+    Hex::of(digest.0).as_str().to_owned()
 }
 
 fn write_hex<S: Serializer>(digest: &Digest, serializer: S) -> Result<S::Ok, S::Error> {
-    let digits = hex_digits(*digest);
-    serializer.serialize_str(std::str::from_utf8(&digits).map_err(S::Error::custom)?)
-}
-
-fn hex_digits(digest: Digest) -> [u8; 32] {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let mut digits = [0; 32];
-    for (pair, byte) in digits.chunks_exact_mut(2).zip(digest.0) {
-        pair.copy_from_slice(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
-    }
-    digits
+    serializer.serialize_str(Hex::of(digest.0).as_str())
 }
 
 fn to_json<T: Serialize>(value: &T) -> Vec<u8> {
