@@ -64,6 +64,11 @@ pub enum ConnectError {
         "the broker {url} has no such virtual host for this account ({why}); create it with `rabbitmqctl add_vhost NAME`, write / as %2f in the URL"
     )]
     VhostMissing { url: String, why: String },
+    /// It knows the view register by name and cannot find it.
+    #[error(
+        "the broker {url} has lost its streams, as after a crash of the machine in its first moments; for a private one, move the directory `broker` of the state directory away, then run `chaleyd up --recover`"
+    )]
+    StreamsLost { url: String },
     /// Not an AMQP URL.
     #[error("the broker URL {url} cannot be used: {why}; write it as amqp://USER:PASSWORD@HOST:PORT/%2f")]
     BadUrl { url: String, why: String },
@@ -83,7 +88,7 @@ impl ConnectError {
         match self {
             ConnectError::Unreachable { .. } | ConnectError::Other { .. } => 69,
             ConnectError::Credentials { .. } | ConnectError::Permission { .. } => 77,
-            ConnectError::VhostMissing { .. } | ConnectError::BadUrl { .. } => 78,
+            ConnectError::VhostMissing { .. } | ConnectError::StreamsLost { .. } | ConnectError::BadUrl { .. } => 78,
         }
     }
 

@@ -68,8 +68,13 @@ impl TestBroker {
 
     /// Starts RabbitMQ again after [`TestBroker::kill`] or [`TestBroker::stop`], with its former data and ports.
     pub async fn restart(&mut self) {
-        self.rabbitmq = spawn(self.broker.broker_command());
+        self.start_again();
         self.wait_ready().await;
+    }
+
+    /// The same, without waiting until it is ready.
+    pub fn start_again(&mut self) {
+        self.rabbitmq = spawn(self.broker.broker_command());
     }
 
     /// SIGTERM, and waits until it has ended by itself.

@@ -7,7 +7,7 @@
 //! 2. Start [`PrivateBroker::epmd_command`] (Erlang's name server, in the foreground), then
 //!    [`PrivateBroker::broker_command`]. Both stay the processes that were started, so their pids are what to watch and
 //!    to end (SIGTERM lets RabbitMQ close its files; SIGKILL loses nothing that is durable and confirmed).
-//! 3. [`PrivateBroker::wait_ready`], beside watching whether the process ends; if it does, [`PrivateBroker::log_tail`].
+//! 3. [`PrivateBroker::wait_ready`], before which nobody may rely on it, beside watching whether the process ends; if it does, [`PrivateBroker::log_tail`].
 //!
 //! The directory is 0700 and what is secret in it 0600. No password stands in an argument or in the environment: RabbitMQ
 //! reads salted hashes from `definitions.json`, the supervisor the passwords from `credentials.json`.
@@ -15,6 +15,7 @@
 mod credentials;
 mod files;
 mod process;
+mod streams;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -86,6 +87,7 @@ pub struct PrivateBroker {
     directory: PathBuf,
     listen: IpAddr,
     credentials: Credentials,
+    names: Names,
 }
 
 impl PrivateBroker {
@@ -115,6 +117,7 @@ impl PrivateBroker {
             directory,
             listen,
             credentials,
+            names,
         })
     }
 
@@ -140,7 +143,8 @@ impl PrivateBroker {
         tokio::time::timeout(deadline, wait).await.is_ok()
     }
 
-    /// Waits until the broker serves the nodes' account, at most `deadline`; then the last failure is the error.
+    /// Waits until the broker serves the nodes' account, at most `deadline`, and keeps its streams whatever happens to it;
+    /// the last failure is the error.
     pub async fn wait_ready(&self, deadline: Duration) -> Result<(), ConnectError> {
         let url = BrokerUrl::parse(&self.nodes_url())?;
         let until = tokio::time::Instant::now() + deadline;
@@ -149,13 +153,18 @@ impl PrivateBroker {
             // A broker that is starting refuses connections first and then, for a moment, accounts.
             match connect_once(&url, "chaleyd: is it ready?").await {
                 Ok(connection) => {
+                    let lasting = streams::make_lasting(&connection, &url, &self.names, &self.streams_file()).await;
                     let _ = connection.close(200, "ready".into()).await;
-                    return Ok(());
+                    return lasting;
                 }
                 Err(error) if tokio::time::Instant::now() >= until => return Err(error),
                 Err(_) => tokio::time::sleep(backoff.next_delay().min(Duration::from_millis(100))).await,
             }
         }
+    }
+
+    fn streams_file(&self) -> PathBuf {
+        streams::names_file(&files::data_directory(&self.directory), &self.credentials.node_name)
     }
 
     /// The AMQP URL of the nodes' account, password included: for pipes, never for arguments or logs.
