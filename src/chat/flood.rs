@@ -8,6 +8,10 @@ use crate::ring::Millis;
 /// What a session may say at once, after a silence: so many milliseconds' worth of its rate, and one message in any case.
 pub const FLOOD_BURST_MS: Millis = 2000;
 
+/// A session that came too fast has to be silent for so long before anything more of it is taken: what it had under way
+/// behind the refused one would overtake it otherwise.
+pub const FLOOD_SILENCE_MS: Millis = 250;
+
 /// Sessions whose allowance is remembered at least before those that have it all back are looked for.
 const REMEMBERED: usize = 1024;
 
@@ -19,10 +23,18 @@ const REMEMBERED: usize = 1024;
 pub struct Flood {
     /// Microseconds between two messages at the rate.
     interval_us: u64,
-    /// Until when each session's messages would take at the rate, in microseconds.
-    until_us: BTreeMap<SessionId, u64>,
+    sessions: BTreeMap<SessionId, Allowance>,
     /// How many sessions are remembered before they are looked through.
     look_at: usize,
+}
+
+/// What one session has used up.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Allowance {
+    /// Until when its messages would take at the rate, in microseconds.
+    until_us: u64,
+    /// Until when nothing is taken of it.
+    silent_until_us: u64,
 }
 
 impl Flood {
@@ -30,7 +42,7 @@ impl Flood {
     pub fn new(messages_per_s: u32) -> Option<Flood> {
         (messages_per_s > 0).then(|| Flood {
             interval_us: (1_000_000 / u64::from(messages_per_s)).max(1),
-            until_us: BTreeMap::new(),
+            sessions: BTreeMap::new(),
             look_at: 2 * REMEMBERED,
         })
     }
@@ -38,16 +50,19 @@ impl Flood {
     /// Whether the session may say something at `now`; if so, it counts as said.
     pub fn allows(&mut self, session: SessionId, now: Millis) -> bool {
         let now_us = now.saturating_mul(1000);
-        let until = self.until_us.get(&session).copied().unwrap_or(0).max(now_us);
+        if self.sessions.len() >= self.look_at {
+            self.sessions
+                .retain(|_, allowance| allowance.until_us.max(allowance.silent_until_us) > now_us);
+            self.look_at = 2 * self.sessions.len().max(REMEMBERED);
+        }
         let burst_us = (FLOOD_BURST_MS * 1000).saturating_sub(self.interval_us);
-        if until - now_us > burst_us {
+        let allowance = self.sessions.entry(session).or_default();
+        let until_us = allowance.until_us.max(now_us);
+        if now_us < allowance.silent_until_us || until_us - now_us > burst_us {
+            allowance.silent_until_us = now_us.saturating_add(FLOOD_SILENCE_MS * 1000);
             return false;
         }
-        if self.until_us.len() >= self.look_at {
-            self.until_us.retain(|_, until| *until > now_us);
-            self.look_at = 2 * self.until_us.len().max(REMEMBERED);
-        }
-        self.until_us.insert(session, until + self.interval_us);
+        allowance.until_us = until_us.saturating_add(self.interval_us);
         true
     }
 }
@@ -61,15 +76,25 @@ mod tests {
     #[test]
     fn c20_a_burst_and_then_the_rate() {
         let mut flood = Flood::new(10).unwrap();
-        let burst = (0..100).filter(|_| flood.allows(EVE, 50)).count();
+        let burst = (0..20).filter(|_| flood.allows(EVE, 50)).count();
         assert_eq!(burst, 20, "two seconds' worth");
-        let later = (50..10_050).filter(|now| flood.allows(EVE, *now)).count();
-        assert_eq!(
-            later, 99,
-            "ten seconds at ten a second, the first of them a tenth of a second later"
-        );
-        assert!(flood.allows(SessionId(2), 10_050), "each session has its own");
+        let later = (150..10_050).step_by(100).filter(|now| flood.allows(EVE, *now)).count();
+        assert_eq!(later, 99, "ten seconds at ten a second");
+        assert!(!flood.allows(EVE, 10_049), "a millisecond early");
+        assert!(flood.allows(SessionId(2), 10_049), "each session has its own");
         assert_eq!((0..100).filter(|_| flood.allows(EVE, 20_000)).count(), 20);
+    }
+
+    /// What was under way behind a refused line must not be taken before it comes again.
+    #[test]
+    fn c20_after_a_refusal_nothing_is_taken_until_the_session_has_been_silent() {
+        let mut flood = Flood::new(10).unwrap();
+        assert_eq!((0..30).filter(|_| flood.allows(EVE, 0)).count(), 20);
+        assert!((1..10_000).all(|now| !flood.allows(EVE, now)), "it goes on and on");
+        assert!(!flood.allows(EVE, 9_999 + 249));
+        let silence = 9_999 + 249 + 250;
+        assert!(flood.allows(EVE, silence));
+        assert!(flood.allows(EVE, silence), "and what follows at once is allowed, too");
     }
 
     #[test]
@@ -87,16 +112,16 @@ mod tests {
         for session in 0..100_000 {
             assert!(flood.allows(SessionId(session), session as Millis));
         }
-        assert!(flood.until_us.len() <= 2 * REMEMBERED, "{}", flood.until_us.len());
+        assert!(flood.sessions.len() <= 2 * REMEMBERED, "{}", flood.sessions.len());
     }
 
     #[test]
     fn c20_the_remembered_are_looked_through_whenever_they_have_doubled() {
         let mut flood = Flood::new(10).unwrap();
         assert!((0..5000).all(|session| flood.allows(SessionId(session), 0)));
-        assert_eq!((flood.until_us.len(), flood.look_at), (5000, 8 * REMEMBERED));
+        assert_eq!((flood.sessions.len(), flood.look_at), (5000, 8 * REMEMBERED));
         // Those of before have their allowance back just now; they go when there are 8,192.
         assert!((5000..10_000).all(|session| flood.allows(SessionId(session), 100)));
-        assert_eq!((flood.until_us.len(), flood.look_at), (5000, 2 * (8192 - 5000)));
+        assert_eq!((flood.sessions.len(), flood.look_at), (5000, 2 * (8192 - 5000)));
     }
 }

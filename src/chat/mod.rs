@@ -58,7 +58,8 @@
 //! * **C19. Reading** what happened in groups, who is there and which digests they have needs neither membership nor a
 //!   session, for any client may bind its queue to any group. What C16 says needs both.
 //! * **C20. Flood.** If a limit is configured, the head lets a session say (and tell) so much a second and a burst on top
-//!   ([`Flood`]). What is too much is ordered as its refusal, `too-fast`, so that it has its number like any other.
+//!   ([`Flood`]). What is too much is ordered as its refusal, `too-fast`, so that it has its number like any other, and so
+//!   is all that follows it until the session has been silent for [`FLOOD_SILENCE_MS`]: nothing overtakes what is sent again.
 #![deny(clippy::disallowed_types, clippy::disallowed_methods)]
 
 mod admission;

@@ -198,7 +198,7 @@ impl ErrorCode {
                 "a key is 1 to 128 visible characters, without spaces or control characters: choose another"
             }
             ErrorCode::TooFast => {
-                "you say more than this ring takes of one client (chat.flood_messages_per_s in cluster.toml): wait a moment, then send this again"
+                "you say more than this ring takes of one client (chat.flood_messages_per_s in cluster.toml): wait half a second without saying anything, then send this again"
             }
             ErrorCode::KeyUsed => {
                 "this key was used for another text under your nick, by you or by who had the nick before: choose another key"

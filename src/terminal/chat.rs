@@ -3,7 +3,6 @@
 
 mod ending;
 mod hear;
-mod pace;
 mod questions;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -16,6 +15,7 @@ use super::grammar::{self, Line};
 use super::keys::Key;
 use super::lines::InputLine;
 use super::outbox::{self, Outbox, Place};
+use super::pace::{Held, Pace};
 use super::prompt::{Input, Screen};
 use super::query::Query;
 use super::render;
@@ -25,7 +25,6 @@ use super::view::{Form, View};
 use super::{Stop, TURN_MAX};
 use crate::client::{Ask, Exit, Failure, Options, Session, Update};
 use crate::ring::Millis;
-use pace::{Held, Pace};
 use questions::{Job, Question};
 
 pub use questions::group_line;

@@ -15,6 +15,7 @@ pub mod lines;
 pub mod listen;
 pub mod look;
 pub mod outbox;
+mod pace;
 pub mod pipe;
 pub mod prompt;
 pub mod query;

@@ -1,6 +1,7 @@
 //! `chaley send`: every line acknowledged, or an exit code that says why not.
 
 use std::io::{self, Write};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -8,10 +9,12 @@ use tokio::time::Instant;
 
 use super::cli::Who;
 use super::lines::{InputLine, read_line};
+use super::pace::{Gate, Held, Pace};
 use super::sanitize::harmless;
 use super::{Stop, TURN_MAX, complain, ended, exit_of, leave, refusal, uncertain};
 use crate::chat::ErrorCode;
 use crate::client::{Ask, Exit, Failure, Options, Session, SessionEvent, SessionHandle, Update};
+use crate::ring::Millis;
 
 /// Refused lines that are each reported; the rest is counted.
 const REPORTS_MAX: u64 = 10;
@@ -84,6 +87,8 @@ struct Sending {
     is_silent: bool,
     /// Whether it was told that the nick is taken.
     is_patient: bool,
+    /// Whether it was told that there is a limit.
+    is_paced: bool,
     /// Lines handed to the session, once known.
     lines: u64,
     acknowledged: u64,
@@ -96,6 +101,10 @@ struct Sending {
     refusal: Option<Exit>,
     /// What of standard input could not be sent at all.
     unsent: Option<Failure>,
+    /// What came too fast, and goes again.
+    pace: Pace,
+    gate: Arc<Gate>,
+    started: Instant,
     out: io::BufWriter<io::Stdout>,
 }
 
@@ -111,6 +120,7 @@ pub async fn run(options: Options, who: Who, sent: Sent, timeout: Option<Duratio
         silence_told_at: Some(Instant::now() + SILENCE_TOLD),
         is_silent: false,
         is_patient: false,
+        is_paced: false,
         lines: 0,
         acknowledged: 0,
         repeated: 0,
@@ -118,6 +128,9 @@ pub async fn run(options: Options, who: Who, sent: Sent, timeout: Option<Duratio
         uncertain: 0,
         refusal: None,
         unsent: None,
+        pace: Pace::default(),
+        gate: Arc::default(),
+        started: Instant::now(),
         out: io::BufWriter::with_capacity(64 * 1024, io::stdout()),
     };
     let ended = sending.run(&mut session, &mut stop, timeout).await;
@@ -133,6 +146,7 @@ impl Sending {
         tokio::pin!(limit);
         let mut updates = Vec::with_capacity(TURN_MAX);
         while !matches!(self.phase, Phase::Done) {
+            let again_at = self.again_at();
             tokio::select! {
                 count = session.updates.recv_many(&mut updates, TURN_MAX) => {
                     if count == 0 {
@@ -148,14 +162,56 @@ impl Sending {
                 read = end_of_reading(&mut self.phase) => self.take_end(read),
                 () = stop.wait() => return self.give_up(session, "interrupted", Exit::Failed).await,
                 () = sleep_until_or_never(self.silence_told_at) => self.tell_silence(),
+                () = sleep_until_or_never(again_at) => {}
                 () = &mut limit => return self.give_up(session, "timed out", Exit::TimedOut).await,
             }
+            self.send_again(&session.handle).await;
             if matches!(self.phase, Phase::Waiting) && self.acknowledged + self.refused == self.lines {
                 self.flush();
                 self.leave(session).await;
             }
         }
         self.result()
+    }
+
+    /// Lines that the session has, or had and that wait, without an outcome.
+    fn pending(&self) -> usize {
+        usize::try_from(self.gate.passed() - self.acknowledged - self.refused).unwrap_or(usize::MAX)
+    }
+
+    fn now(&self) -> Millis {
+        Millis::try_from(self.started.elapsed().as_millis()).unwrap_or(Millis::MAX)
+    }
+
+    /// When a line that came too fast may go again.
+    fn again_at(&self) -> Option<Instant> {
+        let due = self.pace.due(self.pending());
+        due.map(|due| self.started + Duration::from_millis(due))
+    }
+
+    /// Sends the next of what came too fast, if it may go; those behind it have to wait for its outcome.
+    async fn send_again(&mut self, handle: &SessionHandle) {
+        if let Some(Held { ask, .. }) = self.pace.next(self.pending(), self.now())
+            && let Ok(tag) = handle.ask(ask).await
+        {
+            self.pace.sent(tag);
+        }
+    }
+
+    /// The ring does not take so much: what is still read waits until what was refused has gone again.
+    fn hold(&mut self, held: Held) {
+        self.gate.set_shut(true);
+        if self.pace.hold(held, self.now()) && !std::mem::replace(&mut self.is_paced, true) {
+            complain("the ring takes no more at a time of one client; the rest follows by itself, as fast as it may");
+        }
+    }
+
+    /// A line has an outcome that is none for later.
+    fn settled(&mut self, tag: u64) {
+        self.pace.settled(tag);
+        if self.pace.is_idle() {
+            self.gate.set_shut(false);
+        }
     }
 
     async fn leave(&mut self, session: &mut Session) {
@@ -172,10 +228,16 @@ impl Sending {
     fn take(&mut self, update: Update, handle: &SessionHandle) -> Result<(), Failure> {
         match update {
             Update::Failed(failure) => Err(failure),
-            Update::Event(SessionEvent::Acknowledged { ask, seq, repeated, .. }) => {
+            Update::Event(SessionEvent::Acknowledged {
+                tag,
+                ask,
+                seq,
+                repeated,
+            }) => {
                 match ask {
                     Ask::Say { .. } => {
                         self.acknowledged += 1;
+                        self.settled(tag);
                         self.repeated += u64::from(repeated);
                         // Whoever reads the numbers may stop reading: the lines are sent all the same.
                         let _ = match self.sent.json {
@@ -213,11 +275,20 @@ impl Sending {
                 Ok(())
             }
             Update::Event(SessionEvent::Refused {
+                tag,
+                ask: ask @ Ask::Say { .. },
+                code: Some(ErrorCode::TooFast),
+                ..
+            }) => {
+                self.hold(Held { tag, ask });
+                Ok(())
+            }
+            Update::Event(SessionEvent::Refused {
+                tag,
                 ask,
                 code,
                 message,
                 perhaps_ordered,
-                ..
             }) => {
                 let text = match &ask {
                     Ask::Say { text, .. } if perhaps_ordered => uncertain(text, &message, false),
@@ -227,6 +298,7 @@ impl Sending {
                 match ask {
                     Ask::Say { .. } => {
                         self.refused += 1;
+                        self.settled(tag);
                         self.uncertain += u64::from(perhaps_ordered);
                         if self.sent.json {
                             let code = code.map_or("refused", |code| code.name());
@@ -290,11 +362,12 @@ impl Sending {
     fn start_reading(&mut self, handle: &SessionHandle) {
         let (done, reading) = oneshot::channel();
         let (handle, group, text) = (handle.clone(), self.who.group.clone(), self.sent.text.take());
-        let id = self.sent.id.clone();
+        let (id, gate) = (self.sent.id.clone(), self.gate.clone());
         std::thread::spawn(move || {
             let read = match text {
                 Some(text) => {
                     let key = Sent::key(id.as_deref(), None);
+                    gate.pass();
                     let lines = u64::from(handle.blocking_ask(Ask::Say { group, text, key }).is_ok());
                     Read {
                         lines,
@@ -303,7 +376,7 @@ impl Sending {
                         error: None,
                     }
                 }
-                None => read_all(&handle, &group, id.as_deref()),
+                None => read_all(&handle, &gate, &group, id.as_deref()),
             };
             // Nobody listens any more: the command is over anyway.
             let _ = done.send(read);
@@ -390,7 +463,7 @@ fn said_before(lines: u64, id: &str) -> String {
 }
 
 /// Reads standard input to its end; waits whenever the session has no room.
-fn read_all(handle: &SessionHandle, group: &str, id: Option<&str>) -> Read {
+fn read_all(handle: &SessionHandle, gate: &Gate, group: &str, id: Option<&str>) -> Read {
     let mut input = io::BufReader::with_capacity(64 * 1024, io::stdin());
     let mut buffer = Vec::new();
     let mut read = Read {
@@ -405,6 +478,7 @@ fn read_all(handle: &SessionHandle, group: &str, id: Option<&str>) -> Read {
                 let group = group.to_owned();
                 // Lines that are not sent count, too: the next time the same line has the same key.
                 let key = Sent::key(id, Some(read.lines + read.bad + 1));
+                gate.pass();
                 if handle.blocking_ask(Ask::Say { group, text, key }).is_err() {
                     return read;
                 }

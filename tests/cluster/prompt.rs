@@ -496,3 +496,32 @@ fn a_flood_waits_for_its_turn() {
     alice.press("\u{4}");
     assert_eq!(alice.end(), Some(0));
 }
+
+/// `send` waits by itself, in its order, and a repeat under the same id comes to its end, too.
+#[test]
+fn what_send_says_too_fast_follows_by_itself() {
+    const LINES: usize = 14;
+    let _turn = together();
+    let options = Options {
+        settings: "[chat]\nflood_messages_per_s = 5".to_owned(),
+        ..Options::default()
+    };
+    let ring = Cluster::start(1, options);
+    let mut eve = ring.listen("1", "eve");
+    let command = || ring.chaley(&["send", "-g", "1", "-u", "bot", "--id", "load", "-"]);
+    let lines: String = (0..LINES).map(|number| format!("line {number}\n")).collect();
+    let first = with_input(&command(), &lines).success();
+    assert!(first.stderr.contains("the rest follows by itself"), "{}", first.stderr);
+    let second = with_input(&command(), &lines).success();
+    assert_eq!(first.stdout, second.stdout, "the same numbers");
+    let numbers: Vec<u64> = first
+        .stdout
+        .lines()
+        .map(|line| line.parse().expect("a number"))
+        .collect();
+    assert_eq!(numbers.len(), LINES);
+    eve.wait_for_seq(numbers[LINES - 1], SOON);
+    let texts = eve.heard().iter().filter_map(|heard| heard.event["text"].as_str());
+    let texts: Vec<String> = texts.map(|text| format!("{text}\n")).collect();
+    assert_eq!(texts.concat(), lines, "each once, in order");
+}

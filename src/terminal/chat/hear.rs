@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::pace::Held;
+use super::super::pace::Held;
 use super::questions::Job;
 use super::{CATCH_UP_MAX, Chat, End, Phase};
 use crate::chat::ErrorCode;

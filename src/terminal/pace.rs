@@ -1,6 +1,7 @@
 //! Lines that came too fast for the ring: they wait a moment, then go again one by one, in their order.
 
 use std::collections::VecDeque;
+use std::sync::{Condvar, Mutex, PoisonError};
 
 use crate::client::Ask;
 use crate::ring::Millis;
@@ -70,6 +71,38 @@ impl Pace {
         let (gone, held) = self.held.drain(..).partition(|held| held.ask.group() == group);
         self.held = held;
         gone
+    }
+}
+
+/// Between the reader of standard input and the session: shut while lines that came too fast have to go again first.
+#[derive(Debug, Default)]
+pub(super) struct Gate {
+    state: Mutex<GateState>,
+    opened: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct GateState {
+    is_shut: bool,
+    /// Lines that have passed.
+    passed: u64,
+}
+
+impl Gate {
+    /// Waits until it is open; one more line has passed then.
+    pub(super) fn pass(&self) {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let open = self.opened.wait_while(state, |state| state.is_shut);
+        open.unwrap_or_else(PoisonError::into_inner).passed += 1;
+    }
+
+    pub(super) fn set_shut(&self, is_shut: bool) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).is_shut = is_shut;
+        self.opened.notify_all();
+    }
+
+    pub(super) fn passed(&self) -> u64 {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).passed
     }
 }
 
