@@ -11,6 +11,7 @@ use chaley::terminal::keys::Decoder;
 use chaley::terminal::lines::{InputLine, read_line};
 use chaley::terminal::sanitize::{harmless, harmless_json};
 use chaley::wire::client::{MAX_TEXT_BYTES, valid_reply_to};
+use unicode_width::UnicodeWidthChar as _;
 
 use super::memory::{AT_ONCE, within};
 
@@ -116,8 +117,8 @@ pub fn names(bytes: &[u8]) {
     assert_eq!(asked::group(&text).ok().as_deref(), normalise_group(&text));
     assert_eq!(asked::nick(&text).is_ok(), valid_nick(&text));
     if valid_nick(&text) {
-        // It may have marks heaped up on one character, and nothing else that is no letter or digit need be so many.
-        let marks = text.chars().filter(|c| !c.is_alphanumeric()).count();
+        // It may have marks heaped up on one character: characters without a width, letters among them.
+        let marks = text.chars().filter(|c| c.width() == Some(0)).count();
         assert!(harmless(&text) == text || marks > HEAP, "a nick needs no disguise");
         let folded = fold_nick(&text);
         assert_eq!(fold_nick(&folded), folded);
