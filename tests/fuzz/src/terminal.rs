@@ -126,7 +126,7 @@ pub fn names(bytes: &[u8]) {
         assert_eq!(fold_nick(&text.to_lowercase()), folded);
     }
     if let Some(session) = SessionId::parse(&text) {
-        assert_eq!(serde_json::to_value(session).expect("JSON"), text);
+        assert_eq!(serde_json::to_value(session).expect("JSON"), *text);
     }
     if let Ok(names) = Names::new(&text) {
         assert!(
