@@ -302,6 +302,7 @@ pub(super) fn ask_state(directory: &Path) -> Result<Box<StateReport>, Failure> {
 fn state(directory: &Path, arguments: &StateArguments) -> Result<u8, Failure> {
     if arguments.watch {
         watch::watch(directory, arguments.json);
+        return Ok(exit::DONE);
     }
     let report = ask_state(directory)?;
     print(&shown_state(&report, arguments.json));

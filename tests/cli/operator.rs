@@ -234,3 +234,29 @@ fn a_script_waits_checks_and_reads_what_happened() {
         crate::support::mode(&ring.state_dir().join("logs/events.jsonl")) == 0o600
     });
 }
+
+/// `chaleyd state -w | head -1`, and the like: at once, though nothing more is written.
+#[test]
+fn what_has_no_end_ends_when_nobody_reads_it() {
+    let ring = Ring::new();
+    ring.ok(&["up", "-n", "1", "-d"]);
+    for arguments in [
+        &["state", "-w"][..],
+        &["state", "-w", "--json"],
+        &["events", "-f"],
+        &["events", "-f", "--json"],
+        &["logs", "-f"],
+        &["logs", "1", "-f"],
+    ] {
+        let mut endless = ring.command(arguments).stdout(Stdio::piped()).spawn().unwrap();
+        let mut reader = BufReader::new(endless.stdout.take().unwrap());
+        reader.read_line(&mut String::new()).unwrap();
+        drop(reader);
+        let mut ended = None;
+        wait_for(&format!("{arguments:?} to end"), || {
+            ended = endless.try_wait().unwrap();
+            ended.is_some()
+        });
+        assert_eq!(ended.unwrap().code(), Some(0), "{arguments:?}");
+    }
+}
