@@ -5,6 +5,7 @@
 //! terminal it edits lines, completes commands and node ids, and lets messages appear above the prompt. The end of a stdin
 //! that is no terminal ends the console and not the supervisor.
 
+use std::cell::Cell;
 use std::io::{BufRead, IsTerminal, Read};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -176,8 +177,10 @@ impl Console {
             match editor.readline(PROMPT) {
                 Ok(line) if self.obey(&line) => {}
                 Err(ReadlineError::Signal(_)) => {}
+                // As in a shell: Ctrl-C throws away what is being typed.
+                Err(ReadlineError::Interrupted) if editor.helper().is_some_and(Completion::takes_line) => {}
                 Ok(_) => break,
-                // Ctrl-C, Ctrl-D and a terminal that is gone all mean to leave.
+                // Ctrl-C on an empty line, Ctrl-D and a terminal that is gone all mean to leave.
                 Err(_) => {
                     self.quit();
                     return;
@@ -194,9 +197,7 @@ impl Console {
             .max_history_size(MAX_HISTORY)?
             .completion_type(rustyline::CompletionType::List);
         let mut editor = Editor::with_config(config.build())?;
-        editor.set_helper(Some(Completion {
-            ring: self.ring.clone(),
-        }));
+        editor.set_helper(Some(Completion::new(self.ring.clone())));
         Ok(editor)
     }
 
@@ -259,12 +260,26 @@ impl Console {
     }
 }
 
-/// Completes commands, then the ids of the nodes that there are.
+/// Completes commands, then the ids of the nodes that there are. It also knows whether anything is typed, which the editor
+/// does not tell when it is interrupted: it asks for a hint after each change of the line.
 struct Completion {
     ring: Ring,
+    is_typed: Cell<bool>,
 }
 
 impl Completion {
+    fn new(ring: Ring) -> Completion {
+        Completion {
+            ring,
+            is_typed: Cell::new(false),
+        }
+    }
+
+    /// Whether something was typed, which counts once.
+    fn takes_line(&self) -> bool {
+        self.is_typed.take()
+    }
+
     fn candidates(&self, before: &[&str]) -> Vec<String> {
         let Some((command, rest)) = before.split_first() else {
             return COMMANDS.iter().map(|(name, ..)| (*name).to_owned()).collect();
@@ -318,6 +333,11 @@ impl Completer for Completion {
 
 impl Hinter for Completion {
     type Hint = String;
+
+    fn hint(&self, line: &str, _: usize, _: &Context<'_>) -> Option<String> {
+        self.is_typed.set(!line.is_empty());
+        None
+    }
 }
 
 impl Highlighter for Completion {}
@@ -447,9 +467,7 @@ mod tests {
 
     #[test]
     fn words_are_completed_in_their_places() {
-        let completion = Completion {
-            ring: Ring::Elsewhere(PathBuf::from("/nowhere")),
-        };
+        let completion = Completion::new(Ring::Elsewhere(PathBuf::from("/nowhere")));
         let history = FileHistory::new();
         let complete = |line: &str| completion.complete(line, line.len(), &Context::new(&history)).unwrap();
         assert_eq!(complete("KILL"), (0, vec!["killnode ".to_owned()]));
