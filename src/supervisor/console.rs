@@ -81,6 +81,7 @@ pub fn start(state_dir: &Path, cluster: &str, news: mpsc::Sender<News>, calls: m
     }
     let place = PlaceArguments::of(state_dir, cluster);
     let console = Console {
+        named: place.clone(),
         place,
         directory: state_dir.to_owned(),
         ring: Ring::Own { news, calls },
@@ -91,10 +92,11 @@ pub fn start(state_dir: &Path, cluster: &str, news: mpsc::Sender<News>, calls: m
 /// `chaleyd console`: the same for a supervisor that runs elsewhere. Leaving it ends nothing.
 pub fn attach(place: &PlaceArguments, directory: &Path) -> Result<u8, Failure> {
     call(directory, &Request::Settings, TIMEOUT)?;
-    let mut place = place.clone();
-    place.state_dir = Some(directory.to_owned());
+    let mut known = place.clone();
+    known.state_dir = Some(directory.to_owned());
     let console = Console {
-        place,
+        place: known,
+        named: place.clone(),
         directory: directory.to_owned(),
         ring: Ring::Elsewhere(directory.to_owned()),
     };
@@ -136,7 +138,10 @@ impl Ring {
 }
 
 struct Console {
+    /// Of the ring whose console this is, whatever the settings say meanwhile.
     place: PlaceArguments,
+    /// As the command line had it, for telling where a setting comes from.
+    named: PlaceArguments,
     directory: PathBuf,
     ring: Ring,
 }
@@ -254,7 +259,11 @@ impl Console {
         if endless {
             return print_line("following has no end: use another terminal for it, or leave out -f");
         }
-        if let Err(failure) = commands::run(&self.place, arguments.command) {
+        let place = match &arguments.command {
+            Command::Config { .. } => &self.named,
+            _ => &self.place,
+        };
+        if let Err(failure) = commands::run(place, arguments.command) {
             error(&failure.message);
         }
     }
