@@ -47,7 +47,7 @@ const COMMANDS: [(&str, &str, &str); 16] = [
     ("stopnode", "ID", "let a node leave the ring and end"),
     ("pausenode", "ID", "freeze a node (SIGSTOP)"),
     ("resumenode", "ID", "let it go on"),
-    ("wait", "--for X", "until the ring is so, as in: wait --for members=3"),
+    ("wait", "--for X", "until the ring is so, as in: wait --for members>=3"),
     ("logs", "[ID]", "what was logged, as in: logs 2 -n 20"),
     ("events", "", "what happened, as in: events --since 10m"),
     ("doctor", "", "what is wrong, or will be, and what mends it"),
@@ -298,7 +298,7 @@ impl Completion {
             return match (*command, rest) {
                 ("config", []) => vec!["show".to_owned()],
                 ("wait", []) => vec!["--for".to_owned()],
-                ("wait", [.., "--for"]) => ["ready", "members=", "epoch>="].map(str::to_owned).to_vec(),
+                ("wait", [.., "--for"]) => ["ready", "members>=", "epoch>="].map(str::to_owned).to_vec(),
                 _ => Vec::new(),
             };
         }
@@ -481,7 +481,7 @@ mod tests {
         let complete = |line: &str| completion.complete(line, line.len(), &Context::new(&history)).unwrap();
         assert_eq!(complete("KILL"), (0, vec!["killnode ".to_owned()]));
         assert_eq!(complete("st").1, ["state ", "startnode ", "stopnode "]);
-        assert_eq!(complete("wait --for mem"), (11, vec!["members=".to_owned()]));
+        assert_eq!(complete("wait --for mem"), (11, vec!["members>=".to_owned()]));
         assert_eq!(complete("config "), (7, vec!["show ".to_owned()]));
         assert!(complete("state ").1.is_empty() && complete("killnode 1 ").1.is_empty());
         assert!(
