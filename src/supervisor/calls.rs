@@ -368,12 +368,8 @@ impl Supervisor {
             BrokerState::Down => return "down",
             BrokerState::Up => {}
         }
-        let mut seen: Vec<&str> = self
-            .nodes
-            .values()
-            .filter_map(|node| Some(node.status()?.broker.as_str()))
-            .collect();
-        seen.sort_unstable();
+        let now = Instant::now();
+        let seen: Vec<&str> = self.nodes.values().filter_map(|node| node.seen_broker(now)).collect();
         match seen.as_slice() {
             all if all.contains(&"blocked") => "blocked",
             all if all.contains(&"up") || all.is_empty() => "up",
