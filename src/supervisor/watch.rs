@@ -6,12 +6,10 @@ use std::io::{self, IsTerminal};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use unicode_width::UnicodeWidthStr;
-
 use super::commands::{ask_state, shown_state};
 use super::events;
 use super::output::{error, is_read, print_on, wait_while_read};
-use super::render::{Cell, Table, users};
+use super::render::{Cell, Table, cut, users};
 use crate::control::{Heard, NodeRow, StateReport};
 
 /// How often it looks.
@@ -93,21 +91,6 @@ fn picture(report: &StateReport, rates: &Rates, directory: &Path, columns: usize
     text.push('\n');
     text.push_str(&users(report));
     text
-}
-
-/// No longer than a line, so that it takes one.
-fn cut(text: &str, columns: usize) -> String {
-    if text.width() <= columns {
-        return text.to_owned();
-    }
-    let mut shown = String::new();
-    for letter in text.chars() {
-        if shown.width() + 3 >= columns {
-            break;
-        }
-        shown.push(letter);
-    }
-    shown + "..."
 }
 
 /// The members in ring order, head first, in as many rows as they need; the last arrow leads back to the head.
@@ -240,6 +223,8 @@ impl Rates {
 
 #[cfg(test)]
 mod tests {
+    use unicode_width::UnicodeWidthStr;
+
     use super::super::check::tests::report;
     use super::*;
     use crate::control::GroupState;
@@ -303,11 +288,5 @@ mod tests {
         report.groups_from = None;
         rates.observe(&report, start + INTERVAL * 20);
         assert!(rates.shown().ends_with(" entries/s") && !rates.shown().contains("messages"));
-    }
-
-    #[test]
-    fn a_long_line_is_cut() {
-        assert_eq!(cut("abcdefgh", 8), "abcdefgh");
-        assert_eq!(cut("abcdefghi", 8), "abcde...");
     }
 }
