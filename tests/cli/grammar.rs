@@ -142,18 +142,18 @@ fn the_place_is_named_before_or_after_the_command_or_in_the_environment() {
         &["--state-dir", "there", "state"][..],
         &["state", "--state-dir", "there"],
     ] {
-        assert!(refused(arguments, 69).contains("/there "));
+        assert!(refused(arguments, 69).contains("/there;"));
     }
     for arguments in [&["--cluster", "other", "state"][..], &["state", "--cluster", "other"]] {
-        assert!(refused(arguments, 69).contains("/.local/state/chaley/other "));
+        assert!(refused(arguments, 69).contains("/.local/state/chaley/other;"));
     }
     let output = run(&["state"], &[("CHALEY_STATE_DIR", "elsewhere")]);
-    assert!(text(&output).contains("/elsewhere "), "{}", text(&output));
+    assert!(text(&output).contains("/elsewhere;"), "{}", text(&output));
     let output = run(&["state"], &[("CHALEY_CLUSTER", "mine")]);
-    assert!(text(&output).contains("/chaley/mine "), "{}", text(&output));
+    assert!(text(&output).contains("/chaley/mine;"), "{}", text(&output));
     let output = run(&["state"], &[("XDG_STATE_HOME", "/tmp/xdg-state")]);
     assert!(
-        text(&output).contains("/tmp/xdg-state/chaley/chaley "),
+        text(&output).contains("/tmp/xdg-state/chaley/chaley;"),
         "{}",
         text(&output)
     );
