@@ -13,7 +13,7 @@ use super::arguments::{
     Arguments, BenchArguments, Colour, Command, ConfigCommand, MeasuredRing, PlaceArguments, StateArguments,
     UpArguments,
 };
-use super::output::{error, print, print_line};
+use super::output::{error, note, print, print_line};
 use super::process::is_running;
 use super::{History, Plan, check, console, daemon, doctor, events, follow, launch, render, wait, watch};
 use crate::config::{ConfigError, Flag, Settings, Sources};
@@ -220,7 +220,14 @@ fn manual(directory: &Path) -> Result<u8, Failure> {
 
 fn up(place: &PlaceArguments, up: &UpArguments) -> Result<u8, Failure> {
     hide_passwords(up)?;
-    let mut config = Settings::load(&sources(place, up.file.as_deref(), up.flags()))?.config;
+    let settings = Settings::load(&sources(place, up.file.as_deref(), up.flags()))?;
+    if let Some(file) = settings.open_secret() {
+        let file = file.display();
+        note(&format!(
+            "others may read {file}, which holds the password of a broker; `chmod 600 {file}`"
+        ));
+    }
+    let mut config = settings.config;
     config.cluster.state_dir = config.state_dir()?;
     let plan = Plan {
         config,

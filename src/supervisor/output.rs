@@ -43,6 +43,12 @@ pub fn print_line(text: &str) {
     print(&format!("{}\n", text.trim_end_matches('\n')));
 }
 
+/// To stderr: what is no error, but should be known.
+pub fn note(message: &str) {
+    let mut stderr = anstream::stderr().lock();
+    let _closed = writeln!(stderr, "note: {message}");
+}
+
 /// To stderr.
 pub fn error(message: &str) {
     let mut stderr = anstream::stderr().lock();

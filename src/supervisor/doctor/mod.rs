@@ -94,6 +94,7 @@ impl Findings {
 /// cannot be used.
 pub fn doctor(settings: Result<Settings, Failure>, directory: Option<&Path>, json: bool) -> Result<u8, Failure> {
     let mut findings = Findings::default();
+    let open_secret = settings.as_ref().ok().and_then(Settings::open_secret);
     let config = match settings {
         Ok(settings) => {
             findings.ok("the settings can be used; `chaleyd config show --origin` shows them");
@@ -110,6 +111,15 @@ pub fn doctor(settings: Result<Settings, Failure>, directory: Option<&Path>, jso
     let running = directory.and_then(|directory| ring::examine(directory, config.as_ref(), &mut findings));
     if let Some(directory) = directory {
         machine::examine(directory, running.as_ref(), &mut findings);
+    }
+    if let Some(file) = open_secret {
+        findings.warning(
+            format!(
+                "others may read {}, which holds the password of a broker",
+                file.display()
+            ),
+            format!("`chmod 600 {}`", file.display()),
+        );
     }
     if let Some(config) = &config {
         broker::examine(config, running.as_ref(), &mut findings);
