@@ -67,33 +67,15 @@ pub enum Command {
     /// Wait until the ring is as named; exit code 75 if that takes too long
     Wait(WaitArguments),
     /// Kill a node (SIGKILL) and wait until the others have closed the ring without it
-    Kill {
-        #[arg(value_name = "ID", value_parser = parse_id)]
-        id: u32,
-        /// One JSON object instead of a sentence
-        #[arg(long)]
-        json: bool,
-    },
+    Kill(NodeArguments),
     /// Freeze a node (SIGSTOP)
-    Pause {
-        #[arg(value_name = "ID", value_parser = parse_id)]
-        id: u32,
-    },
+    Pause(NodeArguments),
     /// Let a frozen node go on (SIGCONT)
-    Resume {
-        #[arg(value_name = "ID", value_parser = parse_id)]
-        id: u32,
-    },
+    Resume(NodeArguments),
     /// Bring a node back; a new ID grows the ring
-    Start {
-        #[arg(value_name = "ID", value_parser = parse_id)]
-        id: u32,
-    },
+    Start(NodeArguments),
     /// Let a node leave the ring, then end it
-    Stop {
-        #[arg(value_name = "ID", value_parser = parse_id)]
-        id: u32,
-    },
+    Stop(NodeArguments),
     /// End all nodes, the private broker and the supervisor; all data is kept
     Down,
     /// Show what the nodes and the supervisor have logged
@@ -140,6 +122,16 @@ pub enum Command {
     /// A supervisor in the background; started by `up -d`
     #[command(hide = true)]
     Supervise { cluster: Option<String> },
+}
+
+/// Which node something is done to.
+#[derive(Debug, Args)]
+pub struct NodeArguments {
+    #[arg(value_name = "ID", value_parser = parse_id)]
+    pub id: u32,
+    /// One JSON object instead of a sentence
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Args)]

@@ -14,8 +14,15 @@ fn run(arguments: &[&str], environment: &[(&str, &str)]) -> std::process::Output
 fn refused(arguments: &[&str], code: i32) -> String {
     let output = run(arguments, &[]);
     assert_eq!(output.status.code(), Some(code), "{arguments:?}: {}", text(&output));
-    assert!(output.stdout.is_empty(), "{arguments:?} writes its error to stdout");
-    String::from_utf8(output.stderr).unwrap()
+    let said = String::from_utf8(output.stderr).unwrap();
+    if arguments.contains(&"--json") {
+        let failure: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(failure["code"], code, "{arguments:?}");
+        assert!(said.contains(failure["error"].as_str().unwrap()), "{said}");
+    } else {
+        assert!(output.stdout.is_empty(), "{arguments:?} writes its error to stdout");
+    }
+    said
 }
 
 #[test]
@@ -122,7 +129,9 @@ fn without_a_supervisor_commands_are_69_and_say_what_to_run() {
         &["state", "--json"],
         &["check"],
         &["kill", "1"],
+        &["kill", "1", "--json"],
         &["pause", "1"],
+        &["stop", "1", "--json"],
         &["resume", "1"],
         &["start", "1"],
         &["stop", "1"],
