@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -130,6 +131,20 @@ impl Settings {
             (key, text, origin)
         };
         flat.into_iter().map(describe).collect()
+    }
+
+    /// The file that others may read although a broker's password in force stands in it.
+    pub fn open_secret(&self) -> Option<PathBuf> {
+        let flat = flat_text(&self.config);
+        let mut files = self.origins.iter().filter_map(|(key, origin)| {
+            let value = flat.get(key)?;
+            match origin {
+                Origin::File { path, .. } if shown(key, value) != *value => Some(path),
+                _ => None,
+            }
+        });
+        let is_open = |path: &&PathBuf| std::fs::metadata(path).is_ok_and(|meta| meta.mode() & 0o077 != 0);
+        files.find(is_open).cloned()
     }
 
     fn refuse_problems(&self) -> Result<(), ConfigError> {

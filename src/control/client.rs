@@ -96,8 +96,13 @@ fn no_supervisor(state_dir: &Path, error: &io::Error) -> Failure {
         );
         return Failure::new(exit::PERMISSION, message);
     }
+    // That there is no socket is what is said already.
+    let why = match error.kind() {
+        io::ErrorKind::NotFound => String::new(),
+        _ => format!(" ({error})"),
+    };
     let message = format!(
-        "no supervisor runs in {} ({error}); start one with `chaleyd up`, or name another place with --state-dir DIR or --cluster NAME",
+        "no supervisor runs in {}{why}; start one with `chaleyd up`, or name another place with --state-dir DIR or --cluster NAME",
         state_dir.display()
     );
     Failure::new(exit::UNAVAILABLE, message)

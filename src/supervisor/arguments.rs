@@ -67,33 +67,15 @@ pub enum Command {
     /// Wait until the ring is as named; exit code 75 if that takes too long
     Wait(WaitArguments),
     /// Kill a node (SIGKILL) and wait until the others have closed the ring without it
-    Kill {
-        #[arg(value_name = "ID", value_parser = parse_id)]
-        id: u32,
-        /// One JSON object instead of a sentence
-        #[arg(long)]
-        json: bool,
-    },
+    Kill(NodeArguments),
     /// Freeze a node (SIGSTOP)
-    Pause {
-        #[arg(value_name = "ID", value_parser = parse_id)]
-        id: u32,
-    },
+    Pause(NodeArguments),
     /// Let a frozen node go on (SIGCONT)
-    Resume {
-        #[arg(value_name = "ID", value_parser = parse_id)]
-        id: u32,
-    },
+    Resume(NodeArguments),
     /// Bring a node back; a new ID grows the ring
-    Start {
-        #[arg(value_name = "ID", value_parser = parse_id)]
-        id: u32,
-    },
+    Start(NodeArguments),
     /// Let a node leave the ring, then end it
-    Stop {
-        #[arg(value_name = "ID", value_parser = parse_id)]
-        id: u32,
-    },
+    Stop(NodeArguments),
     /// End all nodes, the private broker and the supervisor; all data is kept
     Down,
     /// Show what the nodes and the supervisor have logged
@@ -140,6 +122,16 @@ pub enum Command {
     /// A supervisor in the background; started by `up -d`
     #[command(hide = true)]
     Supervise { cluster: Option<String> },
+}
+
+/// Which node something is done to.
+#[derive(Debug, Args)]
+pub struct NodeArguments {
+    #[arg(value_name = "ID", value_parser = parse_id)]
+    pub id: u32,
+    /// One JSON object instead of a sentence
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -304,12 +296,12 @@ pub struct EventsArguments {
 
 #[derive(Debug, Args)]
 pub struct WaitArguments {
-    /// `ready` (as `check`), or one of members, epoch, commit with =, >= or <= and a number, as in members=3; repeat it
-    /// and all must hold
+    /// `ready` (as `check`), or one of members, epoch, commit with =, >= or <= and a number, as in 'members>=3' (quoted,
+    /// because a shell takes > for its own); repeat it and all must hold
     #[arg(long = "for", value_name = "CONDITION", required = true)]
     pub conditions: Vec<Condition>,
-    /// Give up after so many seconds (exit code 75)
-    #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = parse_seconds)]
+    /// Give up after so long: seconds, or a time such as 500ms, 2s or 1m (exit code 75)
+    #[arg(long, value_name = "TIME", default_value = "60", value_parser = parse_seconds)]
     pub timeout: Duration,
     /// The state as JSON, once it is as named
     #[arg(long)]
@@ -409,11 +401,39 @@ fn parse_since(text: &str) -> Result<std::time::SystemTime, String> {
         .map_err(|_| "an age such as 10m, or a time such as 2026-01-31T12:00:00Z".to_owned())
 }
 
+/// The longest that is waited, which is for ever: later moments may have no number.
+const WAIT_MAX: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
 fn parse_seconds(text: &str) -> Result<Duration, String> {
-    let seconds: f64 = text
-        .parse()
-        .map_err(|_| "a number of seconds, such as 2.5".to_owned())?;
-    Duration::try_from_secs_f64(seconds).map_err(|_| "a number of seconds from 0 on, such as 2.5".to_owned())
+    let wrong = || "a number of seconds from 0 on, such as 2.5, or a time such as 500ms, 2s or 1m".to_owned();
+    let time = match text.parse() {
+        Ok(seconds) => Duration::try_from_secs_f64(seconds).ok(),
+        Err(_) => humantime::parse_duration(text).ok(),
+    };
+    time.filter(|time| *time <= WAIT_MAX).ok_or_else(wrong)
+}
+
+impl Command {
+    /// Whether what it tells is for a program.
+    pub fn is_json(&self) -> bool {
+        match self {
+            Command::State(arguments) => arguments.json,
+            Command::Wait(arguments) => arguments.json,
+            Command::Events(arguments) => arguments.json,
+            Command::Bench(arguments) => arguments.json,
+            Command::Kill(node)
+            | Command::Pause(node)
+            | Command::Resume(node)
+            | Command::Start(node)
+            | Command::Stop(node) => node.json,
+            Command::Check { json }
+            | Command::Doctor { json, .. }
+            | Command::Config {
+                command: ConfigCommand::Show { json, .. },
+            } => *json,
+            _ => false,
+        }
+    }
 }
 
 impl PlaceArguments {
@@ -519,6 +539,19 @@ mod tests {
         }
         for wrong in ["0s", "2h", "2", "soon"] {
             assert!(parse_measured_time(wrong).is_err(), "{wrong:?}");
+        }
+        for (text, ms) in [
+            ("2", 2000),
+            ("0.2", 200),
+            ("2s", 2000),
+            ("500ms", 500),
+            ("1m", 60_000),
+            ("0", 0),
+        ] {
+            assert_eq!(parse_seconds(text), Ok(Duration::from_millis(ms)), "{text:?}");
+        }
+        for wrong in ["", "-1", "NaN", "inf", "1e30", "99999999y", "soon", "2x"] {
+            assert!(parse_seconds(wrong).is_err(), "{wrong:?}");
         }
     }
 }

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use super::engine::{BrokerState, Phase, Supervisor, count};
 use super::events::What;
 use super::kill::{KillWatch, monotonic_us};
+use super::launch::names_its_nodes;
 use super::node::{Node, NodeState, Purpose};
 use super::process::is_stopped;
 use super::socket::Call;
@@ -96,10 +97,24 @@ impl Supervisor {
             Request::Settings => Ok(Answer::Settings {
                 pid: std::process::id(),
                 settings: self.plan.config.flat(),
+                nodes: self.changed_nodes(),
                 ready: matches!(self.phase, Phase::Serving),
             }),
         };
         respond(reply, answer);
+    }
+
+    /// The nodes that there are, but for those that an operator stopped; none if they are those of the settings.
+    fn changed_nodes(&self) -> Vec<u16> {
+        let kept = self
+            .nodes
+            .values()
+            .filter(|node| !matches!(node.state, NodeState::Stopped));
+        let kept: Vec<u16> = kept.map(|node| node.id).collect();
+        if names_its_nodes(&self.plan.config, &kept) {
+            return Vec::new();
+        }
+        kept
     }
 
     fn client_url(&self, host: Option<&str>) -> Result<Answer, Failure> {
@@ -121,9 +136,14 @@ impl Supervisor {
             .join(", ");
         let known = u16::try_from(id).ok().and_then(|id| self.nodes.get_mut(&id));
         let Some(node) = known else {
+            let advice = if (1..=u32::from(NodeId::MAX)).contains(&id) {
+                format!("`chaleyd start {id}` adds a new one to the ring")
+            } else {
+                format!("An id is a number from 1 to {}", NodeId::MAX)
+            };
             return Err(Failure::new(
                 exit::NO_SUCH,
-                format!("there is no node {id} here; there are {ids}. `chaleyd start {id}` adds a new one to the ring"),
+                format!("there is no node {id} here; there are {ids}. {advice}"),
             ));
         };
         let why = match &node.state {
@@ -368,12 +388,8 @@ impl Supervisor {
             BrokerState::Down => return "down",
             BrokerState::Up => {}
         }
-        let mut seen: Vec<&str> = self
-            .nodes
-            .values()
-            .filter_map(|node| Some(node.status()?.broker.as_str()))
-            .collect();
-        seen.sort_unstable();
+        let now = Instant::now();
+        let seen: Vec<&str> = self.nodes.values().filter_map(|node| node.seen_broker(now)).collect();
         match seen.as_slice() {
             all if all.contains(&"blocked") => "blocked",
             all if all.contains(&"up") || all.is_empty() => "up",

@@ -10,10 +10,10 @@ use clap::{CommandFactory, Parser};
 use serde_json::json;
 
 use super::arguments::{
-    Arguments, BenchArguments, Colour, Command, ConfigCommand, MeasuredRing, PlaceArguments, StateArguments,
-    UpArguments,
+    Arguments, BenchArguments, Colour, Command, ConfigCommand, MeasuredRing, NodeArguments, PlaceArguments,
+    StateArguments, UpArguments,
 };
-use super::output::{error, print, print_line};
+use super::output::{error, note, print, print_line};
 use super::process::is_running;
 use super::{History, Plan, check, console, daemon, doctor, events, follow, launch, render, wait, watch};
 use crate::config::{ConfigError, Flag, Settings, Sources};
@@ -48,6 +48,7 @@ pub fn main(node: fn() -> ExitCode, bench: Bench) -> ExitCode {
         Colour::Always => anstream::ColorChoice::Always.write_global(),
         Colour::Never => anstream::ColorChoice::Never.write_global(),
     }
+    let is_json = arguments.command.is_json();
     let outcome = match arguments.command {
         Command::Node => return node(),
         Command::Bench(wanted) => measured_ring(&arguments.place, &wanted).and_then(|ring| bench(&wanted, &ring)),
@@ -55,6 +56,9 @@ pub fn main(node: fn() -> ExitCode, bench: Bench) -> ExitCode {
     };
     ExitCode::from(outcome.unwrap_or_else(|failure| {
         error(&failure.message);
+        if is_json {
+            print_line(&json!({"error": failure.message, "code": failure.code}).to_string());
+        }
         failure.code
     }))
 }
@@ -114,21 +118,21 @@ pub(super) fn run(place: &PlaceArguments, command: Command) -> Result<u8, Failur
         _ => {}
     }
     let directory = state_dir(place)?;
-    let done = |request: Request, timeout: Duration| {
-        print_line(&render::answer(&call(&directory, &request, timeout)?));
-        Ok(exit::DONE)
-    };
     match command {
         Command::State(arguments) => state(&directory, &arguments),
         Command::Check { json } => check::check(&directory, json),
         Command::Wait(arguments) => wait::wait(&directory, &arguments),
-        Command::Kill { id, json } => kill(&directory, id, json),
-        Command::Pause { id } => done(Request::Pause { id }, QUICK_TIMEOUT),
-        Command::Resume { id } => done(Request::Resume { id }, QUICK_TIMEOUT),
-        Command::Start { id } => done(Request::Start { id }, START_TIMEOUT),
-        Command::Stop { id } => done(Request::Stop { id }, STOP_TIMEOUT),
+        Command::Kill(node) => kill(&directory, &node),
+        Command::Pause(node) => change(&directory, &node, |id| Request::Pause { id }, QUICK_TIMEOUT),
+        Command::Resume(node) => change(&directory, &node, |id| Request::Resume { id }, QUICK_TIMEOUT),
+        Command::Start(node) => change(&directory, &node, |id| Request::Start { id }, START_TIMEOUT),
+        Command::Stop(node) => change(&directory, &node, |id| Request::Stop { id }, STOP_TIMEOUT),
         Command::Down => down(&directory),
-        Command::ClientUrl { host } => done(Request::ClientUrl { host }, QUICK_TIMEOUT),
+        Command::ClientUrl { host } => {
+            let answer = call(&directory, &Request::ClientUrl { host }, QUICK_TIMEOUT)?;
+            print_line(&render::answer(&answer));
+            Ok(exit::DONE)
+        }
         Command::Logs(arguments) => follow::logs(&directory, &arguments),
         Command::Events(arguments) => events::events(&directory, &arguments),
         Command::Console => console::attach(place, &directory),
@@ -220,7 +224,14 @@ fn manual(directory: &Path) -> Result<u8, Failure> {
 
 fn up(place: &PlaceArguments, up: &UpArguments) -> Result<u8, Failure> {
     hide_passwords(up)?;
-    let mut config = Settings::load(&sources(place, up.file.as_deref(), up.flags()))?.config;
+    let settings = Settings::load(&sources(place, up.file.as_deref(), up.flags()))?;
+    if let Some(file) = settings.open_secret() {
+        let file = file.display();
+        note(&format!(
+            "others may read {file}, which holds the password of a broker; `chmod 600 {file}`"
+        ));
+    }
+    let mut config = settings.config;
     config.cluster.state_dir = config.state_dir()?;
     let plan = Plan {
         config,
@@ -302,6 +313,7 @@ pub(super) fn ask_state(directory: &Path) -> Result<Box<StateReport>, Failure> {
 fn state(directory: &Path, arguments: &StateArguments) -> Result<u8, Failure> {
     if arguments.watch {
         watch::watch(directory, arguments.json);
+        return Ok(exit::DONE);
     }
     let report = ask_state(directory)?;
     print(&shown_state(&report, arguments.json));
@@ -317,7 +329,24 @@ pub(super) fn shown_state(report: &StateReport, json: bool) -> String {
     }
 }
 
-fn kill(directory: &Path, id: u32, json: bool) -> Result<u8, Failure> {
+/// Starts, stops, pauses or resumes a node, and says how that went.
+fn change(
+    directory: &Path,
+    node: &NodeArguments,
+    request: fn(u32) -> Request,
+    timeout: Duration,
+) -> Result<u8, Failure> {
+    let message = render::answer(&call(directory, &request(node.id), timeout)?);
+    print_line(&if node.json {
+        json!({"id": node.id, "message": message}).to_string()
+    } else {
+        message
+    });
+    Ok(exit::DONE)
+}
+
+fn kill(directory: &Path, node: &NodeArguments) -> Result<u8, Failure> {
+    let NodeArguments { id, json } = *node;
     let Answer::Killed(report) = call(directory, &Request::Kill { id }, KILL_TIMEOUT)? else {
         return Err(strange_answer());
     };
@@ -330,6 +359,11 @@ fn kill(directory: &Path, id: u32, json: bool) -> Result<u8, Failure> {
     if report.timed_out {
         let message =
             format!("node {id} was killed, but the ring was not seen whole again in time; see `chaleyd state`");
+        if json {
+            // The object says so, too, and a program reads only one.
+            error(&message);
+            return Ok(exit::TIMEOUT);
+        }
         return Err(Failure::new(exit::TIMEOUT, message));
     }
     Ok(exit::DONE)

@@ -5,6 +5,7 @@
 //! terminal it edits lines, completes commands and node ids, and lets messages appear above the prompt. The end of a stdin
 //! that is no terminal ends the console and not the supervisor.
 
+use std::cell::Cell;
 use std::io::{BufRead, IsTerminal, Read};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -46,7 +47,7 @@ const COMMANDS: [(&str, &str, &str); 16] = [
     ("stopnode", "ID", "let a node leave the ring and end"),
     ("pausenode", "ID", "freeze a node (SIGSTOP)"),
     ("resumenode", "ID", "let it go on"),
-    ("wait", "--for X", "until the ring is so, as in: wait --for members=3"),
+    ("wait", "--for X", "until the ring is so, as in: wait --for members>=3"),
     ("logs", "[ID]", "what was logged, as in: logs 2 -n 20"),
     ("events", "", "what happened, as in: events --since 10m"),
     ("doctor", "", "what is wrong, or will be, and what mends it"),
@@ -80,6 +81,7 @@ pub fn start(state_dir: &Path, cluster: &str, news: mpsc::Sender<News>, calls: m
     }
     let place = PlaceArguments::of(state_dir, cluster);
     let console = Console {
+        named: place.clone(),
         place,
         directory: state_dir.to_owned(),
         ring: Ring::Own { news, calls },
@@ -90,10 +92,11 @@ pub fn start(state_dir: &Path, cluster: &str, news: mpsc::Sender<News>, calls: m
 /// `chaleyd console`: the same for a supervisor that runs elsewhere. Leaving it ends nothing.
 pub fn attach(place: &PlaceArguments, directory: &Path) -> Result<u8, Failure> {
     call(directory, &Request::Settings, TIMEOUT)?;
-    let mut place = place.clone();
-    place.state_dir = Some(directory.to_owned());
+    let mut known = place.clone();
+    known.state_dir = Some(directory.to_owned());
     let console = Console {
-        place,
+        place: known,
+        named: place.clone(),
         directory: directory.to_owned(),
         ring: Ring::Elsewhere(directory.to_owned()),
     };
@@ -135,7 +138,10 @@ impl Ring {
 }
 
 struct Console {
+    /// Of the ring whose console this is, whatever the settings say meanwhile.
     place: PlaceArguments,
+    /// As the command line had it, for telling where a setting comes from.
+    named: PlaceArguments,
     directory: PathBuf,
     ring: Ring,
 }
@@ -176,8 +182,10 @@ impl Console {
             match editor.readline(PROMPT) {
                 Ok(line) if self.obey(&line) => {}
                 Err(ReadlineError::Signal(_)) => {}
+                // As in a shell: Ctrl-C throws away what is being typed.
+                Err(ReadlineError::Interrupted) if editor.helper().is_some_and(Completion::takes_line) => {}
                 Ok(_) => break,
-                // Ctrl-C, Ctrl-D and a terminal that is gone all mean to leave.
+                // Ctrl-C on an empty line, Ctrl-D and a terminal that is gone all mean to leave.
                 Err(_) => {
                     self.quit();
                     return;
@@ -194,9 +202,7 @@ impl Console {
             .max_history_size(MAX_HISTORY)?
             .completion_type(rustyline::CompletionType::List);
         let mut editor = Editor::with_config(config.build())?;
-        editor.set_helper(Some(Completion {
-            ring: self.ring.clone(),
-        }));
+        editor.set_helper(Some(Completion::new(self.ring.clone())));
         Ok(editor)
     }
 
@@ -253,18 +259,36 @@ impl Console {
         if endless {
             return print_line("following has no end: use another terminal for it, or leave out -f");
         }
-        if let Err(failure) = commands::run(&self.place, arguments.command) {
+        let place = match &arguments.command {
+            Command::Config { .. } => &self.named,
+            _ => &self.place,
+        };
+        if let Err(failure) = commands::run(place, arguments.command) {
             error(&failure.message);
         }
     }
 }
 
-/// Completes commands, then the ids of the nodes that there are.
+/// Completes commands, then the ids of the nodes that there are. It also knows whether anything is typed, which the editor
+/// does not tell when it is interrupted: it asks for a hint after each change of the line.
 struct Completion {
     ring: Ring,
+    is_typed: Cell<bool>,
 }
 
 impl Completion {
+    fn new(ring: Ring) -> Completion {
+        Completion {
+            ring,
+            is_typed: Cell::new(false),
+        }
+    }
+
+    /// Whether something was typed, which counts once.
+    fn takes_line(&self) -> bool {
+        self.is_typed.take()
+    }
+
     fn candidates(&self, before: &[&str]) -> Vec<String> {
         let Some((command, rest)) = before.split_first() else {
             return COMMANDS.iter().map(|(name, ..)| (*name).to_owned()).collect();
@@ -274,7 +298,7 @@ impl Completion {
             return match (*command, rest) {
                 ("config", []) => vec!["show".to_owned()],
                 ("wait", []) => vec!["--for".to_owned()],
-                ("wait", [.., "--for"]) => ["ready", "members=", "epoch>="].map(str::to_owned).to_vec(),
+                ("wait", [.., "--for"]) => ["ready", "members>=", "epoch>="].map(str::to_owned).to_vec(),
                 _ => Vec::new(),
             };
         }
@@ -318,6 +342,11 @@ impl Completer for Completion {
 
 impl Hinter for Completion {
     type Hint = String;
+
+    fn hint(&self, line: &str, _: usize, _: &Context<'_>) -> Option<String> {
+        self.is_typed.set(!line.is_empty());
+        None
+    }
 }
 
 impl Highlighter for Completion {}
@@ -447,14 +476,12 @@ mod tests {
 
     #[test]
     fn words_are_completed_in_their_places() {
-        let completion = Completion {
-            ring: Ring::Elsewhere(PathBuf::from("/nowhere")),
-        };
+        let completion = Completion::new(Ring::Elsewhere(PathBuf::from("/nowhere")));
         let history = FileHistory::new();
         let complete = |line: &str| completion.complete(line, line.len(), &Context::new(&history)).unwrap();
         assert_eq!(complete("KILL"), (0, vec!["killnode ".to_owned()]));
         assert_eq!(complete("st").1, ["state ", "startnode ", "stopnode "]);
-        assert_eq!(complete("wait --for mem"), (11, vec!["members=".to_owned()]));
+        assert_eq!(complete("wait --for mem"), (11, vec!["members>=".to_owned()]));
         assert_eq!(complete("config "), (7, vec!["show ".to_owned()]));
         assert!(complete("state ").1.is_empty() && complete("killnode 1 ").1.is_empty());
         assert!(

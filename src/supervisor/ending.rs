@@ -181,14 +181,14 @@ impl Supervisor {
 
     /// Answers those who asked for the end, and lets their connections carry the answer away.
     pub(super) async fn over(mut self, outcome: Outcome) -> Result<(), Failure> {
-        let message =
-            "all nodes have ended, and a private broker with them; `chaleyd up` brings them back with their data";
+        let broker = self.broker.private().map_or("", |_| ", and a private broker with them");
+        let message = format!("all nodes have ended{broker}; `chaleyd up` brings them back with their data");
         self.sync_stores_of_the_killed().await;
         let asked = !outcome.callers.is_empty();
         for caller in outcome.callers {
             // A caller that hung up does not want to know.
             let _gone = caller.send(Answer::Done {
-                message: message.to_owned(),
+                message: message.clone(),
             });
         }
         if asked {
@@ -200,7 +200,7 @@ impl Supervisor {
             self.journal.failed(&failure);
             return Err(failure);
         }
-        self.journal.info(message);
+        self.journal.info(&message);
         Ok(())
     }
 }

@@ -135,10 +135,13 @@ impl Supervisor {
             calls: call_queue,
         };
         let mut journal = journal;
-        let prepared = Broker::prepare(&plan.config)
-            .and_then(|broker| Ok((broker, open_events(&place)?)))
-            .and_then(|(broker, events)| Ok((broker, events, listen(&place, &calls)?)));
-        let (broker, events, ()) = prepared.inspect_err(|failure| journal.failed(failure))?;
+        let mut events = open_events(&place).inspect_err(|failure| journal.failed(failure))?;
+        let prepared = Broker::prepare(&plan.config).and_then(|broker| listen(&place, &calls).map(|()| broker));
+        let broker = prepared.inspect_err(|failure| {
+            let cause = Some(failure.message.clone());
+            events.note(None, What::Down { cause });
+            journal.failed(failure);
+        })?;
         let supervisor = Supervisor {
             nodes: plan
                 .config

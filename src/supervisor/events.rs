@@ -15,7 +15,7 @@ use super::arguments::EventsArguments;
 use super::calls::ring_text;
 use super::kill::monotonic_us;
 use super::logs::{self, Reader};
-use super::output::print;
+use super::output::{print_on, wait_while_read};
 use super::render::harmless;
 use crate::control::{Failure, NodeEvent, exit};
 
@@ -156,7 +156,7 @@ pub fn last(state_dir: &Path, count: usize) -> Vec<Event> {
         .collect()
 }
 
-/// `chaleyd events`: prints what happened, and with `-f` goes on until interrupted.
+/// `chaleyd events`: prints what happened, and with `-f` goes on until interrupted, or until nobody reads it.
 pub fn events(state_dir: &Path, arguments: &EventsArguments) -> Result<u8, Failure> {
     let path = path(state_dir);
     if !path.exists() {
@@ -172,17 +172,12 @@ pub fn events(state_dir: &Path, arguments: &EventsArguments) -> Result<u8, Failu
         lines.retain(|line| happened(line).is_some_and(|at| at >= since));
     }
     let skipped = arguments.lines.map_or(0, |wanted| lines.len().saturating_sub(wanted));
-    print(&shown(&lines[skipped..], arguments.json));
-    if !arguments.follow {
-        return Ok(exit::DONE);
-    }
-    loop {
-        std::thread::sleep(POLL);
+    let mut is_read = print_on(&shown(&lines[skipped..], arguments.json));
+    while arguments.follow && is_read && wait_while_read(POLL) {
         let added: Vec<String> = reader.added().into_iter().map(|line| line.text).collect();
-        if !added.is_empty() {
-            print(&shown(&added, arguments.json));
-        }
+        is_read = added.is_empty() || print_on(&shown(&added, arguments.json));
     }
+    Ok(exit::DONE)
 }
 
 fn happened(line: &str) -> Option<SystemTime> {

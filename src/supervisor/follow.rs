@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::arguments::{Log, LogsArguments};
 use super::logs::{LogLine, Reader};
-use super::output::print;
+use super::output::{print_on, wait_while_read};
 use super::render::harmless;
 use super::{broker, place};
 use crate::control::{Failure, exit};
@@ -13,7 +13,7 @@ use crate::control::{Failure, exit};
 /// How often `-f` looks for more.
 const POLL: Duration = Duration::from_millis(100);
 
-/// Prints what was logged, in the order of time, and with `-f` goes on until interrupted.
+/// Prints what was logged, in the order of time, and with `-f` goes on until interrupted, or until nobody reads it.
 pub fn logs(state_dir: &Path, arguments: &LogsArguments) -> Result<u8, Failure> {
     let mut readers = match &arguments.which {
         Some(which) => vec![one(state_dir, which)?],
@@ -26,19 +26,17 @@ pub fn logs(state_dir: &Path, arguments: &LogsArguments) -> Result<u8, Failure> 
         lines.retain(|line| line.time >= arguments.since);
     }
     let skipped = arguments.lines.map_or(0, |wanted| lines.len().saturating_sub(wanted));
-    show(lines.iter().skip(skipped), prefix);
-    if !arguments.follow {
-        return Ok(exit::DONE);
-    }
-    loop {
-        std::thread::sleep(POLL);
+    let mut is_read = show(lines.iter().skip(skipped), prefix);
+    while arguments.follow && is_read && wait_while_read(POLL) {
         let mut added: Vec<LogLine> = readers.iter_mut().flat_map(Reader::added).collect();
         added.sort_by_key(|line| line.time);
-        show(added.iter(), prefix);
+        is_read = show(added.iter(), prefix);
     }
+    Ok(exit::DONE)
 }
 
-fn show<'a>(lines: impl Iterator<Item = &'a LogLine>, prefix: bool) {
+/// False when nobody reads it any more.
+fn show<'a>(lines: impl Iterator<Item = &'a LogLine>, prefix: bool) -> bool {
     let mut text = String::new();
     for line in lines {
         if prefix {
@@ -47,7 +45,7 @@ fn show<'a>(lines: impl Iterator<Item = &'a LogLine>, prefix: bool) {
         text.push_str(&harmless(&line.text));
         text.push('\n');
     }
-    print(&text);
+    print_on(&text)
 }
 
 fn one(state_dir: &Path, which: &Log) -> Result<Reader, Failure> {

@@ -10,8 +10,9 @@ use super::journal::{Audience, Journal, Progress, READY_LINE, tell_launcher};
 use super::logs::OwnLog;
 use super::output::print_line;
 use super::place::{Place, holder};
+use super::render::nodes_text;
 use super::{History, Plan, daemon};
-use crate::config::shown;
+use crate::config::{Config, shown};
 use crate::control::{Answer, Failure, Request, call, exit};
 
 /// How long a supervisor that holds the lock may take to open its socket.
@@ -115,7 +116,12 @@ fn take_or_ask(plan: &Plan) -> Result<Found, Failure> {
             return Ok(Found::Free(place));
         }
         match call(directory, &Request::Settings, ANSWER_TIMEOUT) {
-            Ok(Answer::Settings { pid, settings, ready }) => return compare(plan, pid, &settings, ready),
+            Ok(Answer::Settings {
+                pid,
+                settings,
+                nodes,
+                ready,
+            }) => return compare(plan, &Other { pid, settings, nodes }, ready),
             Ok(_) => {
                 let message = "the running supervisor is of another version; end it with `chaleyd down`";
                 return Err(Failure::new(exit::CONFIG, message));
@@ -140,21 +146,44 @@ fn take_or_wait(plan: &Plan) -> Result<Found, Failure> {
     }
 }
 
+/// A supervisor that answers.
+struct Other {
+    pid: u32,
+    settings: BTreeMap<String, String>,
+    nodes: Vec<u16>,
+}
+
+/// Whether the settings name just the nodes that a supervisor has by now, whatever it was started with.
+pub fn names_its_nodes(config: &Config, nodes: &[u16]) -> bool {
+    let mut ids = config.cluster.nodes.ids();
+    ids.sort_unstable();
+    ids == nodes
+}
+
+/// Which settings of a running supervisor are not those of the plan.
+fn differences(plan: &Plan, other: &Other) -> Vec<String> {
+    let (here, there) = (plan.config.flat(), &other.settings);
+    let keys = here.keys().chain(there.keys().filter(|key| !here.contains_key(*key)));
+    let differing = keys.filter(|key| there.get(*key) != here.get(*key));
+    differing
+        .filter(|key| *key != "cluster.nodes" || !names_its_nodes(&plan.config, &other.nodes))
+        .map(|key| {
+            let shown = |value: Option<&String>| value.map_or("unset".to_owned(), |value| shown(key, value));
+            let now = match key.as_str() {
+                "cluster.nodes" if !other.nodes.is_empty() => format!(" (by now it has {})", nodes_text(&other.nodes)),
+                _ => String::new(),
+            };
+            let (there, here) = (shown(there.get(key)), shown(here.get(key)));
+            format!("{key} is {there:?} there{now} and {here:?} here")
+        })
+        .collect()
+}
+
 /// A supervisor with other settings is an error that says which.
-fn compare(plan: &Plan, pid: u32, running: &BTreeMap<String, String>, ready: bool) -> Result<Found, Failure> {
+fn compare(plan: &Plan, other: &Other, ready: bool) -> Result<Found, Failure> {
     let place = plan.config.cluster.state_dir.display();
-    let here = plan.config.flat();
-    let mut differences: Vec<String> = Vec::new();
-    for key in here.keys().chain(running.keys().filter(|key| !here.contains_key(*key))) {
-        let shown = |value: Option<&String>| value.map_or("unset".to_owned(), |value| shown(key, value));
-        if running.get(key) != here.get(key) {
-            differences.push(format!(
-                "{key} is {:?} there and {:?} here",
-                shown(running.get(key)),
-                shown(here.get(key))
-            ));
-        }
-    }
+    let differences = differences(plan, other);
+    let pid = other.pid;
     let problem = if !differences.is_empty() {
         format!("with other settings: {}; end it first with", differences.join("; "))
     } else if plan.history != History::Kept {

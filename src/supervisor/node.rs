@@ -18,6 +18,8 @@ const FIRST_WAIT: Duration = Duration::from_millis(50);
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
 /// A node that was a member for so long has earned an immediate restart again.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(10);
+/// A broker that lets nobody in for so long is down.
+const CONNECTS_WITHIN: Duration = Duration::from_secs(5);
 
 /// What is to become of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +43,8 @@ pub enum NodeState {
         reported: Instant,
         /// Since when it has been a synced member without a break.
         member_since: Option<Instant>,
+        /// Whether it has had a connection to the broker.
+        has_connected: bool,
     },
     Dead {
         cause: String,
@@ -128,6 +132,23 @@ impl Node {
         }
     }
 
+    /// The broker as the node sees it. One that is still making its first connection says nothing about the broker, unless
+    /// that takes too long.
+    pub fn seen_broker(&self, now: Instant) -> Option<&str> {
+        match &self.state {
+            NodeState::Running {
+                process,
+                status,
+                has_connected,
+                ..
+            } => {
+                let counts = *has_connected || now.duration_since(process.started) >= CONNECTS_WITHIN;
+                counts.then_some(status.broker.as_str())
+            }
+            _ => None,
+        }
+    }
+
     pub fn is_ready(&self) -> bool {
         self.status().is_some_and(|status| status.phase == NodePhase::Ready)
     }
@@ -150,6 +171,7 @@ impl Node {
     pub fn report(&mut self, status: NodeStatus, now: Instant) {
         self.last_status = Some(status.clone());
         let ready = status.phase == NodePhase::Ready;
+        let connected = status.broker != "down";
         let status = Box::new(status);
         let state = std::mem::replace(&mut self.state, NodeState::Stopped);
         self.state = match state {
@@ -159,11 +181,13 @@ impl Node {
                 status,
                 reported: now,
                 member_since: ready.then_some(now),
+                has_connected: connected,
             },
             NodeState::Running {
                 process,
                 purpose,
                 member_since,
+                has_connected,
                 ..
             } => NodeState::Running {
                 process,
@@ -171,6 +195,7 @@ impl Node {
                 status,
                 reported: now,
                 member_since: ready.then(|| member_since.unwrap_or(now)),
+                has_connected: has_connected || connected,
             },
             other => other,
         };

@@ -117,8 +117,10 @@ fn servers(report: &StateReport) -> String {
 fn remark(node: &NodeRow) -> String {
     /// A node reports five times a second: silence beyond this is worth a word.
     const SILENT_MS: u64 = 2000;
+    /// The whole cause is told by `chaleyd doctor` and in the logs.
+    const CAUSE_COLUMNS: usize = 60;
     match (node.status, &node.cause, node.report_age_ms) {
-        (NodeCondition::Dead, Some(cause), _) => cause.lines().next().unwrap_or_default().to_owned(),
+        (NodeCondition::Dead, Some(cause), _) => cut(cause.lines().next().unwrap_or_default(), CAUSE_COLUMNS),
         (NodeCondition::Ready | NodeCondition::Joining, _, Some(age)) if age > SILENT_MS => {
             format!("silent for {:.1} s", age as f64 / 1000.0)
         }
@@ -196,6 +198,21 @@ impl Cell {
     }
 }
 
+/// No longer than `columns`, so that it takes one.
+pub fn cut(text: &str, columns: usize) -> String {
+    if text.width() <= columns {
+        return text.to_owned();
+    }
+    let mut shown = String::new();
+    for letter in text.chars() {
+        if shown.width() + 3 >= columns {
+            break;
+        }
+        shown.push(letter);
+    }
+    shown + "..."
+}
+
 /// Columns padded to their widest cell.
 pub struct Table<const N: usize> {
     head: [&'static str; N],
@@ -241,6 +258,7 @@ fn line<'a>(widths: &[usize], cells: impl Iterator<Item = (&'a str, Style)>) -> 
 
 #[cfg(test)]
 mod tests {
+    use super::super::check::tests::report;
     use super::*;
 
     #[test]
@@ -277,5 +295,23 @@ mod tests {
     #[test]
     fn names_cannot_steer_the_terminal() {
         assert_eq!(Cell::plain("eve\u{1b}[2J").text, "eve\u{fffd}[2J");
+    }
+
+    #[test]
+    fn a_long_cause_takes_no_more_than_its_cell() {
+        let mut report = report(2);
+        report.nodes[1].status = NodeCondition::Dead;
+        report.nodes[1].cause = Some("x".repeat(400));
+        let shown = anstream::adapter::strip_str(&servers(&report)).to_string();
+        assert!(
+            shown.contains("xx...") && shown.lines().all(|line| line.width() <= 140),
+            "{shown}"
+        );
+    }
+
+    #[test]
+    fn a_long_line_is_cut() {
+        assert_eq!(cut("abcdefgh", 8), "abcdefgh");
+        assert_eq!(cut("abcdefghi", 8), "abcde...");
     }
 }

@@ -63,13 +63,16 @@ impl FromStr for Condition {
         if text == "ready" {
             return Ok(Condition::Ready);
         }
-        let usual = "as in ready, members=3, epoch>=8, commit>=1000";
+        let usual = "as in ready, 'members>=3', 'epoch>=8', 'commit>=1000'";
         let split = COMPARISONS
             .iter()
             .find_map(|(sign, is)| Some((text.split_once(sign)?, *is)));
         let Some(((name, number), is)) = split else {
             return Err(match did_you_mean(text, ["ready"]) {
                 Some(near) => format!("did you mean {near}?"),
+                None if QUANTITIES.iter().any(|(known, _)| *known == text.trim()) => {
+                    format!("{text} of what? In quotes, because a shell takes > for its own: {usual}")
+                }
                 None => usual.to_owned(),
             });
         };
@@ -166,11 +169,12 @@ mod tests {
         }
         for (text, hint) in [
             ("raedy", "ready"),
+            ("members", "In quotes"),
             ("mebmers=3", "members"),
             ("members=many", "no number"),
             ("members=-1", "no number"),
-            ("epoch>8", "ready, members=3"),
-            ("", "ready, members=3"),
+            ("epoch>8", "ready, 'members>=3'"),
+            ("", "ready, 'members>=3'"),
         ] {
             let refusal = text.parse::<Condition>().unwrap_err();
             assert!(refusal.contains(hint), "{text}: {refusal}");

@@ -6,12 +6,10 @@ use std::io::{self, IsTerminal};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use unicode_width::UnicodeWidthStr;
-
 use super::commands::{ask_state, shown_state};
 use super::events;
-use super::output::{error, print};
-use super::render::{Cell, Table, users};
+use super::output::{error, is_read, print_on, wait_while_read};
+use super::render::{Cell, Table, cut, users};
 use crate::control::{Heard, NodeRow, StateReport};
 
 /// How often it looks.
@@ -23,26 +21,28 @@ const EVENTS: usize = 5;
 /// What is assumed of a terminal that does not tell its size, and of a pipe.
 const COLUMNS: usize = 80;
 
-/// Shows the state until interrupted; a supervisor that is away for a while is waited for.
-pub fn watch(directory: &Path, json: bool) -> ! {
+/// Shows the state until interrupted, or until nobody reads it any more; a supervisor that is away for a while is waited
+/// for.
+pub fn watch(directory: &Path, json: bool) {
     let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
     let in_place = !json && !dumb && std::io::stdout().is_terminal();
     let mut rates = Rates::default();
-    if in_place {
-        raw("\x1b[2J");
-    }
-    loop {
+    let mut is_read = !in_place || raw("\x1b[2J");
+    while is_read {
         let (columns, rows) = size(in_place);
-        match ask_state(directory) {
-            Ok(report) if json => print(&shown_state(&report, true)),
+        let shown = match ask_state(directory) {
+            Ok(report) if json => print_on(&shown_state(&report, true)),
             Ok(report) => {
                 rates.observe(&report, Instant::now());
-                show(&picture(&report, &rates, directory, columns), in_place.then_some(rows));
+                show(&picture(&report, &rates, directory, columns), in_place.then_some(rows))
             }
-            Err(failure) if json => error(&failure.message),
+            Err(failure) if json => {
+                error(&failure.message);
+                true
+            }
             Err(failure) => show(&format!("{failure}\n"), in_place.then_some(rows)),
-        }
-        std::thread::sleep(INTERVAL);
+        };
+        is_read = shown && wait_while_read(INTERVAL);
     }
 }
 
@@ -54,22 +54,22 @@ fn size(terminal: bool) -> (usize, usize) {
 }
 
 /// With `rows`, over the last picture: each line is cleared to its end as it is written, then the rest of the screen. What
-/// has no room is left out, for a terminal that scrolls would spoil the next one.
-fn show(text: &str, rows: Option<usize>) {
+/// has no room is left out, for a terminal that scrolls would spoil the next one. False when nobody reads it any more.
+fn show(text: &str, rows: Option<usize>) -> bool {
     let Some(rows) = rows else {
-        return print(text);
+        return print_on(text);
     };
     let colourless = anstream::AutoStream::choice(&std::io::stdout()) == anstream::ColorChoice::Never;
     let plain = anstream::adapter::strip_str(text).to_string();
     let text = if colourless { &plain } else { text };
     let lines: Vec<&str> = text.lines().take(rows.saturating_sub(1)).collect();
-    raw(&format!("\x1b[H{}\x1b[K\n\x1b[J", lines.join("\x1b[K\n")));
+    raw(&format!("\x1b[H{}\x1b[K\n\x1b[J", lines.join("\x1b[K\n")))
 }
 
 /// Where the cursor goes is no colour, so NO_COLOR does not forbid it.
-fn raw(text: &str) {
+fn raw(text: &str) -> bool {
     let mut stdout = std::io::stdout().lock();
-    let _closed = io::Write::write_all(&mut stdout, text.as_bytes()).and_then(|()| io::Write::flush(&mut stdout));
+    is_read(&io::Write::write_all(&mut stdout, text.as_bytes()).and_then(|()| io::Write::flush(&mut stdout)))
 }
 
 fn picture(report: &StateReport, rates: &Rates, directory: &Path, columns: usize) -> String {
@@ -91,21 +91,6 @@ fn picture(report: &StateReport, rates: &Rates, directory: &Path, columns: usize
     text.push('\n');
     text.push_str(&users(report));
     text
-}
-
-/// No longer than a line, so that it takes one.
-fn cut(text: &str, columns: usize) -> String {
-    if text.width() <= columns {
-        return text.to_owned();
-    }
-    let mut shown = String::new();
-    for letter in text.chars() {
-        if shown.width() + 3 >= columns {
-            break;
-        }
-        shown.push(letter);
-    }
-    shown + "..."
 }
 
 /// The members in ring order, head first, in as many rows as they need; the last arrow leads back to the head.
@@ -238,6 +223,8 @@ impl Rates {
 
 #[cfg(test)]
 mod tests {
+    use unicode_width::UnicodeWidthStr;
+
     use super::super::check::tests::report;
     use super::*;
     use crate::control::GroupState;
@@ -301,11 +288,5 @@ mod tests {
         report.groups_from = None;
         rates.observe(&report, start + INTERVAL * 20);
         assert!(rates.shown().ends_with(" entries/s") && !rates.shown().contains("messages"));
-    }
-
-    #[test]
-    fn a_long_line_is_cut() {
-        assert_eq!(cut("abcdefgh", 8), "abcdefgh");
-        assert_eq!(cut("abcdefghi", 8), "abcde...");
     }
 }

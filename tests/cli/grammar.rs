@@ -14,8 +14,15 @@ fn run(arguments: &[&str], environment: &[(&str, &str)]) -> std::process::Output
 fn refused(arguments: &[&str], code: i32) -> String {
     let output = run(arguments, &[]);
     assert_eq!(output.status.code(), Some(code), "{arguments:?}: {}", text(&output));
-    assert!(output.stdout.is_empty(), "{arguments:?} writes its error to stdout");
-    String::from_utf8(output.stderr).unwrap()
+    let said = String::from_utf8(output.stderr).unwrap();
+    if arguments.contains(&"--json") {
+        let failure: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(failure["code"], code, "{arguments:?}");
+        assert!(said.contains(failure["error"].as_str().unwrap()), "{said}");
+    } else {
+        assert!(output.stdout.is_empty(), "{arguments:?} writes its error to stdout");
+    }
+    said
 }
 
 #[test]
@@ -122,7 +129,9 @@ fn without_a_supervisor_commands_are_69_and_say_what_to_run() {
         &["state", "--json"],
         &["check"],
         &["kill", "1"],
+        &["kill", "1", "--json"],
         &["pause", "1"],
+        &["stop", "1", "--json"],
         &["resume", "1"],
         &["start", "1"],
         &["stop", "1"],
@@ -142,18 +151,18 @@ fn the_place_is_named_before_or_after_the_command_or_in_the_environment() {
         &["--state-dir", "there", "state"][..],
         &["state", "--state-dir", "there"],
     ] {
-        assert!(refused(arguments, 69).contains("/there "));
+        assert!(refused(arguments, 69).contains("/there;"));
     }
     for arguments in [&["--cluster", "other", "state"][..], &["state", "--cluster", "other"]] {
-        assert!(refused(arguments, 69).contains("/.local/state/chaley/other "));
+        assert!(refused(arguments, 69).contains("/.local/state/chaley/other;"));
     }
     let output = run(&["state"], &[("CHALEY_STATE_DIR", "elsewhere")]);
-    assert!(text(&output).contains("/elsewhere "), "{}", text(&output));
+    assert!(text(&output).contains("/elsewhere;"), "{}", text(&output));
     let output = run(&["state"], &[("CHALEY_CLUSTER", "mine")]);
-    assert!(text(&output).contains("/chaley/mine "), "{}", text(&output));
+    assert!(text(&output).contains("/chaley/mine;"), "{}", text(&output));
     let output = run(&["state"], &[("XDG_STATE_HOME", "/tmp/xdg-state")]);
     assert!(
-        text(&output).contains("/tmp/xdg-state/chaley/chaley "),
+        text(&output).contains("/tmp/xdg-state/chaley/chaley;"),
         "{}",
         text(&output)
     );

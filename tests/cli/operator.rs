@@ -1,6 +1,6 @@
 //! What an operator asks of a ring from a script: wait, check, events, settings, completions and manual pages.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::process::Stdio;
 
 use serde_json::Value;
@@ -132,7 +132,7 @@ fn doctor_names_what_is_wrong_and_what_mends_it() {
         );
     };
     // Nobody listens there.
-    let found = examine(&[("CHALEY_BROKER_URL", "amqp://u:pass-word@127.0.0.1:1/%2f")]);
+    let found = examine(&[("CHALEY_BROKER_URL", NOBODY)]);
     error(&found, "cannot be reached", "start it");
     assert!(!format!("{found:?}").contains("pass-word"), "{found:?}");
     // A setting that cannot be used keeps the rest from nothing that can be looked at without it.
@@ -233,4 +233,197 @@ fn a_script_waits_checks_and_reads_what_happened() {
     wait_for("the events to be private", || {
         crate::support::mode(&ring.state_dir().join("logs/events.jsonl")) == 0o600
     });
+}
+
+/// `chaleyd state -w | head -1`, and the like: at once, though nothing more is written.
+#[test]
+fn what_has_no_end_ends_when_nobody_reads_it() {
+    let ring = Ring::new();
+    ring.ok(&["up", "-n", "1", "-d"]);
+    for arguments in [
+        &["state", "-w"][..],
+        &["state", "-w", "--json"],
+        &["events", "-f"],
+        &["events", "-f", "--json"],
+        &["logs", "-f"],
+        &["logs", "1", "-f"],
+    ] {
+        let mut endless = ring.command(arguments).stdout(Stdio::piped()).spawn().unwrap();
+        let mut reader = BufReader::new(endless.stdout.take().unwrap());
+        reader.read_line(&mut String::new()).unwrap();
+        drop(reader);
+        let mut ended = None;
+        wait_for(&format!("{arguments:?} to end"), || {
+            ended = endless.try_wait().unwrap();
+            ended.is_some()
+        });
+        assert_eq!(ended.unwrap().code(), Some(0), "{arguments:?}");
+    }
+}
+
+/// A broker that is not there.
+const NOBODY: &str = "amqp://u:pass-word@127.0.0.1:1/%2f";
+
+/// What `doctor --json` finds wrong: texts with what mends them.
+fn errors(ring: &Ring) -> Vec<(String, String)> {
+    let mut command = ring.command(&["doctor", "--json"]);
+    // Another broker, for that of the ring would never answer.
+    let output = command.env("CHALEY_BROKER_URL", NOBODY).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+    let told = json(&String::from_utf8_lossy(&output.stdout));
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let found = told["findings"].as_array().unwrap().iter();
+    let wrong = found.filter(|finding| finding["level"] != "ok" && finding["level"] != "note");
+    wrong
+        .map(|finding| (text(&finding["text"]), text(&finding["fix"])))
+        .collect()
+}
+
+#[test]
+fn doctor_names_why_up_failed_and_what_the_node_says_mends_it() {
+    let ring = Ring::new();
+    ring.misbehave(2, "fatal 78");
+    ring.refused(&["up", "-n", "2", "-d"], 78);
+    let is_it = |(text, fix): &(String, String)| {
+        text.starts_with("the last `chaleyd up` failed, at 2")
+            && text.ends_with("node 2 failed: its store is of another cluster")
+            && fix == "run `chaleyd up --new-cluster`"
+    };
+    assert!(errors(&ring).iter().any(is_it), "{:?}", errors(&ring));
+    ring.misbehave(2, "");
+    ring.ok(&["up", "-n", "2", "-d"]);
+    assert!(!errors(&ring).iter().any(is_it), "{:?}", errors(&ring));
+
+    // The same of a node that ends later, beside others that go on.
+    ring.misbehave(2, "fatal 78");
+    ring.ok(&["kill", "2"]);
+    ring.refused(&["start", "2"], 78);
+    let dead = |(text, fix): &(String, String)| {
+        text == "node 2 is dead: ended itself with code 78: its store is of another cluster"
+            && fix == "run `chaleyd up --new-cluster`"
+    };
+    assert!(errors(&ring).iter().any(dead), "{:?}", errors(&ring));
+
+    // A supervisor without a ring is in no view.
+    ring.ok(&["kill", "1"]);
+    let told = text(&ring.run(&["doctor"]));
+    assert!(
+        told.contains("there is no ring") && !told.contains("in view 0"),
+        "{told}"
+    );
+    let ended = ring.ok(&["down"]);
+    assert!(!ended.contains("private broker"), "{ended}");
+    let refusal = ring.refused(&["state"], 69);
+    assert!(!refusal.contains("os error"), "{refusal}");
+}
+
+#[test]
+fn a_settings_file_with_a_password_that_others_may_read_is_named() {
+    let ring = Ring::new();
+    let file = ring.directory.path().join("cluster.toml");
+    let run = |url: &str, bits: u32, arguments: &[&str]| {
+        std::fs::write(&file, format!("[broker]\nurl = {url:?}\n")).unwrap();
+        std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(bits)).unwrap();
+        let mut command = ring.command(arguments);
+        let output = command
+            .env_remove("CHALEY_BROKER_URL")
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        text(&output)
+    };
+    let advice = "`chmod 600 ";
+    let said = run(&ring.broker.url(), 0o640, &["up", "-n", "1", "-d"]);
+    assert!(
+        said.contains("SERVER READY") && said.contains("note: others may read"),
+        "{said}"
+    );
+    assert!(said.contains(advice), "{said}");
+    assert!(!run(&ring.broker.url(), 0o600, &["up", "-n", "1", "-d"]).contains("others may read"));
+    assert!(run(NOBODY, 0o640, &["doctor"]).contains(advice));
+    assert!(!run(NOBODY, 0o600, &["doctor"]).contains(advice));
+    // Without a password it is nobody's business.
+    assert!(!run("amqp://u@127.0.0.1:1/%2f", 0o644, &["doctor"]).contains(advice));
+}
+
+/// One ring: what is advised can be done, and what is told is so.
+#[test]
+fn advice_can_be_followed_and_a_program_reads_every_answer() {
+    let ring = Ring::new();
+    ring.ok(&["up", "-n", "2", "-d"]);
+    for wrong in ["0", "10000"] {
+        let refusal = ring.refused(&["kill", wrong], 67);
+        assert!(
+            refusal.contains("from 1 to 9999") && !refusal.contains("`chaleyd start"),
+            "{refusal}"
+        );
+    }
+    assert!(ring.refused(&["kill", "9"], 67).contains("`chaleyd start 9` adds"));
+
+    let answer = json(&ring.ok(&["start", "3", "--json"]));
+    assert_eq!(answer["id"], 3);
+    assert!(
+        answer["message"].as_str().unwrap().contains("is in the ring"),
+        "{answer}"
+    );
+    // It has grown: those who name what runs now, or what it was started with, mean this ring.
+    for same in ["3", "2", "1,2,3"] {
+        assert!(ring.ok(&["up", "-n", same, "-d"]).contains("already runs"));
+    }
+    let refusal = ring.refused(&["up", "-n", "4", "-d"], 78);
+    assert!(
+        refusal.contains("\"2\" there (by now it has nodes 1, 2, 3) and \"4\" here"),
+        "{refusal}"
+    );
+
+    for command in ["pause", "resume", "stop"] {
+        assert_eq!(json(&ring.ok(&[command, "3", "--json"]))["id"], 3);
+        let output = ring.run(&[command, "9", "--json"]);
+        let failure = json(&String::from_utf8_lossy(&output.stdout));
+        assert_eq!((output.status.code(), &failure["code"]), (Some(67), &67.into()));
+        assert!(failure["error"].as_str().unwrap().contains("no node 9"), "{failure}");
+    }
+    for timeout in ["2", "2s", "1m"] {
+        ring.ok(&["wait", "--for", "members>=2", "--timeout", timeout]);
+    }
+    ring.refused(&["wait", "--for", "members>=3", "--timeout", "100ms"], 75);
+    ring.refused(&["wait", "--for", "members"], 64);
+}
+
+/// A ring without nodes whose first one has no connection yet has a broker all the same.
+#[test]
+fn a_broker_is_not_down_because_nobody_is_connected_yet() {
+    let ring = Ring::new();
+    ring.ok(&["up", "-n", "1", "-d"]);
+    ring.misbehave(1, "late");
+    ring.ok(&["kill", "1"]);
+    ring.ok(&["start", "1"]);
+    ring.await_state("the node to be connected", |state| {
+        state["nodes"][0]["report_age_ms"].is_number() && state["broker"]["status"] == "up"
+    });
+    let told = ring.ok(&["events"]);
+    assert!(
+        told.matches("started (pid").count() == 2 && !told.contains("broker down"),
+        "{told}"
+    );
+}
+
+/// The directory came from the environment, and the console passes it on to all other commands.
+#[test]
+fn the_console_tells_where_settings_come_from() {
+    let ring = Ring::new();
+    ring.ok(&["up", "-n", "1", "-d"]);
+    let mut console = ring
+        .command(&["console"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut keys = console.stdin.take().unwrap();
+    keys.write_all(b"config show --origin\ncheck\n").unwrap();
+    drop(keys);
+    let told = text(&console.wait_with_output().unwrap());
+    let line = told.lines().find(|line| line.contains("cluster.state_dir")).unwrap();
+    assert!(line.ends_with("environment CHALEY_STATE_DIR"), "{line}");
+    assert!(told.contains("ok: 1 node"), "{told}");
 }

@@ -205,8 +205,16 @@ fn the_console_completes_and_runs(ring: &Cluster) {
     console.press("ch\t\r");
     console.wait_for("ok: 3 nodes");
     console.wait_for("chaleyd> ");
-    console.press("wait --for members=3\r");
+    console.press("wait --for members>=2 --timeout 20s\r");
     console.wait_for("view ");
+    console.wait_for("chaleyd> ");
+    // Ctrl-C throws away what is typed, and only that.
+    console.press("killnode 3");
+    console.wait_for("3");
+    console.press("\u{3}");
+    console.wait_for("chaleyd> ");
+    console.press("check\r");
+    console.wait_for("ok: 3 nodes");
     console.press("logs -f\r");
     console.wait_for("following has no end");
     console.press("sttae\r");
@@ -219,6 +227,15 @@ fn the_console_completes_and_runs(ring: &Cluster) {
     // The arrow brings back what was typed before.
     console.press("\u{1b}[A\r");
     console.wait_for("node 2 runs already");
+    console.wait_for("chaleyd> ");
+    console.press("state");
+    console.wait_for("e");
+    console.press("\u{3}");
+    console.wait_for("chaleyd> ");
+    console.press("\u{3}");
+    let status = console.child.wait().expect("it ends");
+    assert!(status.success());
+    let mut console = Terminal::start(ring.chaleyd(&["console"]));
     console.wait_for("chaleyd> ");
     console.press("quit\r");
     let status = console.child.wait().expect("it ends");

@@ -94,6 +94,7 @@ impl Findings {
 /// cannot be used.
 pub fn doctor(settings: Result<Settings, Failure>, directory: Option<&Path>, json: bool) -> Result<u8, Failure> {
     let mut findings = Findings::default();
+    let open_secret = settings.as_ref().ok().and_then(Settings::open_secret);
     let config = match settings {
         Ok(settings) => {
             findings.ok("the settings can be used; `chaleyd config show --origin` shows them");
@@ -111,6 +112,15 @@ pub fn doctor(settings: Result<Settings, Failure>, directory: Option<&Path>, jso
     if let Some(directory) = directory {
         machine::examine(directory, running.as_ref(), &mut findings);
     }
+    if let Some(file) = open_secret {
+        findings.warning(
+            format!(
+                "others may read {}, which holds the password of a broker",
+                file.display()
+            ),
+            format!("`chmod 600 {}`", file.display()),
+        );
+    }
     if let Some(config) = &config {
         broker::examine(config, running.as_ref(), &mut findings);
         choices(config, &mut findings);
@@ -121,6 +131,21 @@ pub fn doctor(settings: Result<Settings, Failure>, directory: Option<&Path>, jso
     } else {
         exit::DONE
     })
+}
+
+/// What ended a node or a supervisor, and what its own words say to do about it: a store's are a sentence of their own, all
+/// others stand behind the first semicolon.
+fn advice(cause: &str) -> (&str, Option<&str>) {
+    let line = cause.lines().next().unwrap_or_default();
+    let sentence = line.match_indices(". ").find_map(|(at, _)| {
+        let next = &line[at + 2..];
+        next.starts_with(|c: char| c.is_ascii_uppercase())
+            .then_some((&line[..at], next))
+    });
+    match sentence.or_else(|| line.split_once("; ")) {
+        Some((what, advice)) => (what, Some(advice)),
+        None => (line, None),
+    }
 }
 
 /// Settings that are right for some and surprise others.
@@ -179,6 +204,26 @@ fn shown(finding: &Finding) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cause_names_its_own_way_out() {
+        for (cause, what, fix) in [
+            ("killed by SIGKILL", "killed by SIGKILL", None),
+            (
+                "ended itself: the store in /s is damaged (a; b). Move it away (mv /s /t) and start the node: it joins",
+                "ended itself: the store in /s is damaged (a; b)",
+                Some("Move it away (mv /s /t) and start the node: it joins"),
+            ),
+            (
+                "node 2 failed: its store is another's; check broker.url, or `a`; both keep it\nthe end of the log: x. Y",
+                "node 2 failed: its store is another's",
+                Some("check broker.url, or `a`; both keep it"),
+            ),
+            ("", "", None),
+        ] {
+            assert_eq!(advice(cause), (what, fix));
+        }
+    }
 
     #[test]
     fn every_finding_that_is_not_well_has_a_fix() {

@@ -3,9 +3,11 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::Findings;
+use super::{Findings, advice};
 use crate::config::{Config, shown};
 use crate::control::{Answer, Failure, NodeCondition, NodeRow, Request, StateReport, call, exit};
+use crate::supervisor::events::{self, What};
+use crate::supervisor::launch::names_its_nodes;
 use crate::supervisor::place::{NODES, holder, stored_ids};
 use crate::supervisor::render::nodes_text;
 
@@ -28,21 +30,30 @@ pub fn examine(directory: &Path, config: Option<&Config>, findings: &mut Finding
         Ok((settings, summary))
     });
     match asked {
-        Ok((Answer::Settings { pid, settings, .. }, Answer::State(report))) => {
-            let epoch = report.epoch;
-            findings.ok(format!("a supervisor runs (pid {pid}); its ring is in view {epoch}"));
+        Ok((
+            Answer::Settings {
+                pid, settings, nodes, ..
+            },
+            Answer::State(report),
+        )) => {
+            findings.ok(if report.members.is_empty() {
+                format!("a supervisor runs (pid {pid})")
+            } else {
+                format!("a supervisor runs (pid {pid}); its ring is in view {}", report.epoch)
+            });
             examine_ring(&report, findings);
             for node in &report.nodes {
                 examine_node(node, &report, findings);
             }
+            let ids: Vec<u16> = report.nodes.iter().map(|node| node.id).collect();
             if let Some(config) = config {
-                compare(&config.flat(), &settings, findings);
+                let mut here = config.flat();
+                if names_its_nodes(config, &nodes) {
+                    here.remove("cluster.nodes");
+                }
+                compare(&here, &settings, findings);
             }
-            foreign_stores(
-                directory,
-                &report.nodes.iter().map(|node| node.id).collect::<Vec<_>>(),
-                findings,
-            );
+            foreign_stores(directory, &ids, findings);
             let broker_url = report.broker.url.clone();
             Some(Running { pid, broker_url })
         }
@@ -55,6 +66,9 @@ pub fn examine(directory: &Path, config: Option<&Config>, findings: &mut Finding
         }
         Err(failure) => {
             silent_supervisor(directory, &failure, findings);
+            if failure.code == exit::UNAVAILABLE {
+                failed_start(directory, findings);
+            }
             if let Some(config) = config {
                 foreign_stores(directory, &config.cluster.nodes.ids(), findings);
             }
@@ -80,14 +94,27 @@ fn silent_supervisor(directory: &Path, failure: &Failure, findings: &mut Finding
     }
 }
 
+/// A supervisor that had to end says so last of all.
+fn failed_start(directory: &Path, findings: &mut Findings) {
+    let last = events::last(directory, 1).pop();
+    if let Some((ts, What::Down { cause: Some(cause) })) = last.map(|event| (event.ts, event.what)) {
+        let (what, fix) = advice(&cause);
+        findings.error(
+            format!("the last `chaleyd up` failed, at {ts}: {what}"),
+            fix.unwrap_or("`chaleyd logs` shows more; mend it, then `chaleyd up`"),
+        );
+    }
+}
+
 fn examine_node(node: &NodeRow, report: &StateReport, findings: &mut Findings) {
     let id = node.id;
     match node.status {
         NodeCondition::Dead => {
-            let cause = node.cause.as_deref().unwrap_or("not started yet");
+            let (cause, fix) = advice(node.cause.as_deref().unwrap_or("not started yet"));
+            let usual = || format!("`chaleyd logs {id}`, then `chaleyd start {id}`");
             findings.error(
                 format!("node {id} is dead: {cause}"),
-                format!("`chaleyd logs {id}`, then `chaleyd start {id}`"),
+                fix.map_or_else(usual, str::to_owned),
             );
         }
         NodeCondition::Paused => findings.error(format!("node {id} is paused"), format!("`chaleyd resume {id}`")),
@@ -225,6 +252,16 @@ mod tests {
                 Level::Error,
                 "node 2 is dead",
                 "`chaleyd start 2`",
+            ),
+            (
+                |report| {
+                    report.nodes[1].status = NodeCondition::Dead;
+                    report.nodes[1].cause =
+                        Some("ended itself: its store is another's; `chaleyd up --recover`".to_owned());
+                },
+                Level::Error,
+                "its store is another's",
+                "`chaleyd up --recover`",
             ),
             (
                 |report| report.nodes[1].status = NodeCondition::Paused,

@@ -3,7 +3,7 @@
 //!
 //! The file `fake-<id>` in the state directory makes it misbehave:
 //! `fatal CODE` ends it at once with that report; `mute` answers no question about groups; `crash` ends it at once;
-//! `garbage` reports nonsense first; `deaf` reads no orders.
+//! `garbage` reports nonsense first; `deaf` reads no orders; `late` has no connection to the broker at its first report.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -29,6 +29,7 @@ struct FakeNode {
     state_dir: PathBuf,
     out: File,
     epoch: u64,
+    is_late: bool,
 }
 
 /// Runs the node if this process is one.
@@ -52,6 +53,7 @@ pub fn run() {
         state_dir,
         out,
         epoch: 0,
+        is_late: false,
     }
     .serve();
 }
@@ -60,6 +62,7 @@ impl FakeNode {
     fn serve(mut self) {
         let manners = fs::read_to_string(self.state_dir.join(format!("fake-{}", self.settings.id))).unwrap_or_default();
         self.misbehave(&manners);
+        self.is_late = manners == "late";
         let orders = read_orders(manners == "deaf");
         let mut reported = Instant::now();
         loop {
@@ -75,6 +78,7 @@ impl FakeNode {
             if view.epoch != self.epoch || reported.elapsed() > Duration::from_millis(100) {
                 self.report(&view);
                 reported = Instant::now();
+                self.is_late = false;
             }
         }
     }
@@ -182,7 +186,7 @@ impl FakeNode {
             commit: 5,
             applied: 5,
             digest: "00112233445566778899aabbccddeeff".to_owned(),
-            broker: "up".to_owned(),
+            broker: if self.is_late { "down" } else { "up" }.to_owned(),
             heard: vec![Heard { node: 1, ms: Some(12) }, Heard { node: 2, ms: None }],
             suspects: vec![9],
             dropped: BTreeMap::new(),
