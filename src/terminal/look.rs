@@ -11,10 +11,10 @@ use super::grammar::Proof;
 use super::prompt::size;
 use super::query::{Found, Query, Step};
 use super::text::{Measure, NORMAL, Paint, Styled};
-use super::view::{Comparison, Form, Shown, View};
+use super::view::{Answers, Comparison, Form, Shown, View};
 use super::{Stop, complain, exit_of, refusal};
 use crate::client::{Ask, Exit, Failure, Options, Session, SessionEvent, Update};
-use crate::wire::client::{GroupSummary, NodeDigest};
+use crate::wire::client::GroupSummary;
 
 /// Groups asked for in one read.
 const GROUPS_PAGE: u32 = 500;
@@ -216,18 +216,19 @@ impl Look {
         let friend = proof.map(|proof| proof.digest);
         let asked = group.clone();
         let tag = self.ask(Ask::Digest { group: asked, seq }).await;
-        let (mut answers, mut missing): (Vec<NodeDigest>, Vec<u16>) = (Vec::new(), Vec::new());
+        let mut answers = Answers::default();
         let collect = async {
             loop {
                 let SessionEvent::Digest {
-                    answer, missing: left, ..
+                    answer,
+                    missing,
+                    left_out,
+                    ..
                 } = self.reply(tag).await?
                 else {
                     return Ok(());
                 };
-                answers.push(answer);
-                missing = left;
-                if missing.is_empty() {
+                if answers.take(answer, missing, left_out) {
                     return Ok(());
                 }
             }
@@ -239,8 +240,8 @@ impl Look {
         let comparison = Comparison {
             group: &group,
             seq,
-            answers: &answers,
-            missing: &missing,
+            answers: &answers.told(),
+            missing: &answers.missing(),
             own: None,
             friend: friend.as_deref(),
         };

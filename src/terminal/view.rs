@@ -29,7 +29,7 @@ use crate::client::SessionEvent;
 use crate::ring::Millis;
 use crate::wire::client::{Event, GroupMember, Presence};
 
-pub use comparison::Comparison;
+pub use comparison::{Answers, Comparison};
 
 /// How long an own line may take before it is shown as under way.
 pub const UNDER_WAY_SHOWN_MS: Millis = 100;

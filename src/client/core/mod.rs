@@ -301,7 +301,8 @@ impl Core {
             Ask::Digest { .. } => Purpose::Digest {
                 tag,
                 ask,
-                answered: BTreeSet::new(),
+                answered: BTreeMap::new(),
+                named: BTreeSet::new(),
             },
             Ask::History { .. } | Ask::Groups { .. } => Purpose::Page { tag, ask },
         };

@@ -489,8 +489,33 @@ fn a_node_that_is_left_out_is_no_longer_waited_for() {
     members.retain(|id| *id == 1);
     world.core.receive(again, true, world.now);
     world.run();
-    assert!(matches!(last_told(&world), SessionEvent::Digest { missing, .. } if missing.is_empty()));
+    let SessionEvent::Digest { missing, left_out, .. } = last_told(&world) else {
+        panic!("it is the last answer");
+    };
+    assert_eq!((&missing[..], &left_out[..]), (&[][..], &[2][..]));
     assert!(!world.core.reads.contains(|_| true));
+}
+
+#[test]
+fn of_a_node_that_has_come_further_the_newer_answer_is_told_too() {
+    let mut world = World::connected();
+    let _ = world.ring.stranger("1", 1);
+    let (group, seq) = ("1".to_owned(), 1);
+    world.ask(Ask::Digest { group, seq });
+    world.reach_ring(0);
+    world.to_core.pop();
+    let (_, further) = world.to_core[0].clone();
+    let Some(Event::Digest { answer, .. }) = world.to_core[0].1.events.first_mut() else {
+        panic!("it is an answer");
+    };
+    answer.digest = None;
+    world.reach_core(0);
+    for _ in 0..2 {
+        world.core.receive(further.clone(), true, world.now);
+        world.run();
+    }
+    assert_eq!(world.count(|event| matches!(event, SessionEvent::Digest { .. })), 2);
+    assert!(matches!(last_told(&world), SessionEvent::Digest { answer, .. } if answer.digest.is_some()));
 }
 
 #[test]
