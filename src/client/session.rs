@@ -345,6 +345,7 @@ impl Driver {
             LinkEvent::Nacked(id) => self.core.nacked(id, now),
             LinkEvent::Delivery { reply, body } => {
                 if self.untold.len() + self.core.outputs_waiting() >= UNTOLD_MAX {
+                    self.core.overheard(now);
                     return;
                 }
                 // What is not a delivery of this version is dropped; if it mattered, the gap shows.
