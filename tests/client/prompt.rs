@@ -141,7 +141,15 @@ pub async fn paste(url: &str) {
         .await;
     terminal.press("n");
     terminal.sees("-- not sent").await;
-    terminal.press("> ");
+    terminal.press("half a line\x1b[D\x1b[D");
+    terminal.paste("one\ntwo");
+    terminal.sees("send these 2 lines?").await;
+    terminal.press("n");
+    terminal.sees("dennis@72> half a line").await;
+    // What had been typed is as it was, the cursor too.
+    terminal.press("-\x15");
+    terminal.sees("dennis@72> ne").await;
+    terminal.press("\x05\x15> ");
     terminal.paste("one\ntwo");
     terminal.sees("send these 2 lines?").await;
     terminal.press("j");
@@ -152,6 +160,19 @@ pub async fn paste(url: &str) {
     terminal.sees("send these 3 lines?").await;
     terminal.press("y");
     terminal.sees("[5]✓ dennis: three").await;
+    // Nobody has read the last lines: they are said, and not done.
+    terminal.paste("four\nfive\nsix\n/msg eve psst\nLEAVEGROUP\n\n/quit");
+    terminal.sees("| and 4 more").await;
+    terminal.press("y");
+    terminal.sees("[11]✓ dennis: /quit").await;
+    assert!(terminal.shows("[9]✓ dennis: /msg eve psst") && terminal.shows("[10]✓ dennis: LEAVEGROUP"));
+    terminal.press("@ eve ");
+    terminal.paste("one\ntwo");
+    terminal
+        .sees("put these 2 lines into the command? [j]oined into one, [n]o")
+        .await;
+    terminal.press("yn\x15");
+    terminal.sees("dennis@72>").await;
     terminal.paste("no line end");
     terminal.sees("dennis@72> no line end").await;
     terminal.press("/qu\u{15}/hel\t\r");
