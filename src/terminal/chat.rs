@@ -3,6 +3,7 @@
 
 mod ending;
 mod hear;
+mod nick;
 mod pace;
 mod paste;
 mod questions;
@@ -26,6 +27,7 @@ use super::view::{Form, View};
 use super::{Stop, TURN_MAX};
 use crate::client::{Ask, Exit, Failure, Options, Session, Update};
 use crate::ring::Millis;
+use nick::Patience;
 use pace::{Held, Pace};
 use paste::{LINES_MAX, Paste, Waiting};
 use questions::{Job, Question};
@@ -103,6 +105,8 @@ struct Chat {
     jobs: BTreeMap<u64, Job>,
     /// A paste that the user is asked about.
     paste: Option<Paste>,
+    /// A join that is tried again.
+    patience: Option<Patience>,
     /// Lines that were typed and wait for their turn.
     lines: VecDeque<Waiting>,
     /// Whether it was said that there are too many of them.
@@ -148,6 +152,7 @@ pub async fn run(options: Options, manner: Manner) -> Result<(), Failure> {
         question: None,
         jobs: BTreeMap::new(),
         paste: None,
+        patience: None,
         lines: VecDeque::new(),
         is_full: false,
         pace: Pace::default(),
@@ -238,7 +243,15 @@ impl Chat {
 
     /// The next line that was typed, once it may go.
     fn next_line(&mut self) -> Option<Waiting> {
-        if self.is_busy() { None } else { self.lines.pop_front() }
+        if self.is_busy() {
+            return None;
+        }
+        // What is said waits for the join; what is asked for need not, and may be another join.
+        let at = match self.waits_for_nick() {
+            true => self.lines.iter().position(|line| !line.is_said())?,
+            false => 0,
+        };
+        self.lines.remove(at)
     }
 
     /// Shows what is to be shown. A terminal that takes nothing holds nobody back who wants to go: then this is false.
@@ -278,6 +291,7 @@ impl Chat {
             .chain(self.view.deadline(self.now()))
             .chain(mark)
             .chain(paced)
+            .chain(self.nick_due())
             .min();
         let until = at.map(|at| self.started + Duration::from_millis(at));
         async move {
@@ -305,6 +319,7 @@ impl Chat {
         if let Some(held) = self.pace.next(self.pending, now) {
             self.send_again(held).await;
         }
+        self.try_nick(now).await;
         if self.is_for_people() && now >= self.mark_at {
             self.mark_at = now + MARK_EVERY_MS;
             self.mark_read().await;
@@ -345,7 +360,9 @@ impl Chat {
         match self.manner.form {
             _ if self.is_closed => false,
             Form::Rich => self.end != Some(End::Now),
-            Form::Plain | Form::Pipe | Form::Json => self.end.is_none() && !self.is_busy(),
+            Form::Plain | Form::Pipe | Form::Json => {
+                self.end.is_none() && !self.is_busy() && self.lines.len() < LINES_MAX
+            }
         }
     }
 
@@ -365,7 +382,7 @@ impl Chat {
                     self.take_key(key).await;
                 }
             }
-            Some(Input::Line(InputLine::Text(text))) => self.take_line(Waiting::Typed(text)).await,
+            Some(Input::Line(InputLine::Text(text))) => self.lines.push_back(Waiting::Typed(text)),
             Some(Input::Line(InputLine::TooLong)) => self.refuse("that line is longer than any ring takes"),
             Some(Input::Line(InputLine::NotUtf8)) => self.refuse("that line is not UTF-8 text"),
         }
@@ -401,6 +418,10 @@ impl Chat {
                 self.view.answer(render::candidates(&words));
             }
             // Ctrl-C must not wait for what does not come.
+            Action::Interrupt if self.patience.is_some() => {
+                self.end_patience();
+                self.view.notice("not trying any more");
+            }
             Action::Interrupt => self.end = Some(End::Now),
             Action::End => self.end = Some(End::Input),
             Action::Suspend => self.screen.suspend().await,
@@ -497,6 +518,12 @@ impl Chat {
             return self.refuse(&format!("as whom? /join {group} <user>"));
         };
         self.last = Some((group.clone(), user.clone()));
+        self.joins_instead(&group, &user);
+        self.enter(group, user).await;
+    }
+
+    /// Asks the ring to let a user in.
+    async fn enter(&mut self, group: String, user: String) {
         self.view.joining(&group, &user);
         let outbox = self.open_outbox(&group, &user);
         let entry = Group {

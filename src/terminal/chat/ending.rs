@@ -65,15 +65,20 @@ impl Chat {
         let (kept, not_kept) = without_turn(self.lines.drain(..), is_certain, &mut keep);
         self.pending += kept;
         self.not_kept = not_kept.len();
-        for line in not_kept.iter().take(NOT_KEPT_SHOWN) {
+        self.tell_not_sent(&not_kept);
+    }
+
+    /// Lines that are not sent.
+    pub(super) fn tell_not_sent(&mut self, lines: &[String]) {
+        for line in lines.iter().take(NOT_KEPT_SHOWN) {
             self.view.trouble(&format!("not sent: {}", harmless(&shorten(line))));
         }
-        match self.not_kept.saturating_sub(NOT_KEPT_SHOWN) {
+        match lines.len().saturating_sub(NOT_KEPT_SHOWN) {
             0 => {}
             more => self.view.trouble(&format!("and {more} more were not sent")),
         }
         // The arrow keys bring them back.
-        not_kept.iter().for_each(|line| self.screen.record(line));
+        lines.iter().for_each(|line| self.screen.record(line));
     }
 
     pub(super) async fn finish(mut self, talked: Result<(), Failure>) -> Result<(), Failure> {
