@@ -321,7 +321,10 @@ impl View {
             return self.print_json(&event);
         }
         self.know(group, members);
-        self.print_aside(render::members(group, members));
+        self.print_aside(match self.form {
+            Form::Plain => render::spoken_members(group, members),
+            _ => render::members(group, members),
+        });
     }
 
     /// Who is in a group, for completion.

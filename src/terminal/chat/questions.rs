@@ -209,5 +209,9 @@ pub fn group_line(it: &GroupSummary, form: Form, joined: bool) -> Styled {
         count => format!("{count} members"),
     };
     let joined = if joined { ", you too" } else { "" };
-    render::notice(&format!("group {}: {members}{joined}, {} events", it.group, it.seq))
+    let text = format!("group {}: {members}{joined}, {} events", it.group, it.seq);
+    match form {
+        Form::Plain => Styled::new(NORMAL, format!("notice: {text}")),
+        _ => render::notice(&text),
+    }
 }
