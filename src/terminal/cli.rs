@@ -11,7 +11,8 @@ use super::text::{Colours, Paint};
 use super::view::Form;
 use super::{chat, clock, listen, look, pipe, send};
 use crate::broker::names::Names;
-use crate::client::{Exit, Failure, Options, address, names};
+use crate::client::address::Address;
+use crate::client::{Exit, Failure, Options, names};
 use crate::config::default_state_dir;
 use crate::control::CHAT_FOLDER;
 use crate::shell::{self, Shell};
@@ -294,13 +295,13 @@ fn has_unicode() -> bool {
 
 impl Shared {
     fn options(&self, deliver: bool) -> Result<Options, Failure> {
-        let urls = address::find(
+        let address = Address::find(
             self.broker_url.as_deref(),
             self.state_dir.as_deref(),
             self.cluster.cluster(),
         )?;
         Ok(Options {
-            urls,
+            address,
             names: self.cluster.clone(),
             deliver,
         })
