@@ -33,12 +33,15 @@ pub enum Question {
         group: String,
         count: u64,
     },
+    /// The newest `most` of a day.
     Day {
         group: String,
         day: Date,
+        most: u64,
     },
     Today {
         group: String,
+        most: u64,
     },
     Search {
         group: String,
@@ -107,8 +110,8 @@ impl Look {
                 Ok(())
             }
             Question::Last { group, count } => self.past(Query::last(&group, count)).await,
-            Question::Day { group, day } => self.past(Query::day(&group, day, u64::MAX)).await,
-            Question::Today { group } => self.past(Query::day(&group, self.clock.today(), u64::MAX)).await,
+            Question::Day { group, day, most } => self.past(Query::day(&group, day, most)).await,
+            Question::Today { group, most } => self.past(Query::day(&group, self.clock.today(), most)).await,
             Question::Search { group, text } => self.past(Query::search(&group, &text)).await,
             Question::Verify { group, proof } => self.verify(group, proof).await,
         }
