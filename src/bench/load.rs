@@ -140,7 +140,7 @@ impl Load {
                 said: said[group].clone(),
             };
             let options = Options {
-                urls: ring.urls.clone(),
+                address: ring.urls.clone().into(),
                 names: ring.names.clone(),
                 deliver: true,
             };

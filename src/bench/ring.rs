@@ -14,7 +14,7 @@ use tokio::process::{Child, Command};
 
 use super::load::Ring;
 use crate::broker::names::Names;
-use crate::client::address;
+use crate::client::address::Address;
 use crate::control::{Answer, Failure, Request, StateReport, call, exit};
 use crate::supervisor::arguments::MeasuredRing;
 use crate::supervisor::process::die_with_parent;
@@ -67,9 +67,10 @@ impl Target {
 
 /// What a client of the ring has to know.
 fn clients_view(directory: &Path, state: &StateReport) -> Result<Ring, Failure> {
-    let urls = address::find(None, Some(directory), &state.cluster);
+    let address = Address::find(None, Some(directory), &state.cluster);
+    let address = address.map_err(|failure| Failure::new(failure.exit.code(), failure.message))?;
     Ok(Ring {
-        urls: urls.map_err(|failure| Failure::new(failure.exit.code(), failure.message))?,
+        urls: address.urls().to_vec(),
         names: Names::new(&state.cluster).map_err(|bad| Failure::new(exit::CONFIG, bad.to_string()))?,
     })
 }

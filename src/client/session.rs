@@ -10,10 +10,11 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use super::address::Address;
 use super::core::{Ask, AskError, Core, Output, SessionEvent};
 use super::failure::{Exit, Failure};
 use crate::broker::client_link::{self, ClientLink, LinkEvent};
-use crate::broker::connection::{Backoff, BrokerUrl};
+use crate::broker::connection::Backoff;
 use crate::broker::names::Names;
 use crate::chat::{ErrorCode, SessionId};
 use crate::random::{NoRandomness, random};
@@ -35,8 +36,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Where the session connects to.
 #[derive(Clone)]
 pub struct Options {
-    /// Brokers of one RabbitMQ cluster, tried in turn.
-    pub urls: Vec<BrokerUrl>,
+    pub address: Address,
     /// The broker objects of the ring's cluster.
     pub names: Names,
     /// Whether the user wants to hear the groups' events; one who only sends does not.
@@ -139,11 +139,13 @@ async fn run(options: Options, asks: mpsc::Receiver<(u64, Ask)>, updates: mpsc::
 
 async fn open(options: Options) -> Result<ClientLink, Failure> {
     let secret = format!("{:032x}", drawn()?);
-    let opened = client_link::open(&options.urls, &options.names, &secret).await;
+    let opened = client_link::open(options.address.urls(), &options.names, &secret).await;
     opened.map_err(|error| Failure::new(Exit::from_code(error.exit_code()), error.to_string()))
 }
 
-type Opening = Pin<Box<dyn Future<Output = Result<ClientLink, Failure>> + Send>>;
+/// Where the broker was by then, and whether it took the connection.
+type Opened = (Address, Result<ClientLink, Failure>);
+type Opening = Pin<Box<dyn Future<Output = Opened> + Send>>;
 
 /// The connection as the driver sees it.
 enum Wire {
@@ -155,7 +157,7 @@ enum Wire {
 /// What a turn of the loop begins with.
 enum Wake {
     Link(LinkEvent),
-    Opened(Result<Box<ClientLink>, Failure>),
+    Opened(Box<Opened>),
     Asks,
     NoMoreAsks,
     Time,
@@ -213,12 +215,7 @@ impl Driver {
                 Wake::Asks => self.take_asks(&wire),
                 Wake::NoMoreAsks => self.asks = None,
                 Wake::Link(event) => wire = self.take_turn(wire, event),
-                Wake::Opened(Ok(link)) => {
-                    self.backoff.reset();
-                    wire = Wire::Up(link);
-                    self.core.connected(self.now());
-                }
-                Wake::Opened(Err(_)) => wire = self.reopen(),
+                Wake::Opened(opened) => wire = self.take_opened(*opened),
             }
         }
         if let Wire::Up(link) = wire {
@@ -263,7 +260,7 @@ impl Driver {
         let network = async move {
             match wire {
                 Wire::Up(link) => Wake::Link(link.next().await),
-                Wire::Opening(opening) => Wake::Opened(opening.as_mut().await.map(Box::new)),
+                Wire::Opening(opening) => Wake::Opened(Box::new(opening.as_mut().await)),
             }
         };
         tokio::select! {
@@ -345,6 +342,7 @@ impl Driver {
             LinkEvent::Nacked(id) => self.core.nacked(id, now),
             LinkEvent::Delivery { reply, body } => {
                 if self.untold.len() + self.core.outputs_waiting() >= UNTOLD_MAX {
+                    self.core.overheard(now);
                     return;
                 }
                 // What is not a delivery of this version is dropped; if it mattered, the gap shows.
@@ -406,10 +404,23 @@ impl Driver {
     /// Connects again after a wait, longer each time in a row.
     fn reopen(&mut self) -> Wire {
         let wait = self.backoff.next_delay();
-        let options = self.options.clone();
+        let mut options = self.options.clone();
         Wire::Opening(Box::pin(async move {
             tokio::time::sleep(wait).await;
-            open(options).await
+            options.address = options.address.refreshed().await;
+            (options.address.clone(), open(options).await)
         }))
+    }
+
+    fn take_opened(&mut self, (address, opened): Opened) -> Wire {
+        self.options.address = address;
+        match opened {
+            Ok(link) => {
+                self.backoff.reset();
+                self.core.connected(self.now());
+                Wire::Up(Box::new(link))
+            }
+            Err(_) => self.reopen(),
+        }
     }
 }

@@ -3,6 +3,8 @@
 
 mod ending;
 mod hear;
+mod nick;
+mod paste;
 mod questions;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -20,11 +22,13 @@ use super::prompt::{Input, Screen};
 use super::query::Query;
 use super::render;
 use super::sanitize::harmless;
-use super::text::{PROMPT, Paint, Styled, WAITING};
+use super::text::Paint;
 use super::view::{Form, View};
 use super::{Stop, TURN_MAX};
 use crate::client::{Ask, Exit, Failure, Options, Session, Update};
 use crate::ring::Millis;
+use nick::Patience;
+use paste::{LINES_MAX, Paste, Waiting};
 use questions::{Job, Question};
 
 pub use questions::group_line;
@@ -41,11 +45,6 @@ const DIGESTS_MS: Millis = 3000;
 const GROUPS_MAX: usize = 1000;
 /// Most events of `/history <n>`.
 const HISTORY_MAX: u64 = 1000;
-/// Paste of more lines than this is refused: nobody reads it.
-const PASTE_LINES_MAX: usize = 1000;
-
-/// Lines of a paste that are shown with the question about it.
-const PASTE_LINES_SHOWN: usize = 3;
 
 /// How the prompt works.
 #[derive(Debug, Clone)]
@@ -104,9 +103,11 @@ struct Chat {
     question: Option<Question>,
     jobs: BTreeMap<u64, Job>,
     /// A paste that the user is asked about.
-    paste: Option<String>,
+    paste: Option<Paste>,
+    /// A join that is tried again.
+    patience: Option<Patience>,
     /// Lines that were typed and wait for their turn.
-    lines: VecDeque<String>,
+    lines: VecDeque<Waiting>,
     /// Whether it was said that there are too many of them.
     is_full: bool,
     /// Lines that came too fast; they count as pending.
@@ -150,6 +151,7 @@ pub async fn run(options: Options, manner: Manner) -> Result<(), Failure> {
         question: None,
         jobs: BTreeMap::new(),
         paste: None,
+        patience: None,
         lines: VecDeque::new(),
         is_full: false,
         pace: Pace::default(),
@@ -207,7 +209,7 @@ impl Chat {
             self.ask_what_waits().await;
             let next = self.next_line();
             if let Some(line) = next {
-                self.take_line(&line).await;
+                self.take_line(line).await;
                 continue;
             }
             if !self.show_unless(stop).await {
@@ -239,8 +241,16 @@ impl Chat {
     }
 
     /// The next line that was typed, once it may go.
-    fn next_line(&mut self) -> Option<String> {
-        if self.is_busy() { None } else { self.lines.pop_front() }
+    fn next_line(&mut self) -> Option<Waiting> {
+        if self.is_busy() {
+            return None;
+        }
+        // What is said waits for the join; what is asked for need not, and may be another join.
+        let at = match self.waits_for_nick() {
+            true => self.lines.iter().position(|line| !line.is_said())?,
+            false => 0,
+        };
+        self.lines.remove(at)
     }
 
     /// Shows what is to be shown. A terminal that takes nothing holds nobody back who wants to go: then this is false.
@@ -260,9 +270,9 @@ impl Chat {
         let (shown, mut above) = (self.view.drain(), self.view.above(now));
         let prompt = match &self.paste {
             None => self.view.prompt(),
-            Some(text) => {
-                above.extend(paste_rows(text));
-                Styled::new(PROMPT, "[y/j/n] ")
+            Some(paste) => {
+                above.extend(paste.rows());
+                paste.prompt()
             }
         };
         self.screen.show(shown, above, prompt).await;
@@ -280,6 +290,7 @@ impl Chat {
             .chain(self.view.deadline(self.now()))
             .chain(mark)
             .chain(paced)
+            .chain(self.nick_due())
             .min();
         let until = at.map(|at| self.started + Duration::from_millis(at));
         async move {
@@ -307,6 +318,7 @@ impl Chat {
         if let Some(held) = self.pace.next(self.pending, now) {
             self.send_again(held).await;
         }
+        self.try_nick(now).await;
         if self.is_for_people() && now >= self.mark_at {
             self.mark_at = now + MARK_EVERY_MS;
             self.mark_read().await;
@@ -347,7 +359,9 @@ impl Chat {
         match self.manner.form {
             _ if self.is_closed => false,
             Form::Rich => self.end != Some(End::Now),
-            Form::Plain | Form::Pipe | Form::Json => self.end.is_none() && !self.is_busy(),
+            Form::Plain | Form::Pipe | Form::Json => {
+                self.end.is_none() && !self.is_busy() && self.lines.len() < LINES_MAX
+            }
         }
     }
 
@@ -367,7 +381,7 @@ impl Chat {
                     self.take_key(key).await;
                 }
             }
-            Some(Input::Line(InputLine::Text(text))) => self.take_line(&text).await,
+            Some(Input::Line(InputLine::Text(text))) => self.lines.push_back(Waiting::Typed(text)),
             Some(Input::Line(InputLine::TooLong)) => self.refuse("that line is longer than any ring takes"),
             Some(Input::Line(InputLine::NotUtf8)) => self.refuse("that line is not UTF-8 text"),
         }
@@ -381,10 +395,10 @@ impl Chat {
             }
             return;
         }
-        if let Some(text) = self.paste.take() {
-            return self.answer_paste(&text, &key);
+        if let Some(paste) = self.paste.take() {
+            return self.answer_paste(paste, &key);
         }
-        if key == Key::Enter && self.lines.len() >= PASTE_LINES_MAX {
+        if key == Key::Enter && self.lines.len() >= LINES_MAX {
             self.screen.bell();
             return self.refuse_more_lines();
         }
@@ -394,20 +408,19 @@ impl Chat {
             Action::None => {}
             Action::Bell => self.screen.bell(),
             Action::Submit(text) => {
-                self.lines.push_back(text);
+                self.lines.push_back(Waiting::Typed(text));
                 self.is_full = false;
             }
-            Action::Paste(text) if text.lines().count() > PASTE_LINES_MAX => {
-                self.view.trouble(&format!(
-                    "a paste of more than {PASTE_LINES_MAX} lines: `chaley send` takes it"
-                ));
-            }
-            Action::Paste(text) => self.paste = Some(text),
+            Action::Paste { text, typed } => self.take_paste(text, &typed),
             Action::Candidates(words) => {
                 let words: Vec<&str> = words.iter().map(|word| word.trim_end_matches([':', ' '])).collect();
                 self.view.answer(render::candidates(&words));
             }
             // Ctrl-C must not wait for what does not come.
+            Action::Interrupt if self.patience.is_some() => {
+                self.end_patience();
+                self.view.notice("not trying any more");
+            }
             Action::Interrupt => self.end = Some(End::Now),
             Action::End => self.end = Some(End::Input),
             Action::Suspend => self.screen.suspend().await,
@@ -415,32 +428,8 @@ impl Chat {
         }
     }
 
-    /// Says once that so many lines wait: the next one stays where it was typed.
-    fn refuse_more_lines(&mut self) {
-        if !std::mem::replace(&mut self.is_full, true) {
-            let lines = self.lines.len();
-            self.view.trouble(&format!(
-                "{lines} lines of yours wait; the next one when some of them are sent"
-            ));
-        }
-    }
-
-    fn answer_paste(&mut self, text: &str, key: &Key) {
-        match key {
-            Key::Char('y' | 'Y') if self.lines.len() + text.lines().count() > PASTE_LINES_MAX => {
-                self.paste = Some(text.to_owned());
-                self.refuse_more_lines();
-            }
-            Key::Char('y' | 'Y') => self.lines.extend(text.lines().map(str::to_owned)),
-            // Another paste is no answer.
-            Key::Paste(_) => self.paste = Some(text.to_owned()),
-            Key::Char('j' | 'J') => self.screen.set_line(&text.lines().collect::<Vec<_>>().join(" ")),
-            _ => self.view.notice("not sent"),
-        }
-    }
-
-    async fn take_line(&mut self, line: &str) {
-        match grammar::parse(line) {
+    async fn take_line(&mut self, line: Waiting) {
+        match line.parse() {
             Ok(parsed) => self.obey(parsed).await,
             Err(advice) => self.refuse(&advice),
         }
@@ -528,6 +517,12 @@ impl Chat {
             return self.refuse(&format!("as whom? /join {group} <user>"));
         };
         self.last = Some((group.clone(), user.clone()));
+        self.joins_instead(&group, &user);
+        self.enter(group, user).await;
+    }
+
+    /// Asks the ring to let a user in.
+    async fn enter(&mut self, group: String, user: String) {
         self.view.joining(&group, &user);
         let outbox = self.open_outbox(&group, &user);
         let entry = Group {
@@ -680,22 +675,4 @@ impl Chat {
             self.ask(Ask::MarkRead { group, seq }).await;
         }
     }
-}
-
-/// A paste that the user is asked about: its beginning, and the question.
-fn paste_rows(text: &str) -> Vec<Styled> {
-    let lines = text.lines().count();
-    let beginning = text.lines().take(PASTE_LINES_SHOWN);
-    let mut rows: Vec<Styled> = beginning
-        .map(|line| Styled::new(WAITING, "| ").foreign(WAITING, line))
-        .collect();
-    match lines.saturating_sub(PASTE_LINES_SHOWN) {
-        0 => {}
-        more => rows.push(Styled::new(WAITING, format!("| and {more} more"))),
-    }
-    rows.push(Styled::new(
-        PROMPT,
-        format!("send these {lines} lines? [y]es, [j]oined into one, [n]o"),
-    ));
-    rows
 }

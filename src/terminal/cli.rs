@@ -11,7 +11,8 @@ use super::text::{Colours, Paint};
 use super::view::Form;
 use super::{chat, clock, listen, look, pipe, send};
 use crate::broker::names::Names;
-use crate::client::{Exit, Failure, Options, address, names};
+use crate::client::address::Address;
+use crate::client::{Exit, Failure, Options, names};
 use crate::config::default_state_dir;
 use crate::control::CHAT_FOLDER;
 use crate::shell::{self, Shell};
@@ -172,9 +173,9 @@ pub struct History {
     /// The group: a number or a name
     #[arg(short, long, value_name = "GROUP")]
     pub group: String,
-    /// The last so many events
-    #[arg(short = 'n', long, value_name = "N", default_value_t = HISTORY_DEFAULT, value_parser = clap::value_parser!(u64).range(1..))]
-    pub lines: u64,
+    /// The last so many events, or of a day the newest so many [default: 20, of a day all]
+    #[arg(short = 'n', long, value_name = "N", conflicts_with = "search", value_parser = clap::value_parser!(u64).range(1..))]
+    pub lines: Option<u64>,
     /// Those of today
     #[arg(long, conflicts_with_all = ["date", "search"])]
     pub today: bool,
@@ -294,13 +295,13 @@ fn has_unicode() -> bool {
 
 impl Shared {
     fn options(&self, deliver: bool) -> Result<Options, Failure> {
-        let urls = address::find(
+        let address = Address::find(
             self.broker_url.as_deref(),
             self.state_dir.as_deref(),
             self.cluster.cluster(),
         )?;
         Ok(Options {
-            urls,
+            address,
             names: self.cluster.clone(),
             deliver,
         })
@@ -312,6 +313,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
     let colours = cli.shared.color.colours(&std::io::stdout());
     let unicode = has_unicode() && !cli.prompt.ascii;
     let paint = Paint { colours, unicode };
+    cli.check()?;
     match cli.command {
         None => chat::run(cli.shared.options(true)?, cli.manner(paint)).await,
         Some(Command::Send(command)) => {
@@ -366,23 +368,38 @@ fn checked_group(group: &str) -> Result<String, Failure> {
 
 impl History {
     fn question(&self) -> Result<look::Question, Failure> {
-        let group = checked_group(&self.group)?;
+        let (group, most) = (checked_group(&self.group)?, self.lines.unwrap_or(u64::MAX));
         Ok(match (&self.search, self.date) {
             (Some(text), _) => look::Question::Search {
                 group,
                 text: text.clone(),
             },
-            (None, Some(day)) => look::Question::Day { group, day },
-            (None, None) if self.today => look::Question::Today { group },
+            (None, Some(day)) => look::Question::Day { group, day, most },
+            (None, None) if self.today => look::Question::Today { group, most },
             (None, None) => look::Question::Last {
                 group,
-                count: self.lines,
+                count: self.lines.unwrap_or(HISTORY_DEFAULT),
             },
         })
     }
 }
 
 impl Cli {
+    /// What only the prompt knows is not silently left out before a command.
+    fn check(&self) -> Result<(), Failure> {
+        let Prompt {
+            plain, json, history, ..
+        } = self.prompt;
+        let given = [("--plain", plain), ("--json", json), ("--history", history.is_some())];
+        match given.into_iter().find(|(_, is_given)| *is_given) {
+            Some((option, _)) if self.command.is_some() => {
+                let message = format!("{option} is for the prompt: give a command its own options, behind its name");
+                Err(Failure::new(Exit::Usage, message))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// How the prompt works.
     fn manner(&self, paint: Paint) -> chat::Manner {
         let form = self.prompt.form();
@@ -446,6 +463,47 @@ mod tests {
             let cli = Cli::try_parse_from(arguments).expect("the grammar");
             assert_eq!(cli.shared.cluster.cluster(), "c");
         }
+    }
+
+    #[test]
+    fn what_is_for_the_prompt_alone_is_refused_before_a_command() {
+        let check = |arguments: &[&str]| Cli::try_parse_from(arguments).expect("the grammar").check();
+        let listen = ["listen", "-g", "1", "-u", "e", "--json"];
+        for option in [&["--history", "5"][..], &["--plain"], &["--json"]] {
+            let refused = check(&[&["chaley"], option, &listen].concat()).expect_err("no command has it");
+            assert_eq!(refused.exit, Exit::Usage);
+            assert!(refused.message.starts_with(option[0]), "{refused}");
+            check(&[&["chaley"], option].concat()).expect("the prompt has it");
+        }
+        check(&[&["chaley", "--ascii"][..], &listen].concat()).expect("all have marks");
+    }
+
+    #[test]
+    fn so_many_lines_of_a_day_but_not_of_a_search() {
+        let parse = |rest: &[&str]| Cli::try_parse_from([&["chaley", "history", "-g", "1"], rest].concat());
+        let question = |rest: &[&str]| match parse(rest).expect("the grammar").command {
+            Some(Command::History(it)) => it.question().expect("good names"),
+            _ => panic!("it is a history"),
+        };
+        let group = || "1".to_owned();
+        let count = HISTORY_DEFAULT;
+        assert_eq!(question(&[]), look::Question::Last { group: group(), count });
+        let most = 3;
+        assert_eq!(
+            question(&["--today", "-n", "3"]),
+            look::Question::Today { group: group(), most }
+        );
+        let (day, most) = (jiff::civil::date(2026, 11, 1), u64::MAX);
+        let date = ["--date", "2026-11-01"];
+        assert_eq!(
+            question(&date),
+            look::Question::Day {
+                group: group(),
+                day,
+                most
+            }
+        );
+        assert!(parse(&["--search", "x", "-n", "3"]).is_err());
     }
 
     #[test]

@@ -29,9 +29,13 @@ pub enum Action {
     Bell,
     /// Enter. The line is empty again.
     Submit(String),
-    /// A paste of several lines, with what was typed before and behind the cursor. The line is empty until the user
-    /// has said what to do with it.
-    Paste(String),
+    /// A paste of several lines. The line is empty until the user has said what to do with it, see [`Editor::bring_back`].
+    Paste {
+        /// With what was typed before and behind the cursor.
+        text: String,
+        /// What was typed.
+        typed: String,
+    },
     /// Completions to choose from.
     Candidates(Vec<String>),
     /// Ctrl-C on an empty line.
@@ -58,6 +62,8 @@ pub struct Editor {
     killed: String,
     undo: Vec<(String, usize)>,
     search: Option<Search>,
+    /// The line and the cursor before a paste of several lines.
+    aside: Option<(String, usize)>,
 }
 
 /// A search back through what was typed (Ctrl-R).
@@ -109,6 +115,7 @@ impl Editor {
             killed: String::new(),
             undo: Vec::new(),
             search: None,
+            aside: None,
         }
     }
 
@@ -232,17 +239,25 @@ impl Editor {
 
     fn paste(&mut self, text: &str) -> Action {
         let text = text.strip_suffix('\n').unwrap_or(text);
-        self.remember();
         if !text.contains('\n') {
+            self.remember();
             return match self.line.yank(text, 1, &mut Cut(String::new())) {
                 Some(_) => Action::None,
                 None => Action::Bell,
             };
         }
         let (before, behind) = self.text().split_at(self.cursor());
-        let all = format!("{before}{text}{behind}");
-        self.set("");
-        Action::Paste(all)
+        let (text, typed) = (format!("{before}{text}{behind}"), self.text().to_owned());
+        self.aside = Some((typed.clone(), self.cursor()));
+        self.line.update("", 0, &mut Cut(String::new()));
+        Action::Paste { text, typed }
+    }
+
+    /// The paste is not wanted: the line is as it was before it.
+    pub fn bring_back(&mut self) {
+        if let Some((text, cursor)) = self.aside.take() {
+            self.line.update(&text, cursor, &mut Cut(String::new()));
+        }
     }
 
     fn submit(&mut self) -> Action {
@@ -478,8 +493,13 @@ mod tests {
         assert_eq!(press(&mut editor, &[Key::Paste("one\n".to_owned())]), Action::None);
         assert_eq!(editor.text(), "aoneb");
         let action = press(&mut editor, &[Key::Paste("x\ny\n".to_owned())]);
-        assert_eq!(action, Action::Paste("aonex\nyb".to_owned()));
+        let (text, typed) = ("aonex\nyb".to_owned(), "aoneb".to_owned());
+        assert_eq!(action, Action::Paste { text, typed });
         assert_eq!(editor.text(), "");
+        editor.bring_back();
+        assert_eq!((editor.text(), editor.cursor()), ("aoneb", 4), "as before it");
+        editor.bring_back();
+        assert_eq!(editor.text(), "aoneb");
     }
 
     #[test]

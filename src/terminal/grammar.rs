@@ -138,6 +138,8 @@ pub fn typed(to: Option<&str>, text: &str) -> String {
     match to {
         Some(to) => format!("@ {to} {text}"),
         None if text.starts_with('/') => format!("/{text}"),
+        // Text that came by a paste: typed again it must not become a command.
+        None if !matches!(parse(text), Ok(Line::Say(_))) => format!(" {text}"),
         None => text.to_owned(),
     }
 }

@@ -11,10 +11,10 @@ use super::grammar::Proof;
 use super::prompt::size;
 use super::query::{Found, Query, Step};
 use super::text::{Measure, NORMAL, Paint, Styled};
-use super::view::{Comparison, Form, Shown, View};
+use super::view::{Answers, Comparison, Form, Shown, View};
 use super::{Stop, complain, exit_of, refusal};
 use crate::client::{Ask, Exit, Failure, Options, Session, SessionEvent, Update};
-use crate::wire::client::{GroupSummary, NodeDigest};
+use crate::wire::client::GroupSummary;
 
 /// Groups asked for in one read.
 const GROUPS_PAGE: u32 = 500;
@@ -33,12 +33,15 @@ pub enum Question {
         group: String,
         count: u64,
     },
+    /// The newest `most` of a day.
     Day {
         group: String,
         day: Date,
+        most: u64,
     },
     Today {
         group: String,
+        most: u64,
     },
     Search {
         group: String,
@@ -107,8 +110,8 @@ impl Look {
                 Ok(())
             }
             Question::Last { group, count } => self.past(Query::last(&group, count)).await,
-            Question::Day { group, day } => self.past(Query::day(&group, day, u64::MAX)).await,
-            Question::Today { group } => self.past(Query::day(&group, self.clock.today(), u64::MAX)).await,
+            Question::Day { group, day, most } => self.past(Query::day(&group, day, most)).await,
+            Question::Today { group, most } => self.past(Query::day(&group, self.clock.today(), most)).await,
             Question::Search { group, text } => self.past(Query::search(&group, &text)).await,
             Question::Verify { group, proof } => self.verify(group, proof).await,
         }
@@ -216,18 +219,19 @@ impl Look {
         let friend = proof.map(|proof| proof.digest);
         let asked = group.clone();
         let tag = self.ask(Ask::Digest { group: asked, seq }).await;
-        let (mut answers, mut missing): (Vec<NodeDigest>, Vec<u16>) = (Vec::new(), Vec::new());
+        let mut answers = Answers::default();
         let collect = async {
             loop {
                 let SessionEvent::Digest {
-                    answer, missing: left, ..
+                    answer,
+                    missing,
+                    left_out,
+                    ..
                 } = self.reply(tag).await?
                 else {
                     return Ok(());
                 };
-                answers.push(answer);
-                missing = left;
-                if missing.is_empty() {
+                if answers.take(answer, missing, left_out) {
                     return Ok(());
                 }
             }
@@ -239,8 +243,8 @@ impl Look {
         let comparison = Comparison {
             group: &group,
             seq,
-            answers: &answers,
-            missing: &missing,
+            answers: &answers.told(),
+            missing: &answers.missing(),
             own: None,
             friend: friend.as_deref(),
         };

@@ -369,6 +369,7 @@ impl Pipe {
                 seq,
                 answer,
                 missing,
+                left_out,
             } => {
                 let reference = match missing.is_empty() {
                     true => self.settle(tag),
@@ -377,7 +378,7 @@ impl Pipe {
                 let Some(reference) = reference else { return Ok(()) };
                 self.print(&json!({
                     "type": "digest", "group": group, "seq": seq, "node": answer.node, "digest": answer.digest,
-                    "last": answer.last, "missing": missing, "ref": reference,
+                    "last": answer.last, "missing": missing, "left_out": left_out, "ref": reference,
                 }))
             }
             SessionEvent::LastRead { group, seq } => self.print(&json!({"type": "read", "group": group, "seq": seq})),

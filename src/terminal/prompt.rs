@@ -66,6 +66,8 @@ struct Terminal {
     history: Option<PathBuf>,
     drawings: mpsc::Sender<Drawing>,
     mode: Mode,
+    /// Somebody else had the terminal: pastes are to be marked again.
+    was_away: bool,
 }
 
 enum Drawing {
@@ -174,6 +176,7 @@ impl Screen {
             history,
             drawings,
             mode,
+            was_away: false,
         };
         // There is room for the first drawing.
         let _ = terminal
@@ -215,6 +218,13 @@ impl Screen {
         }
     }
 
+    /// A paste is not wanted: the line being typed is as it was before it.
+    pub fn bring_back(&mut self) {
+        if let Output::Terminal(it) = &mut self.output {
+            it.editor.bring_back();
+        }
+    }
+
     /// Shows lines, and below them, on a terminal, what is under way and the prompt.
     pub async fn show(&mut self, shown: Vec<Shown>, above: Vec<Styled>, prompt: Styled) {
         match &mut self.output {
@@ -241,8 +251,9 @@ impl Screen {
     /// The terminal is to be drawn anew: it has another size, or was somebody else's for a while.
     pub fn changed(&mut self) {
         if let Output::Terminal(it) = &mut self.output {
-            // It may have been given back in another mode.
+            // It may have been given back in another mode, and after a stop from outside nothing else says so.
             let _ = it.mode.raw();
+            it.was_away = true;
             it.canvas.resize(size());
             it.drawn = None;
         }
@@ -273,9 +284,6 @@ impl Screen {
             let _ = kill(Pid::from_raw(0), Signal::SIGTSTP);
             // Here it goes on. The signal that says so has the terminal drawn anew.
             self.changed();
-            if let Output::Terminal(it) = &mut self.output {
-                it.send(Drawing::Bytes(BRACKETED_PASTE_ON.to_owned())).await;
-            }
         }
     }
 
@@ -310,7 +318,10 @@ impl Terminal {
             return;
         }
         let lines: Vec<Styled> = shown.into_iter().map(line_of).collect();
-        let bytes = self.canvas.draw(&lines, &block);
+        let mut bytes = self.canvas.draw(&lines, &block);
+        if std::mem::take(&mut self.was_away) {
+            bytes.insert_str(0, BRACKETED_PASTE_ON);
+        }
         self.drawn = Some(block);
         self.send(Drawing::Bytes(bytes)).await;
     }

@@ -330,19 +330,28 @@ fn plural(what: &'static str) -> &'static str {
 
 /// Who is in a group, as text.
 pub fn members(group: &str, members: &[GroupMember]) -> Styled {
-    let mut line = Styled::new(NOTICE, format!("-- in group {group}: "));
+    told_members(Styled::new(NOTICE, "-- "), NOTICE, group, members).indented(3)
+}
+
+/// Who is in a group, in words.
+pub fn spoken_members(group: &str, members: &[GroupMember]) -> Styled {
+    told_members(Styled::new(NORMAL, "notice: "), NORMAL, group, members)
+}
+
+fn told_members(line: Styled, style: Style, group: &str, members: &[GroupMember]) -> Styled {
+    let mut line = line.with(style, format!("in group {group}: "));
     if members.is_empty() {
-        return line.with(NOTICE, "nobody").indented(3);
+        return line.with(style, "nobody");
     }
     for (at, it) in members.iter().enumerate() {
         line = line
-            .with(NOTICE, if at == 0 { "" } else { ", " })
-            .foreign(NOTICE, &it.user);
+            .with(style, if at == 0 { "" } else { ", " })
+            .foreign(style, &it.user);
         if it.status != "here" {
-            line = line.with(NOTICE, " (").foreign(NOTICE, &it.status).with(NOTICE, ")");
+            line = line.with(style, " (").foreign(style, &it.status).with(style, ")");
         }
     }
-    line.indented(3)
+    line
 }
 
 /// What a word may become: names that people gave themselves.

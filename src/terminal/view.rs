@@ -29,7 +29,7 @@ use crate::client::SessionEvent;
 use crate::ring::Millis;
 use crate::wire::client::{Event, GroupMember, Presence};
 
-pub use comparison::Comparison;
+pub use comparison::{Answers, Comparison};
 
 /// How long an own line may take before it is shown as under way.
 pub const UNDER_WAY_SHOWN_MS: Millis = 100;
@@ -321,7 +321,10 @@ impl View {
             return self.print_json(&event);
         }
         self.know(group, members);
-        self.print_aside(render::members(group, members));
+        self.print_aside(match self.form {
+            Form::Plain => render::spoken_members(group, members),
+            _ => render::members(group, members),
+        });
     }
 
     /// Who is in a group, for completion.

@@ -48,6 +48,8 @@ async fn clients() {
     scenario("crowds and groups", prompt::groups(&url)).await;
     scenario("a window of another size", prompt::window(&url)).await;
     scenario("plain and without colour", prompt::plain(&url)).await;
+    scenario("a nick that is taken is waited for", prompt::taken(&url)).await;
+    scenario("stopped from outside", prompt::stopped(&url)).await;
     scenario("unsent lines survive", prompt::unsent(&url, &ring)).await;
     scenario("quitting while the ring is away", prompt::quitting(&url, &ring)).await;
     scenario("a terminal that takes nothing", prompt::held(&url)).await;

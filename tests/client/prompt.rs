@@ -141,7 +141,15 @@ pub async fn paste(url: &str) {
         .await;
     terminal.press("n");
     terminal.sees("-- not sent").await;
-    terminal.press("> ");
+    terminal.press("half a line\x1b[D\x1b[D");
+    terminal.paste("one\ntwo");
+    terminal.sees("send these 2 lines?").await;
+    terminal.press("n");
+    terminal.sees("dennis@72> half a line").await;
+    // What had been typed is as it was, the cursor too.
+    terminal.press("-\x15");
+    terminal.sees("dennis@72> ne").await;
+    terminal.press("\x05\x15> ");
     terminal.paste("one\ntwo");
     terminal.sees("send these 2 lines?").await;
     terminal.press("j");
@@ -152,6 +160,19 @@ pub async fn paste(url: &str) {
     terminal.sees("send these 3 lines?").await;
     terminal.press("y");
     terminal.sees("[5]✓ dennis: three").await;
+    // Nobody has read the last lines: they are said, and not done.
+    terminal.paste("four\nfive\nsix\n/msg eve psst\nLEAVEGROUP\n\n/quit");
+    terminal.sees("| and 4 more").await;
+    terminal.press("y");
+    terminal.sees("[11]✓ dennis: /quit").await;
+    assert!(terminal.shows("[9]✓ dennis: /msg eve psst") && terminal.shows("[10]✓ dennis: LEAVEGROUP"));
+    terminal.press("@ eve ");
+    terminal.paste("one\ntwo");
+    terminal
+        .sees("put these 2 lines into the command? [j]oined into one, [n]o")
+        .await;
+    terminal.press("yn\x15");
+    terminal.sees("dennis@72>").await;
     terminal.paste("no line end");
     terminal.sees("dennis@72> no line end").await;
     terminal.press("/qu\u{15}/hel\t\r");
@@ -339,6 +360,62 @@ pub async fn plain(url: &str) {
         );
     }
     eve.close().await;
+}
+
+/// A nick that is taken is tried again, what is said meanwhile waits for it, and goes nowhere else.
+pub async fn taken(url: &str) {
+    let former = join(url, "91", "dennis").await;
+    let other = join(url, "91", "bob").await;
+    let mut terminal = Terminal::start(&command(url), ROWS, 100);
+    terminal.press("JOINGROUP 91 bob\rfor bob's group\r");
+    terminal.sees("the nick bob is taken in group 91").await;
+    terminal.press("JOINGROUP 91 dennis\r");
+    terminal.sees("not sent: for bob's group").await;
+    terminal.sees("the nick dennis is taken in group 91").await;
+    terminal.press("said meanwhile\r/status\r");
+    terminal.sees("the ring answers").await;
+    // Longer than a try, which says nothing more.
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    let group = "91".to_owned();
+    former.handle.ask(Ask::Leave { group }).await.expect("taken");
+    terminal.sees("✓ dennis: said meanwhile").await;
+    assert_eq!(terminal.count("the nick dennis is taken"), 1, "{}", terminal.picture());
+    terminal.press("LEAVEGROUP\rJOINGROUP 91 BOB\rnever said\r");
+    terminal.sees("the nick BOB is taken in group 91").await;
+    terminal.press("half");
+    terminal.sees("> half").await;
+    terminal.press("\u{3}\u{3}");
+    terminal.sees("not trying any more").await;
+    terminal.sees("not sent: never said").await;
+    println!("{}", terminal.picture());
+    terminal.press("/quit\r");
+    assert_eq!(terminal.ends().await, Some(0));
+    former.close().await;
+    other.close().await;
+}
+
+/// Stopped by somebody else's signal, in which case the shell takes the terminal as it likes.
+pub async fn stopped(url: &str) {
+    let mut terminal = Terminal::start(&command(url), ROWS, 80);
+    terminal.press("/join 92 dennis\r");
+    terminal.sees("dennis@92>").await;
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(terminal.pid()).expect("small"));
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGSTOP).expect("stopped");
+    terminal.make_sane();
+    assert!(terminal.is_restored());
+    let written = terminal.bytes.len();
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGCONT).expect("it goes on");
+    let started = Instant::now();
+    let marks = |terminal: &Terminal| String::from_utf8_lossy(&terminal.bytes[written..]).contains("\x1b[?2004h");
+    while terminal.is_restored() || !marks(&terminal) {
+        assert!(started.elapsed() < Duration::from_secs(10), "{}", terminal.picture());
+        terminal.glance();
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    terminal.press("hello\r");
+    terminal.sees("✓ dennis: hello").await;
+    terminal.press("\u{4}");
+    assert_eq!(terminal.ends().await, Some(0));
 }
 
 /// A line that has no number survives the program's own death, and is there once.

@@ -13,7 +13,7 @@ use super::ring::FakeRing;
 
 pub fn options(url: &str) -> Options {
     Options {
-        urls: vec![BrokerUrl::parse(url).expect("a good URL")],
+        address: vec![BrokerUrl::parse(url).expect("a good URL")].into(),
         names: names(),
         deliver: true,
     }

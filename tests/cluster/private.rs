@@ -240,7 +240,7 @@ async fn next(session: &mut Session) -> SessionEvent {
 
 fn session(ring: &Cluster) -> Session {
     Session::spawn(client::Options {
-        urls: vec![BrokerUrl::parse(&Broker::shared().clients_url()).expect("a good URL")],
+        address: vec![BrokerUrl::parse(&Broker::shared().clients_url()).expect("a good URL")].into(),
         names: Names::new(ring.name()).expect("a good name"),
         deliver: true,
     })

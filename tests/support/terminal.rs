@@ -166,6 +166,19 @@ impl Terminal {
         self.parser.screen_mut().set_size(rows, columns);
     }
 
+    /// Puts the mode to what a shell would set.
+    pub fn make_sane(&self) {
+        let slave = self.line.try_clone().expect("one more");
+        let mut stty = Command::new("stty");
+        assert!(
+            stty.arg("sane")
+                .stdin(Stdio::from(slave))
+                .status()
+                .expect("it runs")
+                .success()
+        );
+    }
+
     /// Whether the terminal is as it was before the program: lines and an echo.
     pub fn is_restored(&self) -> bool {
         let mode = tcgetattr(self.line.as_fd()).expect("a mode");

@@ -40,18 +40,33 @@ impl Core {
 
     /// One node's answer; the question stays until all members have answered.
     pub(super) fn on_digest(&mut self, answer: NodeDigest, members: Vec<u16>, reference: u64) {
-        let Some(Purpose::Digest { tag, ask, answered }) = self.reads.get_mut(reference) else {
+        let Some(Purpose::Digest {
+            tag,
+            ask,
+            answered,
+            named,
+        }) = self.reads.get_mut(reference)
+        else {
             return;
         };
         if !members.contains(&answer.node) {
             return;
         }
-        let is_new = answered.insert(answer.node);
-        let missing: Vec<u16> = members.into_iter().filter(|id| !answered.contains(id)).collect();
+        let is_new = answered.insert(answer.node, answer.clone()).as_ref() != Some(&answer);
+        named.extend(&members);
+        let missing: Vec<u16> = members
+            .iter()
+            .filter(|id| !answered.contains_key(id))
+            .copied()
+            .collect();
         // Who has answered before may tell that the ring has left out whom the question was still waiting for.
         if !is_new && !missing.is_empty() {
             return;
         }
+        let left_out = named
+            .iter()
+            .filter(|id| !members.contains(id) && !answered.contains_key(id));
+        let left_out = left_out.copied().collect();
         let (tag, ask) = (*tag, ask.clone());
         if missing.is_empty() {
             self.reads.take(reference);
@@ -63,6 +78,7 @@ impl Core {
                 seq,
                 answer,
                 missing,
+                left_out,
             });
         }
     }

@@ -30,6 +30,7 @@ mod placed;
 mod private;
 mod reads;
 mod receive;
+mod silence;
 #[cfg(test)]
 mod tests;
 mod trouble;
@@ -44,6 +45,7 @@ use crate::wire::client::{Event, Request};
 use conversations::Conversations;
 use feed::Feed;
 use reads::{Purpose, Reads};
+use silence::Hearing;
 use trouble::{Hold, Trouble};
 use window::Window;
 
@@ -69,6 +71,12 @@ pub const RETURNED_MAX_MS: Millis = 200;
 pub const GAP_PATIENCE_MS: Millis = 50;
 /// Milliseconds without any outcome after which the user is told that the ring does not answer.
 pub const STALL_MS: Millis = 1000;
+/// Milliseconds without hearing anything, no beat and no event, after which a session that is in a group tells its user
+/// that the ring does not answer, though nothing was asked of it. Longer than an ordinary fail-over; where the ring is
+/// set to beat less often, it is three beats.
+pub const SILENCE_MS: Millis = 4000;
+/// What came while this program stood still may take so long to be heard.
+pub const SILENCE_GRACE_MS: Millis = 500;
 /// Most events of one group kept above a gap; beyond it they are dropped and come again with the history.
 pub const REORDER_MAX: usize = 4096;
 /// Events asked for in one history request; the ring may send fewer, then the rest is asked for next.
@@ -166,6 +174,7 @@ pub struct Core {
     retry_ms: Millis,
     /// When the last outcome came, or the window stopped being empty.
     progress_at: Millis,
+    hearing: Hearing,
     /// The last `expected` that was obeyed, and until when the same one is taken for an echo of it.
     went_back: Option<(u64, Millis)>,
     trouble: Option<Trouble>,
@@ -191,6 +200,7 @@ impl Core {
             active_at: 0,
             retry_ms: RETRY_MS,
             progress_at: 0,
+            hearing: Hearing::default(),
             went_back: None,
             trouble: None,
             cluster: None,
@@ -301,7 +311,8 @@ impl Core {
             Ask::Digest { .. } => Purpose::Digest {
                 tag,
                 ask,
-                answered: BTreeSet::new(),
+                answered: BTreeMap::new(),
+                named: BTreeSet::new(),
             },
             Ask::History { .. } | Ask::Groups { .. } => Purpose::Page { tag, ask },
         };
@@ -334,6 +345,7 @@ impl Core {
         self.reads.repeat_all();
         self.window.go_back(0);
         self.active_at = now;
+        self.hearing.heard(now);
         if self.window.ever_published() {
             self.link = Link::Resuming;
             self.ask_resume();
@@ -398,10 +410,24 @@ impl Core {
         if self.link != Link::Ended && !self.window.is_empty() && now >= self.progress_at + STALL_MS {
             self.interrupt(Cause::NoAnswer, now);
         }
+        if self.listens() && self.trouble.is_none() && self.hearing.is_silence(now) {
+            self.interrupt(Cause::NoAnswer, self.hearing.at());
+        }
         let late = |feed: &Feed| feed.gap_since().is_some_and(|since| now >= since + GAP_PATIENCE_MS);
         for (name, with) in self.places(late) {
             self.ask_catch_up(&name, with);
         }
+    }
+
+    /// Whether beats are to come.
+    fn listens(&self) -> bool {
+        let is_in_one = || self.groups.values().any(|group| group.phase != Phase::Joining);
+        matches!(self.link, Link::Up | Link::Resuming) && is_in_one()
+    }
+
+    /// Something came that found no room here.
+    pub fn overheard(&mut self, now: Millis) {
+        self.hearing.heard(now);
     }
 
     /// The groups and private conversations for which this holds.
@@ -440,6 +466,9 @@ impl Core {
         }
         if self.link != Link::Ended && !self.window.is_empty() && self.trouble.is_none() {
             consider(Some(self.progress_at + STALL_MS));
+        }
+        if self.listens() && self.trouble.is_none() {
+            consider(self.hearing.due());
         }
         earliest
     }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::feed::Feed;
 use super::{Ask, LARGE_READS_IN_FLIGHT, READ_REFERENCE_BASE, READS_MAX, RETRY_MAX_MS, RETRY_MS};
 use crate::ring::Millis;
-use crate::wire::client::Event;
+use crate::wire::client::{Event, NodeDigest};
 
 /// What a question is for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,11 +29,12 @@ pub(super) enum Purpose {
     Who { tag: u64, group: String },
     /// The user's question that has one answer, handed on as it is.
     Page { tag: u64, ask: Ask },
-    /// The user's question that each node answers; these have.
+    /// The user's question that each node answers: what these have told, and all members that an answer named.
     Digest {
         tag: u64,
         ask: Ask,
-        answered: BTreeSet<u16>,
+        answered: BTreeMap<u16, NodeDigest>,
+        named: BTreeSet<u16>,
     },
 }
 

@@ -29,6 +29,7 @@ impl Core {
         if self.link == Link::Ended {
             return;
         }
+        self.hearing.heard(now);
         let epoch = delivery.epoch;
         for event in delivery.events {
             if self.link == Link::Ended {
@@ -285,6 +286,7 @@ impl Core {
         if !self.is_of_our_cluster(cluster) {
             return;
         }
+        self.hearing.beat(now);
         for (name, seq) in groups {
             if let Some(group) = self.groups.get_mut(&name) {
                 group.feed.hear(seq);
@@ -657,6 +659,7 @@ impl Core {
         let over = self.link == Link::Up
             && self.window.first() >= trouble.pending_below
             && self.reads.are_answered()
+            && !(self.listens() && self.hearing.due().is_some_and(|due| now >= due))
             && !self.groups.values().any(Group::has_gap);
         if over {
             self.trouble = None;
@@ -665,7 +668,7 @@ impl Core {
         }
     }
 
-    /// Bad times begin, or go on.
+    /// Bad times begin, or go on. `now`: since when, where that is told later.
     pub(super) fn interrupt(&mut self, cause: Cause, now: Millis) {
         let pending_below = self.window.next_n();
         match &mut self.trouble {

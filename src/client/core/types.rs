@@ -227,14 +227,15 @@ pub enum SessionEvent {
         more: bool,
     },
     /// One node's answer to [`Ask::Digest`]. `missing` are the members of the ring whose answers are still to come: none,
-    /// with the last one. A node that hangs answers late, or never if the ring goes on without it; then one that has
-    /// answered before comes a second time, as the last one.
+    /// with the last one. A node that hangs answers late, or never if the ring goes on without it; then it is in `left_out`,
+    /// and one that has answered before comes a second time, as the last one. A node's newest answer counts.
     Digest {
         tag: u64,
         group: String,
         seq: u64,
         answer: NodeDigest,
         missing: Vec<u16>,
+        left_out: Vec<u16>,
     },
     /// The ring has a new view. `lost` are members of the view before that are gone.
     View {

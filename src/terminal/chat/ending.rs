@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use super::paste::Waiting;
 use super::{Chat, Phase};
 use crate::client::{Exit, Failure, Update};
-use crate::terminal::grammar::{self, Line};
+use crate::terminal::grammar::Line;
 use crate::terminal::keys::Key;
 use crate::terminal::prompt::Input;
 use crate::terminal::sanitize::harmless;
@@ -64,15 +65,20 @@ impl Chat {
         let (kept, not_kept) = without_turn(self.lines.drain(..), is_certain, &mut keep);
         self.pending += kept;
         self.not_kept = not_kept.len();
-        for line in not_kept.iter().take(NOT_KEPT_SHOWN) {
+        self.tell_not_sent(&not_kept);
+    }
+
+    /// Lines that are not sent.
+    pub(super) fn tell_not_sent(&mut self, lines: &[String]) {
+        for line in lines.iter().take(NOT_KEPT_SHOWN) {
             self.view.trouble(&format!("not sent: {}", harmless(&shorten(line))));
         }
-        match self.not_kept.saturating_sub(NOT_KEPT_SHOWN) {
+        match lines.len().saturating_sub(NOT_KEPT_SHOWN) {
             0 => {}
             more => self.view.trouble(&format!("and {more} more were not sent")),
         }
         // The arrow keys bring them back.
-        not_kept.iter().for_each(|line| self.screen.record(line));
+        lines.iter().for_each(|line| self.screen.record(line));
     }
 
     pub(super) async fn finish(mut self, talked: Result<(), Failure>) -> Result<(), Failure> {
@@ -103,16 +109,16 @@ impl Chat {
 /// or with one under way (not `is_certain`), nobody knows where a line would have gone; and whom a private one would reach
 /// later, under the same nick, is not known either.
 fn without_turn(
-    lines: impl Iterator<Item = String>,
+    lines: impl Iterator<Item = Waiting>,
     mut is_certain: bool,
     keep: &mut dyn FnMut(&str) -> bool,
 ) -> (usize, Vec<String>) {
     let (mut kept, mut not_kept) = (0, Vec::new());
     for line in lines {
-        match grammar::parse(&line) {
+        match line.parse() {
             Ok(Line::Join { .. } | Line::Leave { .. } | Line::Switch { .. }) => is_certain = false,
             Ok(Line::Say(text)) if is_certain && keep(&text) => kept += 1,
-            Ok(Line::Say(_) | Line::Tell { .. }) => not_kept.push(line),
+            Ok(Line::Say(_) | Line::Tell { .. }) => not_kept.push(line.typed()),
             _ => {}
         }
     }
@@ -129,7 +135,11 @@ mod tests {
             kept.push(text.to_owned());
             true
         };
-        let (count, not_kept) = without_turn(lines.iter().map(|it| (*it).to_owned()), is_certain, &mut keep);
+        let (count, not_kept) = without_turn(
+            lines.iter().map(|it| Waiting::Typed((*it).to_owned())),
+            is_certain,
+            &mut keep,
+        );
         assert_eq!(count, kept.len());
         (kept, not_kept)
     }
@@ -156,7 +166,7 @@ mod tests {
     #[test]
     fn what_cannot_be_kept_is_told() {
         let lines = ["one".to_owned(), "two".to_owned()];
-        let told = without_turn(lines.clone().into_iter(), true, &mut |_| false);
+        let told = without_turn(lines.clone().into_iter().map(Waiting::Typed), true, &mut |_| false);
         assert_eq!(told, (0, lines.to_vec()));
     }
 }

@@ -114,7 +114,13 @@ impl Chat {
                 if let Some(it) = self.groups.get_mut(&group) {
                     it.phase = Phase::In;
                 }
-                self.turn_to(Some(group.clone()));
+                match self.has_joined(&group) && self.present.is_some() {
+                    // Nobody is turned to another group in the middle of a line.
+                    true => self.view.notice(&format!(
+                        "you are in group {group} now, too; /switch {group} goes there"
+                    )),
+                    false => self.turn_to(Some(group.clone())),
+                }
                 self.send_what_was_left(&group).await;
             }
             Ask::Say { group, key, text, .. } | Ask::Tell { group, key, text, .. } => {
@@ -229,7 +235,16 @@ impl Chat {
                 }
                 return;
             }
-            Ask::Join { group, .. } | Ask::Leave { group } => {
+            Ask::Join { group, user } => {
+                let (group, user) = (group.clone(), user.clone());
+                self.forget(&group, now);
+                let is_taken = code == Some(ErrorCode::NickTaken) && self.is_for_people() && self.end.is_none();
+                if is_taken && self.is_patient(&group, &user, now) {
+                    return;
+                }
+                self.cannot_join(&group);
+            }
+            Ask::Leave { group } => {
                 let group = group.clone();
                 self.forget(&group, now);
             }

@@ -7,8 +7,8 @@ use crate::terminal::grammar::{Proof, Span};
 use crate::terminal::query::{DAY_MAX, Found, Query, Step};
 use crate::terminal::render;
 use crate::terminal::text::{NORMAL, Styled};
-use crate::terminal::view::{Comparison, Form};
-use crate::wire::client::{Event, GroupSummary, NodeDigest};
+use crate::terminal::view::{Answers, Comparison, Form};
+use crate::wire::client::{Event, GroupSummary};
 
 /// A question that waits for the outcomes of the messages before it.
 pub(super) enum Question {
@@ -38,8 +38,7 @@ pub(super) struct Verification {
     seq: u64,
     friend: Option<String>,
     own: Option<String>,
-    answers: Vec<NodeDigest>,
-    missing: Vec<u16>,
+    answers: Answers,
     pub(super) until: Millis,
 }
 
@@ -92,8 +91,7 @@ impl Chat {
                     seq,
                     friend: proof.map(|proof| proof.digest),
                     own,
-                    answers: Vec::new(),
-                    missing: Vec::new(),
+                    answers: Answers::default(),
                     until: self.now() + DIGESTS_MS,
                 };
                 (Ask::Digest { group, seq }, Job::Verify(verification))
@@ -113,14 +111,16 @@ impl Chat {
             SessionEvent::Groups { tag, groups, more } => self.hear_groups(tag, groups, more).await,
             SessionEvent::History { tag, events, last, .. } => self.hear_history(tag, events, last).await,
             SessionEvent::Digest {
-                tag, answer, missing, ..
+                tag,
+                answer,
+                missing,
+                left_out,
+                ..
             } => {
                 let Some(Job::Verify(it)) = self.jobs.get_mut(&tag) else {
                     return;
                 };
-                it.answers.push(answer);
-                it.missing = missing;
-                if it.missing.is_empty()
+                if it.answers.take(answer, missing, left_out)
                     && let Some(Job::Verify(it)) = self.jobs.remove(&tag)
                 {
                     self.judge(&it);
@@ -182,8 +182,8 @@ impl Chat {
         let comparison = Comparison {
             group: &it.group,
             seq: it.seq,
-            answers: &it.answers,
-            missing: &it.missing,
+            answers: &it.answers.told(),
+            missing: &it.answers.missing(),
             own: it.own.as_deref(),
             friend: it.friend.as_deref(),
         };
@@ -209,5 +209,9 @@ pub fn group_line(it: &GroupSummary, form: Form, joined: bool) -> Styled {
         count => format!("{count} members"),
     };
     let joined = if joined { ", you too" } else { "" };
-    render::notice(&format!("group {}: {members}{joined}, {} events", it.group, it.seq))
+    let text = format!("group {}: {members}{joined}, {} events", it.group, it.seq);
+    match form {
+        Form::Plain => Styled::new(NORMAL, format!("notice: {text}")),
+        _ => render::notice(&text),
+    }
 }

@@ -1,6 +1,40 @@
 //! Whether all have seen one history.
 
+use std::collections::BTreeMap;
+
 use crate::wire::client::NodeDigest;
+
+/// What the nodes have told so far, one answer each: of a node that answers again, the newest.
+#[derive(Debug, Default)]
+pub struct Answers {
+    told: BTreeMap<u16, NodeDigest>,
+    missing: Vec<u16>,
+    left_out: Vec<u16>,
+}
+
+impl Answers {
+    /// Takes one node's answer, with the members of the ring that have not answered, and those that no longer are members
+    /// and have not. Returns whether it was the last one.
+    pub fn take(&mut self, answer: NodeDigest, missing: Vec<u16>, left_out: Vec<u16>) -> bool {
+        self.told.insert(answer.node, answer);
+        (self.missing, self.left_out) = (missing, left_out);
+        self.missing.is_empty()
+    }
+
+    /// One answer of each node, in the order of their ids.
+    pub fn told(&self) -> Vec<NodeDigest> {
+        self.told.values().cloned().collect()
+    }
+
+    /// Nodes that have not answered, in the order of their ids.
+    pub fn missing(&self) -> Vec<u16> {
+        let silent = self.missing.iter().chain(&self.left_out);
+        let mut silent: Vec<u16> = silent.filter(|id| !self.told.contains_key(id)).copied().collect();
+        silent.sort_unstable();
+        silent.dedup();
+        silent
+    }
+}
 
 /// Digests of one place in a group's history.
 #[derive(Debug)]
@@ -106,6 +140,35 @@ mod tests {
             digest: digest.map(str::to_owned),
             last: 9,
         }
+    }
+
+    #[test]
+    fn a_node_counts_once_and_one_that_was_left_out_is_missing() {
+        let same = "5d41402abc4b2a765d41402abc4b2a76";
+        let mut answers = Answers::default();
+        assert!(!answers.take(digest(1, None), vec![2, 3, 4], vec![]));
+        assert!(!answers.take(digest(2, Some(same)), vec![3, 4], vec![]));
+        assert!(!answers.take(digest(4, Some(same)), vec![3], vec![]));
+        // The ring goes on without node 3: the question is repeated, and node 1 has come further by then.
+        assert!(answers.take(digest(1, Some(same)), vec![], vec![3]));
+        let comparison = Comparison {
+            group: "1",
+            seq: 9,
+            answers: &answers.told(),
+            missing: &answers.missing(),
+            own: None,
+            friend: None,
+        };
+        let (ok, text) = comparison.verdict();
+        assert!(ok && text.starts_with("3 nodes have one history"), "{text}");
+        assert!(text.ends_with("; no answer from 3"), "{text}");
+        let json: serde_json::Value = serde_json::from_str(&comparison.json()).expect("JSON");
+        let nodes = json["nodes"].as_array().expect("nodes").iter();
+        assert_eq!(
+            nodes.map(|it| it["node"].as_u64()).collect::<Vec<_>>(),
+            [1, 2, 4].map(Some)
+        );
+        assert_eq!(json["missing"], serde_json::json!([3]));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What happened before: the lines before a join, and pieces that were asked for.
 
-use super::{FOLD_PAST, Opening, View, place};
+use super::{FOLD_PAST, Form, Opening, View, place};
 use crate::ring::Millis;
 use crate::terminal::render::{self, Folded};
 use crate::terminal::text::{NOTICE, Styled};
@@ -48,11 +48,21 @@ impl View {
         let (known, new) = past.split_at_checked(split).unwrap_or((&past, &[]));
         self.show_past(known, now);
         if !known.is_empty() && !new.is_empty() {
-            let line = self.paint.mark("────", "----");
-            self.print_aside(Styled::new(NOTICE, format!("{line} you have read up to here {line}")));
+            self.mark_read();
         }
         self.show_past(new, now);
         self.end_opening(group, now);
+    }
+
+    fn mark_read(&mut self) {
+        let text = "you have read up to here";
+        match self.form {
+            Form::Plain => self.notice(text),
+            _ => {
+                let line = self.paint.mark("────", "----");
+                self.print_aside(Styled::new(NOTICE, format!("{line} {text} {line}")));
+            }
+        }
     }
 
     pub(super) fn end_opening(&mut self, group: &str, now: Millis) {

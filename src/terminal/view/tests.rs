@@ -1,6 +1,8 @@
 use super::*;
 use crate::client::Cause;
+use crate::terminal::chat::group_line;
 use crate::terminal::render::tests::{came, message, private};
+use crate::wire::client::GroupSummary;
 
 fn view(form: Form) -> View {
     let paint = Paint {
@@ -278,4 +280,53 @@ fn several_groups_say_which_is_which() {
     assert_eq!(view.nicks(), [""; 0]);
     view.switch(Some("1"));
     assert_eq!(view.nicks(), [""; 0], "the only other one spoke with the own number");
+}
+
+#[test]
+fn without_redrawing_answers_are_notices_in_words() {
+    let mut view = View::new(
+        Form::Plain,
+        Paint {
+            colours: Colours::Many,
+            unicode: true,
+        },
+        Clock::in_zone(jiff::tz::TimeZone::UTC),
+    );
+    joined(&mut view, "eve");
+    view.open("1", 0);
+    let (group, seq) = ("1".to_owned(), 1);
+    view.hear(&SessionEvent::LastRead { group, seq }, 0);
+    view.opened("1", &[message(1, "bob", "old"), message(2, "bob", "new")], 3, 0);
+    let member = |user: &str, status: &str| GroupMember {
+        member: 1,
+        user: user.to_owned(),
+        status: status.to_owned(),
+        read: None,
+    };
+    view.members("1", &[member("bob", "away"), member("eve", "here")]);
+    view.members("2", &[]);
+    let group = GroupSummary {
+        group: "1".to_owned(),
+        members: 1,
+        seq: 4,
+    };
+    view.answer(group_line(&group, Form::Plain, true));
+    let shown = view.drain();
+    let told: Vec<String> = shown
+        .iter()
+        .filter_map(|shown| match shown {
+            Shown::Line(line) => Some(line.painted(Colours::Many)),
+            Shown::Complaint(_) => None,
+        })
+        .filter(|line| line.contains("notice"))
+        .collect();
+    assert_eq!(
+        told,
+        [
+            "notice: you have read up to here",
+            "notice: in group 1: bob (away), eve",
+            "notice: in group 2: nobody",
+            "notice: group 1: 1 member, you too, 4 events",
+        ]
+    );
 }

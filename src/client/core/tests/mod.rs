@@ -489,8 +489,33 @@ fn a_node_that_is_left_out_is_no_longer_waited_for() {
     members.retain(|id| *id == 1);
     world.core.receive(again, true, world.now);
     world.run();
-    assert!(matches!(last_told(&world), SessionEvent::Digest { missing, .. } if missing.is_empty()));
+    let SessionEvent::Digest { missing, left_out, .. } = last_told(&world) else {
+        panic!("it is the last answer");
+    };
+    assert_eq!((&missing[..], &left_out[..]), (&[][..], &[2][..]));
     assert!(!world.core.reads.contains(|_| true));
+}
+
+#[test]
+fn of_a_node_that_has_come_further_the_newer_answer_is_told_too() {
+    let mut world = World::connected();
+    let _ = world.ring.stranger("1", 1);
+    let (group, seq) = ("1".to_owned(), 1);
+    world.ask(Ask::Digest { group, seq });
+    world.reach_ring(0);
+    world.to_core.pop();
+    let (_, further) = world.to_core[0].clone();
+    let Some(Event::Digest { answer, .. }) = world.to_core[0].1.events.first_mut() else {
+        panic!("it is an answer");
+    };
+    answer.digest = None;
+    world.reach_core(0);
+    for _ in 0..2 {
+        world.core.receive(further.clone(), true, world.now);
+        world.run();
+    }
+    assert_eq!(world.count(|event| matches!(event, SessionEvent::Digest { .. })), 2);
+    assert!(matches!(last_told(&world), SessionEvent::Digest { answer, .. } if answer.digest.is_some()));
 }
 
 #[test]
@@ -717,4 +742,97 @@ fn a_new_view_makes_nobody_ask_for_conversations_that_miss_nothing() {
     assert_eq!((asked(None), asked(Some(ring::STRANGER))), (1, 0));
     world.calm_down();
     assert_eq!(world.told_alone(), [1, 2], "a beat tells of what was lost");
+}
+
+/// A session that is in a group and has heard beats, which come every second.
+fn listening() -> World {
+    let mut world = World::connected();
+    world.join();
+    world.calm_down();
+    for _ in 0..2 {
+        world.pass(1000);
+        beat(&mut world);
+    }
+    world.told.clear();
+    world
+}
+
+fn beat(world: &mut World) {
+    let beat = world.ring.beat();
+    world.send_to_core(beat);
+    world.reach_core(0);
+}
+
+fn banners(world: &World) -> usize {
+    world.count(|event| matches!(event, SessionEvent::Interrupted { .. }))
+}
+
+#[test]
+fn an_idle_session_is_told_that_the_ring_is_silent_and_since_when() {
+    let mut world = listening();
+    let published = world.to_ring.len();
+    assert_eq!(world.core.deadline(), Some(world.now + SILENCE_MS));
+    world.pass(SILENCE_MS - 1);
+    assert_eq!(world.told, []);
+    world.pass(1);
+    let cause = Cause::NoAnswer;
+    assert_eq!(world.told, [SessionEvent::Interrupted { cause }]);
+    // It is told once, and nothing is asked or repeated because of it.
+    for _ in 0..20 {
+        world.pass(450);
+    }
+    assert_eq!((banners(&world), world.to_ring.len()), (1, published));
+    assert_eq!(world.core.deadline(), None);
+    beat(&mut world);
+    let after_ms = SILENCE_MS + 20 * 450;
+    assert_eq!(world.told[1..], [SessionEvent::Back { after_ms }]);
+    assert_eq!(world.core.deadline(), Some(world.now + SILENCE_MS));
+}
+
+#[test]
+fn a_line_said_into_a_silent_ring_does_not_shorten_what_is_told_of_it() {
+    let mut world = listening();
+    world.pass(SILENCE_MS);
+    world.say("is anybody there?");
+    world.pass(9000);
+    world.calm_down();
+    assert_eq!(banners(&world), 1);
+    let told = world.told.iter().find_map(|event| match event {
+        SessionEvent::Back { after_ms } => Some(*after_ms),
+        _ => None,
+    });
+    assert!(told.expect("it is over") >= SILENCE_MS + 9000, "{told:?}");
+}
+
+#[test]
+fn who_stood_still_hears_first_what_came_meanwhile() {
+    let mut world = listening();
+    world.pass(60_000);
+    assert_eq!(world.told, []);
+    beat(&mut world);
+    world.pass(SILENCE_GRACE_MS);
+    assert_eq!(world.told, []);
+    // If nothing came, it is told all the same.
+    world.pass(60_000);
+    world.pass(SILENCE_GRACE_MS);
+    assert_eq!(banners(&world), 1);
+}
+
+#[test]
+fn silence_is_measured_in_beats_and_of_no_meaning_outside_of_groups() {
+    let mut world = listening();
+    for _ in 0..2 {
+        world.pass(3000);
+        beat(&mut world);
+    }
+    assert_eq!(
+        world.core.deadline(),
+        Some(world.now + 9000),
+        "this ring beats less often"
+    );
+    let mut stranger = World::connected();
+    beat(&mut stranger);
+    stranger.pass(1000);
+    beat(&mut stranger);
+    assert_eq!(stranger.core.deadline(), None);
 }

@@ -201,11 +201,16 @@ impl World {
                 }
             }
             let was_calm = is_calm;
-            is_calm = self.core.deadline().is_none() && self.core.is_settled();
+            // Only that the ring may fall silent is still waited for.
+            let is_idle = self.core.deadline().is_none_or(|at| at >= self.now + SILENCE_MS);
+            is_calm = is_idle && self.core.is_settled();
             if was_calm && is_calm {
                 return;
             }
-            let wait = self.core.deadline().map_or(10, |at| at.saturating_sub(self.now));
+            let wait = self
+                .core
+                .deadline()
+                .map_or(10, |at| at.saturating_sub(self.now).min(RETRY_MAX_MS));
             self.pass(wait.max(1));
         }
         panic!("never calm: {:?}", self.core);

@@ -62,6 +62,7 @@ pub fn heard(world: &mut World, client: usize, event: SessionEvent) -> Verdict {
             seq,
             answer,
             missing,
+            ..
         } => {
             if missing.is_empty() {
                 answered(world, client, tag)?;
