@@ -39,6 +39,7 @@ pub(crate) mod process;
 mod recovery;
 mod render;
 pub(crate) mod socket;
+mod values;
 mod wait;
 mod watch;
 

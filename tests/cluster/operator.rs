@@ -92,12 +92,13 @@ fn an_operator_looks_at_a_ring() {
         detached: true,
         ..Options::default()
     };
-    let ring = Cluster::start(3, options);
+    let mut ring = Cluster::start(3, options);
     the_probe_is_everywhere(&ring);
     the_doctor_finds_nothing(&ring);
     a_picture_is_drawn_in_a_pipe_and_in_a_terminal(&ring);
     the_console_completes_and_runs(&ring);
     the_doctor_finds_the_dead(&ring);
+    a_slip_at_the_console_of_up_does_not_end_the_ring(&mut ring);
 }
 
 /// When `up -d` returned, something had been ordered that every node has.
@@ -253,6 +254,30 @@ fn the_doctor_finds_the_dead(ring: &Cluster) {
     let dead = |(level, text): &(String, String)| level == "error" && text.contains("node 2 is dead");
     assert!(found.iter().any(dead), "{found:?}");
     assert_eq!(ring.run(&["check"]).code, Some(1));
+}
+
+/// Ctrl-C there ends the ring only when nothing is typed.
+fn a_slip_at_the_console_of_up_does_not_end_the_ring(ring: &mut Cluster) {
+    ring.down();
+    let toml = ring.toml();
+    let up = ring.chaleyd(&["up", "-f", toml.to_str().expect("a path"), "-n", "3"]);
+    // The console is for whoever has the terminal.
+    let mut command = Command::new("/usr/bin/setsid");
+    command.arg("--ctty").arg(up.get_program()).args(up.get_args());
+    command.envs(up.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let mut console = Terminal::start(command);
+    console.wait_for("chaleyd> ");
+    console.press("killnode 3");
+    console.wait_for("3");
+    console.press("\u{3}");
+    console.wait_for("chaleyd> ");
+    console.press("check\r");
+    console.wait_for("ok: 3 nodes");
+    console.wait_for("chaleyd> ");
+    console.press("\u{3}");
+    console.wait_for("once more ends them at once");
+    console.wait_for("all nodes have ended; `chaleyd up`");
+    assert!(console.child.wait().expect("it ends").success());
 }
 
 /// Every command and option that people see says what it does.

@@ -126,12 +126,7 @@ fn examine_node(node: &NodeRow, report: &StateReport, findings: &mut Findings) {
                 format!("`chaleyd kill {id}`, then `chaleyd start {id}`"),
             );
         }
-        NodeCondition::Joining => {
-            findings.warning(
-                format!("node {id} is not in the ring yet"),
-                format!("`chaleyd logs {id} -f` shows why"),
-            );
-        }
+        NodeCondition::Joining => examine_joiner(node, findings),
         NodeCondition::Ready if node.epoch != report.epoch || !report.members.contains(&id) => {
             findings.warning(
                 format!("node {id} is in view {}, the ring in {}", node.epoch, report.epoch),
@@ -145,6 +140,21 @@ fn examine_node(node: &NodeRow, report: &StateReport, findings: &mut Findings) {
             format!("node {id} was started again {} times", node.restarts),
             format!("`chaleyd events` and `chaleyd logs {id}` tell why it ended"),
         );
+    }
+}
+
+/// One that is started again and again, and ends each time with words of its own on what to do, does not come in by itself.
+fn examine_joiner(node: &NodeRow, findings: &mut Findings) {
+    let (id, restarts) = (node.id, node.restarts);
+    match advice(node.cause.as_deref().unwrap_or_default()) {
+        (cause, Some(fix)) if restarts >= MANY_RESTARTS => findings.error(
+            format!("node {id} was started {restarts} times and is not in the ring; last it {cause}"),
+            fix,
+        ),
+        _ => findings.warning(
+            format!("node {id} is not in the ring yet"),
+            format!("`chaleyd logs {id} -f` shows why"),
+        ),
     }
 }
 
@@ -262,6 +272,22 @@ mod tests {
                 Level::Error,
                 "its store is another's",
                 "`chaleyd up --recover`",
+            ),
+            (
+                |report| report.nodes[1].status = NodeCondition::Joining,
+                Level::Warning,
+                "not in the ring yet",
+                "logs 2 -f",
+            ),
+            (
+                |report| {
+                    report.nodes[1].status = NodeCondition::Joining;
+                    report.nodes[1].restarts = 9;
+                    report.nodes[1].cause = Some("ended itself: its store is damaged (x). Move it away".to_owned());
+                },
+                Level::Error,
+                "last it ended itself: its store is damaged (x)",
+                "Move it away",
             ),
             (
                 |report| report.nodes[1].status = NodeCondition::Paused,
