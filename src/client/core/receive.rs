@@ -663,6 +663,8 @@ impl Core {
             && !self.groups.values().any(Group::has_gap);
         if over {
             self.trouble = None;
+            // What was asked for meanwhile has its time from now on.
+            self.progress_at = now;
             let after_ms = now.saturating_sub(trouble.since);
             self.tell(SessionEvent::Back { after_ms });
         }

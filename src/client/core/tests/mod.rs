@@ -836,3 +836,23 @@ fn silence_is_measured_in_beats_and_of_no_meaning_outside_of_groups() {
     beat(&mut stranger);
     assert_eq!(stranger.core.deadline(), None);
 }
+
+#[test]
+fn what_was_said_during_an_interruption_does_not_begin_another_one() {
+    let mut world = listening();
+    world.disconnect();
+    world.say("while the broker was away");
+    assert_eq!(world.core.deadline(), None, "nothing wakes it");
+    world.now += 13_000;
+    world.connect();
+    world.reach_ring(0);
+    while !world.to_core.is_empty() {
+        world.reach_core(0);
+    }
+    assert_eq!(world.count(|event| matches!(event, SessionEvent::Back { .. })), 1);
+    assert!(!world.core.is_settled());
+    world.pass(STALL_MS - 1);
+    assert_eq!(banners(&world), 1);
+    world.calm_down();
+    assert_eq!(banners(&world), 1);
+}
