@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::support::{Broker, Cluster, Options, Ran, run};
+use crate::support::{Broker, Cluster, Options, Ran, Terminal, run};
 use crate::together;
 use chaley::broker::connection::BrokerUrl;
 use chaley::broker::names::Names;
@@ -193,4 +193,29 @@ fn a_cluster_that_lives_elsewhere_is_neither_recovered_nor_given_up() {
     assert_eq!(group(&ring), before);
     ring.wait_ready(&[1, 2], SOON);
     assert_eq!(say(&ring, 1), before["seq"].as_u64().expect("a number") + 2);
+}
+
+/// A private broker that was lost is founded anew on another port: a chat that ran all the time finds it and goes on.
+#[test]
+fn a_chat_finds_a_private_broker_that_was_founded_anew() {
+    let _turn = together();
+    let mut ring = Cluster::prepare_private("");
+    ring.up(3, &Options::default());
+    let mut command = ring.chaley(&[]);
+    command.env("LANG", "C.UTF-8");
+    let mut eve = Terminal::start(&command, 40, 100);
+    eve.press("JOINGROUP 1 eve\r");
+    eve.wait_for("eve@1>");
+    let before = ring.run(&["client-url"]).success().stdout;
+    ring.down();
+    let broker = ring.state_dir().join("broker");
+    std::fs::rename(&broker, broker.with_file_name("broker.lost")).expect("moved away");
+    up(&mut ring, "--recover");
+    assert_ne!(ring.run(&["client-url"]).success().stdout, before);
+    eve.press("still here\r");
+    eve.wait_for("✓ eve: still here");
+    println!("{}", eve.picture());
+    eve.press("\u{4}");
+    assert_eq!(eve.end(), Some(0), "{}", eve.picture());
+    ring.down();
 }
