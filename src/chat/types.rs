@@ -487,9 +487,19 @@ mod tests {
     }
 
     #[test]
+    fn c16_a_private_message_follows_the_chain_that_it_was_written_to_and_no_other() {
+        let mut event = private("hi");
+        let previous = Digest([3; 16]);
+        event.digest = event.digest_after(previous);
+        assert!(event.follows(previous));
+        assert!(!event.follows(Digest::ZERO));
+    }
+
+    #[test]
     fn c16_a_log_shows_nothing_of_a_private_text_and_both_sides_name_one_conversation() {
         let event = private("the secret");
-        assert!(!format!("{event:?}").contains("secret"));
+        let shown = format!("{event:?}");
+        assert!(shown.contains("group: \"1\"") && !shown.contains("secret"), "{shown}");
         assert_eq!(event.conversation(), "1 2 7");
         assert_eq!(conversation_name("1", 7, 2), "1 2 7");
     }
