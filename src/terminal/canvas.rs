@@ -5,10 +5,9 @@
 //! what the block takes is known.
 
 use rustyline::GraphemeClusterMode;
-use unicode_segmentation::UnicodeSegmentation as _;
 
 use super::sanitize::harmless;
-use super::text::{Colours, Measure, Paint, Styled};
+use super::text::{Colours, Measure, Paint, Styled, clusters};
 
 /// Columns and rows of a terminal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -171,7 +170,7 @@ impl Canvas {
         let mut rows = vec![prompt];
         let mut cursor = (0, column);
         let mut at = 0;
-        for cluster in block.line.graphemes(true) {
+        for cluster in clusters(&block.line) {
             let shown = harmless(cluster);
             let columns = self.measure.width(&shown);
             if column + columns > width {

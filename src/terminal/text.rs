@@ -175,7 +175,7 @@ impl Styled {
         };
         let mut row = Filling::new("");
         for (style, text) in &self.pieces {
-            for cluster in text.graphemes(true) {
+            for cluster in clusters(text) {
                 let columns = measure.width(cluster);
                 let mut is_new = false;
                 while row.width + columns > width && !row.is_blank() {
@@ -295,6 +295,22 @@ impl Row {
     }
 }
 
+/// Grapheme clusters, see UAX #29. A line is laid out anew at every key, so what needs no table is taken without one:
+/// nothing joins two characters of printable ASCII.
+pub fn clusters(text: &str) -> impl Iterator<Item = &str> {
+    let mut rest = text;
+    std::iter::from_fn(move || {
+        let end = match rest.as_bytes() {
+            [] => return None,
+            [b' '..=b'~'] | [b' '..=b'~', b' '..=b'~', ..] => 1,
+            _ => rest.graphemes(true).next()?.len(),
+        };
+        let (cluster, behind) = rest.split_at(end);
+        rest = behind;
+        Some(cluster)
+    })
+}
+
 /// Makes one picture of those before and behind it, where the terminal can.
 const JOINER: char = '\u{200d}';
 
@@ -328,6 +344,15 @@ mod tests {
     use super::*;
 
     const MEASURE: Measure = Measure(GraphemeClusterMode::WcWidth);
+
+    proptest::proptest! {
+        #[test]
+        fn clusters_are_those_of_unicode(text in r"([a-z \r\n~=]|\u{301}|\u{200d}|\u{fe0f}|👩|🇦|🇧|각|ᄀ|ᅡ|क|\u{94d}|\PC){0,40}") {
+            let ours: Vec<&str> = clusters(&text).collect();
+            let unicode: Vec<&str> = text.graphemes(true).collect();
+            proptest::prop_assert_eq!(ours, unicode);
+        }
+    }
 
     fn rows(text: &str, indent: usize, width: usize) -> Vec<String> {
         let line = Styled::new(NORMAL, text).indented(indent);
