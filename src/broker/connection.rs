@@ -66,7 +66,7 @@ pub enum ConnectError {
     VhostMissing { url: String, why: String },
     /// It knows the view register by name and cannot find it.
     #[error(
-        "the broker {url} has lost its streams, as after a crash of the machine in its first moments; for a private one, move the directory `broker` of the state directory away, then run `chaleyd up --recover`"
+        "the broker {url} has lost its streams, as after a crash of the machine in its first moments; for a private one, move the directory `broker` of the state directory away, then run `chaleyd up --recover`, or `chaleyd up` if no node has a store yet"
     )]
     StreamsLost { url: String },
     /// Not an AMQP URL.

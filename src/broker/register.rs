@@ -46,6 +46,11 @@ pub(super) fn is_stream_waking(error: &lapin::Error) -> bool {
     )
 }
 
+/// Whether the broker says that a stream is not there.
+pub(super) fn is_not_found(error: &lapin::Error) -> bool {
+    matches!(soft_error(error), Some(AMQPSoftError::NOTFOUND))
+}
+
 /// Whether a head takes clients' requests, which is to say that the cluster lives. It is sent an empty list of requests.
 pub async fn is_led(urls: &[BrokerUrl], names: &Names) -> std::result::Result<bool, ConnectError> {
     let (connection, url) = connect_any(urls, "chaleyd: does the cluster live?").await?;

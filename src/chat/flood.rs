@@ -8,8 +8,8 @@ use crate::ring::Millis;
 /// What a session may say at once, after a silence: so many milliseconds' worth of its rate, and one message in any case.
 pub const FLOOD_BURST_MS: Millis = 2000;
 
-/// A session that came too fast has to be silent for so long before anything more of it is taken: what it had under way
-/// behind the refused one would overtake it otherwise.
+/// After a session came too fast nothing more of it is taken for so long: what it had under way behind the refused one
+/// would overtake it otherwise. The refusal must reach the sender within that time.
 pub const FLOOD_SILENCE_MS: Millis = 250;
 
 /// Sessions whose allowance is remembered at least before those that have it all back are looked for.
@@ -58,8 +58,12 @@ impl Flood {
         let burst_us = (FLOOD_BURST_MS * 1000).saturating_sub(self.interval_us);
         let allowance = self.sessions.entry(session).or_default();
         let until_us = allowance.until_us.max(now_us);
-        if now_us < allowance.silent_until_us || until_us - now_us > burst_us {
+        if until_us - now_us > burst_us {
             allowance.silent_until_us = now_us.saturating_add(FLOOD_SILENCE_MS * 1000);
+            return false;
+        }
+        // What comes at no more than the rate does not make this longer: who never stops is not mute for ever.
+        if now_us < allowance.silent_until_us {
             return false;
         }
         allowance.until_us = until_us.saturating_add(self.interval_us);
@@ -87,14 +91,37 @@ mod tests {
 
     /// What was under way behind a refused line must not be taken before it comes again.
     #[test]
-    fn c20_after_a_refusal_nothing_is_taken_until_the_session_has_been_silent() {
+    fn c20_after_a_refusal_nothing_is_taken_for_a_quarter_of_a_second() {
         let mut flood = Flood::new(10).unwrap();
         assert_eq!((0..30).filter(|_| flood.allows(EVE, 0)).count(), 20);
-        assert!((1..10_000).all(|now| !flood.allows(EVE, now)), "it goes on and on");
-        assert!(!flood.allows(EVE, 9_999 + 249));
-        let silence = 9_999 + 249 + 250;
+        // At the rate again from 100 ms on, refused for a silence that began with what came at 99.
+        assert!((1..349).all(|now| !flood.allows(EVE, now)));
+        assert_eq!(
+            (349..400).filter(|now| flood.allows(EVE, *now)).count(),
+            3,
+            "what it has by then"
+        );
+        let silence = 399 + FLOOD_SILENCE_MS;
+        assert!(!flood.allows(EVE, silence - 1));
         assert!(flood.allows(EVE, silence));
         assert!(flood.allows(EVE, silence), "and what follows at once is allowed, too");
+    }
+
+    #[test]
+    fn c20_who_never_stops_is_not_mute() {
+        let mut flood = Flood::new(10).unwrap();
+        assert_eq!((0..21).filter(|_| flood.allows(EVE, 0)).count(), 20);
+        let taken: Vec<Millis> = (200..10_000)
+            .step_by(200)
+            .filter(|now| flood.allows(EVE, *now))
+            .collect();
+        assert_eq!(
+            (taken.len(), taken.first()),
+            (48, Some(&400)),
+            "five a second, which is half of what it may"
+        );
+        let count = (10_000..20_000).filter(|now| flood.allows(EVE, *now)).count();
+        assert!((70..=120).contains(&count), "{count} of ten thousand in ten seconds");
     }
 
     #[test]

@@ -59,7 +59,8 @@
 //!   session, for any client may bind its queue to any group. What C16 says needs both.
 //! * **C20. Flood.** If a limit is configured, the head lets a session say (and tell) so much a second and a burst on top
 //!   ([`Flood`]). What is too much is ordered as its refusal, `too-fast`, so that it has its number like any other, and so
-//!   is all that follows it until the session has been silent for [`FLOOD_SILENCE_MS`]: nothing overtakes what is sent again.
+//!   is all that follows it within [`FLOOD_SILENCE_MS`]: nothing overtakes what is sent again, if its sender learns of the
+//!   refusal in that time. A later head knows nothing of it: lines that were under way when the head died are taken.
 #![deny(clippy::disallowed_types, clippy::disallowed_methods)]
 
 mod admission;

@@ -11,6 +11,8 @@ pub enum Exit {
     Usage,
     /// 65: a group, nick or text that the chat refuses.
     Data,
+    /// 67: no such group.
+    NoSuch,
     /// 69: the broker or the ring cannot be reached.
     Unavailable,
     /// 75: timed out.
@@ -27,6 +29,7 @@ impl Exit {
         match code {
             64 => Exit::Usage,
             65 => Exit::Data,
+            67 => Exit::NoSuch,
             69 => Exit::Unavailable,
             75 => Exit::TimedOut,
             77 => Exit::Permission,
@@ -40,6 +43,7 @@ impl Exit {
             Exit::Failed => 1,
             Exit::Usage => 64,
             Exit::Data => 65,
+            Exit::NoSuch => 67,
             Exit::Unavailable => 69,
             Exit::TimedOut => 75,
             Exit::Permission => 77,

@@ -185,10 +185,8 @@ impl Chat {
             return Ok(result.clone());
         }
         let bytes = store.outputs(index)?.ok_or_else(|| lost_entry(index))?;
-        let result = Applied::decode(&bytes).map_err(|error| Fatal {
-            code: 1,
-            message: format!("the store's result of entry {index} is damaged ({error}); move the node's directory away and start it again: it joins as a new node"),
-        })?;
+        let result = Applied::decode(&bytes)
+            .map_err(|error| Fatal::damaged(format_args!("result of entry {index} is damaged ({error})")))?;
         Ok(Arc::new(result))
     }
 }
@@ -223,21 +221,13 @@ fn unread_snapshot(error: DecodeError) -> Fatal {
             code: 78,
             message: format!("the store is of a later version: {error}"),
         },
-        DecodeError::Empty | DecodeError::Malformed(_) | DecodeError::Trailing(_) => Fatal {
-            code: 1,
-            message: format!(
-                "the store's snapshot of the chat is damaged ({error}); move the node's directory away and start it again: it joins as a new node"
-            ),
-        },
+        DecodeError::Empty | DecodeError::Malformed(_) | DecodeError::Trailing(_) => {
+            Fatal::damaged(format_args!("snapshot of the chat is damaged ({error})"))
+        }
     }
 }
 
 /// The store does not hold an entry that it must hold.
 pub fn lost_entry(index: Index) -> Fatal {
-    Fatal {
-        code: 1,
-        message: format!(
-            "the store has lost entry {index} of its own log; move the node's directory away and start it again: it joins as a new node"
-        ),
-    }
+    Fatal::damaged(format_args!("log lacks entry {index}"))
 }

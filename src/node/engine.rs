@@ -192,7 +192,11 @@ impl Engine {
         mut orders: mpsc::Receiver<Order>,
         mut signals: EndSignals,
     ) -> Result<(), Fatal> {
-        let mut ticks = Ticks::new(&timing(&self.settings), Instant::now());
+        let mut ticks = Ticks::new(
+            &timing(&self.settings),
+            self.settings.chat.client_beat_ms,
+            Instant::now(),
+        );
         let mut tick = pin!(tokio::time::sleep_until(ticks.next().into()));
         loop {
             if tick.deadline() != ticks.next().into() {

@@ -12,7 +12,7 @@ use crate::ring::{Index, Member, Millis, View};
 use crate::wire::client::Event;
 
 /// The sessions are looked after in so many turns within one beat interval, so that beats do not come in bursts.
-const TURNS: u64 = 10;
+pub const TURNS: u64 = 10;
 
 /// After an own reconnection clients have so long to come back before they are `away`.
 const RECONNECT_GRACE_MS: Millis = 3000;

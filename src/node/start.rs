@@ -33,6 +33,19 @@ pub struct Fatal {
     pub message: String,
 }
 
+impl Fatal {
+    /// Something in the node's own store cannot be what was written: `what` says it as in "the store's snapshot is damaged".
+    /// To start again would find the same.
+    pub fn damaged(what: impl std::fmt::Display) -> Fatal {
+        Fatal {
+            code: 78,
+            message: format!(
+                "the store's {what}; move the node's directory away and start it again: it joins as a new node"
+            ),
+        }
+    }
+}
+
 /// An order to the link that found 256 others before it: the link does nothing any more, and what this order said (who
 /// takes clients' requests, whose mailbox is read) must not be missed.
 impl From<NotSent> for Fatal {
@@ -186,10 +199,8 @@ fn restore(id: NodeId, store: &mut Store) -> Result<Chat, Fatal> {
 fn stored_views(store: &Store) -> Result<Vec<ViewRecord>, Fatal> {
     let mut views = Vec::new();
     for (epoch, bytes) in store.views()? {
-        let record = decode_view(&bytes).map_err(|error| Fatal {
-            code: 1,
-            message: format!("the store's record of view {epoch} is damaged ({error}); move the node's directory away and start it again: it joins as a new node"),
-        })?;
+        let record = decode_view(&bytes)
+            .map_err(|error| Fatal::damaged(format_args!("record of view {epoch} is damaged ({error})")))?;
         views.push(record);
     }
     Ok(views)

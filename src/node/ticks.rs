@@ -3,7 +3,8 @@
 
 use std::time::{Duration, Instant};
 
-use crate::ring::{Index, Timing};
+use super::home::TURNS;
+use crate::ring::{Index, Millis, Timing};
 
 /// So long after something moved, more is expected to follow.
 const CALM_AFTER: Duration = Duration::from_secs(1);
@@ -20,9 +21,11 @@ pub struct Ticks {
 }
 
 impl Ticks {
-    /// The first one is due at once.
-    pub fn new(timing: &Timing, now: Instant) -> Ticks {
-        let (often, seldom) = (timing.heartbeat_ms, timing.calm_heartbeat_ms());
+    /// The first one is due at once. With each, the node looks after a part of the sessions that are at home at it, see
+    /// [`super::home::TURNS`]: to all of them once in `client_beat_ms`.
+    pub fn new(timing: &Timing, client_beat_ms: Millis, now: Instant) -> Ticks {
+        let often = timing.heartbeat_ms;
+        let seldom = timing.calm_heartbeat_ms().min(client_beat_ms / TURNS).max(often);
         Ticks {
             often: Duration::from_millis(often),
             seldom: Duration::from_millis(seldom),
@@ -80,7 +83,7 @@ mod tests {
     #[test]
     fn ticks_are_seldom_after_a_second_in_which_nothing_moved_and_often_at_once_when_it_does() {
         let start = Instant::now();
-        let mut ticks = Ticks::new(&timing(), start);
+        let mut ticks = Ticks::new(&timing(), 1000, start);
         assert_eq!(ticks.next(), start, "the first one at once");
         assert_eq!(gap(&mut ticks, 7, true, start), ms(20));
         assert_eq!(gap(&mut ticks, 7, true, start + ms(999)), ms(20));
@@ -93,9 +96,22 @@ mod tests {
     }
 
     #[test]
+    fn ticks_are_not_so_seldom_that_clients_would_be_looked_after_late() {
+        let start = Instant::now();
+        for (client_beat_ms, gap_ms) in [(100, 20), (450, 45), (600, 60), (60_000, 60)] {
+            let mut ticks = Ticks::new(&timing(), client_beat_ms, start);
+            assert_eq!(
+                gap(&mut ticks, 0, true, start + ms(5000)),
+                ms(gap_ms),
+                "{client_beat_ms}"
+            );
+        }
+    }
+
+    #[test]
     fn what_is_under_way_keeps_them_often() {
         let start = Instant::now();
-        let mut ticks = Ticks::new(&timing(), start);
+        let mut ticks = Ticks::new(&timing(), 1000, start);
         assert_eq!(gap(&mut ticks, 0, false, start + ms(5000)), ms(20));
         assert_eq!(gap(&mut ticks, 0, true, start + ms(5999)), ms(20));
         assert_eq!(gap(&mut ticks, 0, true, start + ms(6000)), ms(60));

@@ -72,7 +72,8 @@ impl StoreError {
     /// The exit code (sysexits) of a node that ends because of this.
     pub fn exit_code(&self) -> u8 {
         match self {
-            StoreError::Version { .. } | StoreError::Locked { .. } => 78,
+            // To start again would find the same.
+            StoreError::Version { .. } | StoreError::Locked { .. } | StoreError::Corrupt { .. } => 78,
             _ => 1,
         }
     }

@@ -245,9 +245,13 @@ impl Chat {
         if self.is_busy() {
             return None;
         }
-        // What is said waits for the join; what is asked for need not, and may be another join.
+        // What is said waits for the join; what is asked for need not, and may be another join. Nor does what is said to one
+        // alone, which is refused: somebody else may have the nick by then.
         let at = match self.waits_for_nick() {
-            true => self.lines.iter().position(|line| !line.is_said())?,
+            true => self
+                .lines
+                .iter()
+                .position(|line| !matches!(line.parse(), Ok(Line::Say(_))))?,
             false => 0,
         };
         self.lines.remove(at)
@@ -418,7 +422,7 @@ impl Chat {
             }
             // Ctrl-C must not wait for what does not come.
             Action::Interrupt if self.patience.is_some() => {
-                self.end_patience();
+                self.cancel_patience();
                 self.view.notice("not trying any more");
             }
             Action::Interrupt => self.end = Some(End::Now),

@@ -22,7 +22,7 @@ use crate::shell::{self, Shell};
 #[command(
     name = "chaley",
     version,
-    after_help = "Exit codes: 0 done, 1 failed, 64 usage, 65 refused by the chat, 69 broker or ring unreachable, 75 timed out, 77 permission, 78 configuration."
+    after_help = "Exit codes: 0 done, 1 failed, 64 usage, 65 refused by the chat, 67 no such group, 69 broker or ring unreachable, 75 timed out, 77 permission, 78 configuration."
 )]
 pub struct Cli {
     #[command(flatten)]

@@ -17,9 +17,8 @@ use crate::wire::client::MAX_TEXT_BYTES;
 pub const HISTORY_MAX: usize = 1000;
 /// A line longer than this is not kept for later.
 const HISTORY_LINE_MAX: usize = 4096;
-/// Steps that can be undone, and the bytes of their texts; the oldest go first.
+/// Steps that can be undone; the oldest go first. Together they take no more bytes than the longest line.
 const UNDO_MAX: usize = 100;
-const UNDO_BYTES_MAX: usize = MAX_TEXT_BYTES;
 
 /// What a key leads to beyond a change of the line.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,6 +53,8 @@ pub type Complete<'a> = &'a dyn Fn(&str) -> (usize, Vec<String>);
 /// A line and its past.
 pub struct Editor {
     line: LineBuffer,
+    /// Bytes of the longest line.
+    line_max: usize,
     history: FileHistory,
     /// The entry of the history that is shown; its length if none is.
     at: usize,
@@ -101,14 +102,20 @@ impl Default for Editor {
 }
 
 impl Editor {
-    /// An empty line without a past.
+    /// An empty line without a past, which may become as long as any ring takes.
     pub fn new() -> Editor {
+        Editor::of(MAX_TEXT_BYTES)
+    }
+
+    /// An empty line without a past, of at most so many bytes.
+    pub fn of(line_max: usize) -> Editor {
         let mut history = FileHistory::with_config(&Config::default());
         // Neither can fail for a history in memory.
         let _ = history.set_max_len(HISTORY_MAX);
         let _ = history.ignore_dups(true);
         Editor {
-            line: LineBuffer::with_capacity(MAX_TEXT_BYTES),
+            line: LineBuffer::with_capacity(line_max),
+            line_max,
             history,
             at: 0,
             draft: String::new(),
@@ -146,11 +153,11 @@ impl Editor {
         self.search.as_ref().map(|search| search.wanted.as_str())
     }
 
-    /// Puts a text into the line, as much of it as any ring takes, the cursor behind it.
+    /// Puts a text into the line, as much of it as there is room for, the cursor behind it.
     pub fn set(&mut self, text: &str) {
         self.remember();
         // What is too long would be cut anywhere, in the middle of a character, too.
-        let mut ends = (0..=text.len().min(MAX_TEXT_BYTES)).rev();
+        let mut ends = (0..=text.len().min(self.line_max)).rev();
         let end = ends.find(|end| text.is_char_boundary(*end)).unwrap_or_default();
         let (text, _) = text.split_at(end);
         self.line.update(text, text.len(), &mut Cut(String::new()));
@@ -158,6 +165,16 @@ impl Editor {
 
     /// Takes a key.
     pub fn press(&mut self, key: Key, complete: Complete<'_>) -> Action {
+        let action = self.take(key, complete);
+        // The buffer bounds what is typed and pasted, but not what a completion or capitals add.
+        if self.text().len() > self.line_max {
+            self.undo();
+            return Action::Bell;
+        }
+        action
+    }
+
+    fn take(&mut self, key: Key, complete: Complete<'_>) -> Action {
         if self.search.is_some()
             && let Some(action) = self.press_in_search(&key)
         {
@@ -380,7 +397,7 @@ impl Editor {
         let newest = self.undo.iter().rev().take(UNDO_MAX - 1);
         let kept = newest.take_while(|(text, _)| {
             bytes += text.len();
-            bytes <= UNDO_BYTES_MAX
+            bytes <= self.line_max
         });
         let gone = self.undo.len() - kept.count();
         self.undo.drain(..gone);
@@ -541,6 +558,26 @@ mod tests {
     }
 
     #[test]
+    fn no_key_makes_a_line_too_long() {
+        let long = |_: &str| (0, vec!["x".repeat(20)]);
+        let mut editor = Editor::of(10);
+        type_text(&mut editor, "ŉŉŉŉŉ");
+        assert_eq!(press(&mut editor, &[Key::Char('x')]), Action::Bell);
+        assert_eq!(
+            press(&mut editor, &[Key::Home, Key::Alt('u')]),
+            Action::Bell,
+            "capitals take more"
+        );
+        assert_eq!(
+            press(&mut editor, &[Key::Char('x')]),
+            Action::Bell,
+            "nor is there room by that"
+        );
+        assert_eq!(editor.press(Key::Tab, &long), Action::Bell);
+        assert_eq!(editor.text(), "ŉŉŉŉŉ");
+    }
+
+    #[test]
     fn ctrl_c_empties_the_line_first() {
         let mut editor = Editor::new();
         type_text(&mut editor, "half");
@@ -588,7 +625,7 @@ mod tests {
             press(&mut editor, Key::Ctrl('y'));
         }
         let bytes: usize = editor.undo.iter().map(|(text, _)| text.len()).sum();
-        assert!(editor.undo.len() <= UNDO_MAX && bytes <= UNDO_BYTES_MAX, "{bytes}");
+        assert!(editor.undo.len() <= UNDO_MAX && bytes <= MAX_TEXT_BYTES, "{bytes}");
         assert!(editor.undo.len() > 2, "the newest steps are there");
         press(&mut editor, Key::Ctrl('_'));
         assert_eq!(editor.text(), "", "before the last yank");

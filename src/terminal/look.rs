@@ -106,6 +106,10 @@ impl Look {
                 let SessionEvent::Members { group, members, .. } = self.reply(tag).await? else {
                     return Ok(());
                 };
+                if members.is_empty() {
+                    // Left by all, or never joined by anybody.
+                    self.newest(&group).await?;
+                }
                 self.view.members(&group, &members);
                 Ok(())
             }
@@ -184,6 +188,7 @@ impl Look {
             let SessionEvent::History { events, last, .. } = self.reply(tag).await? else {
                 return Ok(());
             };
+            exists(query.group(), last)?;
             match query.take(events, last, &self.clock) {
                 Step::Ask(next) => {
                     ask = next;
@@ -266,11 +271,8 @@ impl Look {
         let ask = Query::last(group, 1).start();
         let tag = self.ask(ask).await;
         match self.reply(tag).await? {
-            SessionEvent::History { last, .. } if last > 0 => Ok(last),
-            _ => Err(Failure::new(
-                Exit::Data,
-                format!("nothing has happened in group {group} yet"),
-            )),
+            SessionEvent::History { last, .. } => exists(group, last),
+            _ => exists(group, 0),
         }
     }
 
@@ -294,6 +296,17 @@ impl Look {
             }
         }
         judge(self.out.flush())
+    }
+}
+
+/// The group's newest number. A group comes into being by its first event.
+fn exists(group: &str, newest: u64) -> Result<u64, Failure> {
+    match newest {
+        0 => {
+            let message = format!("there is no group {group} yet; `chaley groups` lists those that there are");
+            Err(Failure::new(Exit::NoSuch, message))
+        }
+        newest => Ok(newest),
     }
 }
 

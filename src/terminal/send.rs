@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::cli::Who;
 use super::lines::{InputLine, read_line};
 use super::pace::{Gate, Held, Pace};
-use super::sanitize::harmless;
+use super::sanitize::{harmless, harmless_json};
 use super::{Stop, TURN_MAX, complain, ended, exit_of, leave, refusal, uncertain};
 use crate::chat::ErrorCode;
 use crate::client::{Ask, Exit, Failure, Options, Session, SessionEvent, SessionHandle, Update};
@@ -303,7 +303,7 @@ impl Sending {
                         if self.sent.json {
                             let code = code.map_or("refused", |code| code.name());
                             let line = serde_json::json!({"refused": code, "message": message});
-                            let _ = writeln!(self.out, "{line}");
+                            let _ = writeln!(self.out, "{}", harmless_json(&line.to_string()));
                         }
                         if self.refused <= REPORTS_MAX {
                             complain(&failure);

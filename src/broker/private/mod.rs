@@ -151,12 +151,17 @@ impl PrivateBroker {
         let mut backoff = Backoff::default();
         loop {
             // A broker that is starting refuses connections first and then, for a moment, accounts.
-            match connect_once(&url, "chaleyd: is it ready?").await {
+            let tried = match connect_once(&url, "chaleyd: is it ready?").await {
                 Ok(connection) => {
                     let lasting = streams::make_lasting(&connection, &url, &self.names, &self.streams_file()).await;
                     let _ = connection.close(200, "ready".into()).await;
-                    return lasting;
+                    lasting
                 }
+                Err(error) => Err(error),
+            };
+            match tried {
+                Ok(()) => return Ok(()),
+                Err(error @ ConnectError::StreamsLost { .. }) => return Err(error),
                 Err(error) if tokio::time::Instant::now() >= until => return Err(error),
                 Err(_) => tokio::time::sleep(backoff.next_delay().min(Duration::from_millis(100))).await,
             }

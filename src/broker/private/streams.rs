@@ -40,7 +40,7 @@ pub(super) async fn make_lasting(
     }
     register::declare(connection, names)
         .await
-        .map_err(|error| match register::is_stream_waking(&error) {
+        .map_err(|error| match register::is_not_found(&error) {
             true => ConnectError::StreamsLost { url: url.to_string() },
             false => ConnectError::while_connecting(url, &error),
         })?;
@@ -49,7 +49,12 @@ pub(super) async fn make_lasting(
             tokio::time::sleep(LOOK_INTERVAL).await;
         }
     };
-    let _or_elsewhere = tokio::time::timeout(KEPT_DEADLINE, kept).await;
+    if tokio::time::timeout(KEPT_DEADLINE, kept).await.is_err() {
+        tracing::warn!(
+            "{} does not name the streams yet: this RabbitMQ may not find them again if it is killed now",
+            file.display()
+        );
+    }
     Ok(())
 }
 

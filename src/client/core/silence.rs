@@ -13,8 +13,8 @@ const BEATS: Millis = 3;
 pub(super) struct Hearing {
     at: Millis,
     beat_at: Option<Millis>,
-    /// The last times between two beats. One of them may have an outage in it, or a change of who beats.
-    gaps: [Option<Millis>; 2],
+    /// The last times between two beats, newest first. One of them may have an outage in it, and one a change of who beats.
+    gaps: [Option<Millis>; 3],
     not_before: Millis,
 }
 
@@ -27,8 +27,8 @@ impl Hearing {
     pub fn beat(&mut self, now: Millis) {
         let before = self.beat_at.replace(now);
         let gap = before.map(|before| now.saturating_sub(before).min(BEAT_MAX_MS));
-        let [last, _] = self.gaps;
-        self.gaps = [gap, last];
+        let [last, before_it, _] = self.gaps;
+        self.gaps = [gap, last, before_it];
     }
 
     /// When something was heard last.
@@ -38,7 +38,10 @@ impl Hearing {
 
     /// From when on hearing nothing is silence; none before two beats have told how often they come.
     pub fn due(&self) -> Option<Millis> {
-        let beat_every = self.gaps.into_iter().flatten().min()?;
+        let beat_every = match self.gaps {
+            [Some(a), Some(b), Some(c)] => a.min(b).max(a.max(b).min(c)),
+            gaps => gaps.into_iter().flatten().min()?,
+        };
         let patience = beat_every.saturating_mul(BEATS).max(SILENCE_MS);
         Some((self.at + patience).max(self.not_before))
     }
@@ -54,5 +57,31 @@ impl Hearing {
             Some(due) => now >= due,
             None => false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_change_of_who_beats_and_one_outage_do_not_change_how_often_beats_are_expected() {
+        let mut hearing = Hearing::default();
+        let due = |hearing: &mut Hearing, now| {
+            hearing.heard(now);
+            hearing.beat(now);
+            hearing.due().map(|due| due - now)
+        };
+        assert_eq!(due(&mut hearing, 0), None, "one beat does not tell");
+        assert_eq!(due(&mut hearing, 10_000), Some(30_000));
+        // Another node's turn comes a second later, its next one as late as any.
+        let after: Vec<_> = [20_000, 21_000, 31_000, 41_000]
+            .map(|now| due(&mut hearing, now))
+            .to_vec();
+        assert_eq!(after, [30_000; 4].map(Some));
+        assert_eq!(due(&mut hearing, 100_000), Some(30_000), "an outage");
+        assert_eq!(due(&mut hearing, 101_000), Some(30_000), "with a change in it");
+        let often: Vec<_> = [102_000, 103_000].map(|now| due(&mut hearing, now)).to_vec();
+        assert_eq!(often, [SILENCE_MS; 2].map(Some), "set to more");
     }
 }

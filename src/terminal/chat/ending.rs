@@ -64,7 +64,7 @@ impl Chat {
         let mut keep = |text: &str| outbox.as_mut().is_some_and(|outbox| outbox.add(None, text).is_ok());
         let (kept, not_kept) = without_turn(self.lines.drain(..), is_certain, &mut keep);
         self.pending += kept;
-        self.not_kept = not_kept.len();
+        self.not_kept += not_kept.len();
         self.tell_not_sent(&not_kept);
     }
 

@@ -1,8 +1,8 @@
 //! A nick that is taken: perhaps by a former chat of the same user that was killed, which the ring gives up after
 //! `chat.away_grace_ms`. So long the join is tried again by itself, and what is said waits for it.
 
-use super::Chat;
 use super::paste::Waiting;
+use super::{Chat, Phase};
 use crate::ring::Millis;
 use crate::terminal::sanitize::harmless;
 
@@ -104,14 +104,24 @@ impl Chat {
         }
     }
 
+    /// The user does not want to wait any longer. A try that is under way may still come through, but it is the last one.
+    pub(super) fn cancel_patience(&mut self) {
+        let under_way = self.patience.take_if(|it| it.again_at.is_none());
+        self.end_patience();
+        self.patience = under_way.map(|it| Patience { until: 0, ..it });
+    }
+
     /// The join is not tried any more. What was to be said there goes nowhere else.
     pub(super) fn end_patience(&mut self) {
         self.patience = None;
-        if self.groups.is_empty() {
+        if self.groups.values().all(|group| group.phase == Phase::Joining) {
             let (said, others): (Vec<Waiting>, Vec<Waiting>) = self.lines.drain(..).partition(Waiting::is_said);
             self.lines.extend(others);
             let said: Vec<String> = said.iter().map(Waiting::typed).collect();
             self.tell_not_sent(&said);
+            if self.end.is_some() {
+                self.not_kept += said.len();
+            }
         }
     }
 }
