@@ -301,6 +301,19 @@ impl Recording {
         disks
     }
 
+    /// The disk of a process that ended without a power loss.
+    pub fn whole(&self) -> Left {
+        let (cut, parts) = (usize::MAX, BTreeMap::new());
+        Left {
+            number: self.fingerprint(cut, &parts),
+            is_telling: false,
+            cut,
+            parts,
+            acknowledged: self.acknowledged(cut),
+            synced: self.synced(cut),
+        }
+    }
+
     fn variants(&self, cut: usize) -> Vec<BTreeMap<usize, Part>> {
         let there = |(_, change): &(usize, &Change)| change.begin < cut && change.durable >= cut;
         let loose: Vec<usize> = self

@@ -123,7 +123,29 @@ fn record(work: &Work, home: &Path) -> Recording {
     ]);
     command.env(DIRECTORY, &directory).env(WORK, work.name);
     let events = trace::record(&command, &directory, &home.join("trace"));
-    Recording::new(&directory, &before, events)
+    let recording = Recording::new(&directory, &before, events);
+    let replayed = home.join("replayed");
+    recording.make(&recording.whole(), &replayed);
+    same(&directory, &replayed);
+    recording
+}
+
+/// What was recorded leads to what is there, or nothing that is said of it counts.
+fn same(there: &Path, replayed: &Path) {
+    let names = |directory: &Path| {
+        let entries = std::fs::read_dir(directory).unwrap();
+        let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    if there.is_file() {
+        let is_same = std::fs::read(there).unwrap() == std::fs::read(replayed).unwrap();
+        return assert!(is_same, "{} was recorded otherwise", there.display());
+    }
+    assert_eq!(names(there), names(replayed), "{}", there.display());
+    for name in names(there) {
+        same(&there.join(&name), &replayed.join(&name));
+    }
 }
 
 /// Makes at most `limit` of the disks, on two threads, and looks at each.

@@ -112,15 +112,23 @@ fn calls(text: &str) -> Vec<Call<'_>> {
             result,
         });
     }
-    // In the order of their beginnings, as the kernel is given them; two threads never write to one file at a time.
-    calls.sort_by_key(|call| call.begin);
+    // In the order of their beginnings, as the kernel is given them; two threads never write to one file at a time. But a
+    // descriptor is the opened file's from the end of its call on: until then another thread may write to the file that had
+    // the number before, and close it.
+    calls.sort_by_key(|call| if call.opens() { call.end } else { call.begin });
     calls
+}
+
+impl Call<'_> {
+    fn opens(&self) -> bool {
+        matches!(self.name, "openat" | "open" | "creat")
+    }
 }
 
 struct Reader {
     root: PathBuf,
-    /// Where a descriptor writes next; nothing for one that appends.
-    offsets: HashMap<i64, Option<u64>>,
+    /// Which file a descriptor was opened for, and where it writes next; nothing for one that appends.
+    offsets: HashMap<i64, (PathBuf, Option<u64>)>,
 }
 
 impl Reader {
@@ -142,10 +150,11 @@ impl Reader {
         let paths = || quoted().map(|bytes| PathBuf::from(String::from_utf8(bytes).expect("a path of UTF-8")));
         let ours = |path: PathBuf| path.starts_with(&self.root).then_some(path);
         match call.name {
-            "openat" | "open" | "creat" => {
+            _ if call.opens() => {
                 let (path, creates) = (paths().next()?, arguments.contains("O_CREAT"));
                 let appends = arguments.contains("O_APPEND");
-                self.offsets.insert(call.result, (!appends).then_some(0));
+                self.offsets
+                    .insert(call.result, (path.clone(), (!appends).then_some(0)));
                 let empty = arguments.contains("O_TRUNC");
                 ours(path)
                     .filter(|_| creates || empty)
@@ -158,8 +167,10 @@ impl Reader {
             }
             "unlink" | "unlinkat" | "rmdir" => Some(What::Remove(ours(paths().next()?)?)),
             "lseek" => {
-                let (number, _) = descriptor(arguments)?;
-                if let Some(Some(offset)) = self.offsets.get_mut(&number) {
+                let (number, path) = descriptor(arguments)?;
+                let path = ours(path)?;
+                if let Some((of, Some(offset))) = self.offsets.get_mut(&number) {
+                    assert_eq!(*of, path, "descriptor {number}");
                     *offset = call.result as u64;
                 }
                 None
@@ -196,7 +207,9 @@ impl Reader {
             "write" => {
                 let mut data = data();
                 data.truncate(call.result as usize);
-                match self.offsets.get_mut(&number).expect("it was opened") {
+                let (of, next) = self.offsets.get_mut(&number).expect("it was opened");
+                assert_eq!(*of, path, "descriptor {number}");
+                match next {
                     None => Some(What::Append { path, data }),
                     Some(next) => {
                         let offset = *next;
