@@ -373,7 +373,8 @@ impl Core {
 
     /// The broker has taken the publication.
     pub fn confirmed(&mut self, id: u64, now: Millis) {
-        if self.unconfirmed.remove(&id).is_some() {
+        // Questions that are asked again and again must not put off for ever what waits for its outcome.
+        if let Some(Some(_)) = self.unconfirmed.remove(&id) {
             self.active_at = now;
         }
     }
@@ -503,7 +504,9 @@ impl Core {
             let id = self.next_publication;
             self.next_publication += 1;
             self.unconfirmed.insert(id, lowest);
-            self.active_at = now;
+            if lowest.is_some() {
+                self.active_at = now;
+            }
             self.outputs.push_back(Output::Publish { id, requests });
         }
     }

@@ -143,6 +143,29 @@ fn nothing_is_repeated_while_the_broker_has_not_confirmed() {
     assert_eq!(world.to_ring.len(), 1, "lost behind the broker: repeated");
 }
 
+/// Found by the simulation (seed 151787): a session that had left asked for a private conversation, was refused that, asked
+/// again a moment later, and never repeated the leave, whose outcome it had not heard.
+#[test]
+fn questions_put_off_no_repetition() {
+    let mut world = World::connected();
+    world.join();
+    world.core.confirmed(1, world.now);
+    world.to_ring.clear();
+    let mut repeated = 0;
+    for _ in 0..8 {
+        world.question(Ask::Groups {
+            after: String::new(),
+            limit: 1,
+        });
+        world.pass(RETRY_MS / 4);
+        for (id, requests) in std::mem::take(&mut world.to_ring) {
+            repeated += requests.iter().filter(|it| matches!(it, Request::Join { .. })).count();
+            world.core.confirmed(id, world.now);
+        }
+    }
+    assert_eq!(repeated, 1, "after RETRY_MS, and then after twice as long");
+}
+
 #[test]
 fn a_gap_is_closed_from_history_after_a_moment() {
     let mut world = World::connected();

@@ -146,6 +146,7 @@ impl World {
                 (Output::Publish { id, requests }, Some(connection)) => {
                     let body = serde_json::to_vec(&requests).map_err(|error| error.to_string())?;
                     self.fingerprint.add(&(client, id, &body));
+                    self.log(|| format!("client {client}: publishes {}", String::from_utf8_lossy(&body)));
                     let latency = self.latency();
                     let at = self.arrival_time(connection, Target::Requests, latency);
                     self.at(
