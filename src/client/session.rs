@@ -212,7 +212,7 @@ impl Driver {
                 Wake::Gone => break,
                 Wake::Room(update) => self.untold.push_front(update),
                 Wake::Time => self.core.tick(self.now()),
-                Wake::Asks => self.take_asks(&wire),
+                Wake::Asks => wire = self.take_asks(wire),
                 Wake::NoMoreAsks => self.asks = None,
                 Wake::Link(event) => wire = self.take_turn(wire, event),
                 Wake::Opened(opened) => wire = self.take_opened(*opened),
@@ -354,14 +354,18 @@ impl Driver {
         }
     }
 
-    fn take_asks(&mut self, wire: &Wire) {
+    fn take_asks(&mut self, mut wire: Wire) -> Wire {
         let now = self.now();
         for (tag, ask) in std::mem::take(&mut self.taken) {
             if self.core.is_ended()
                 && (ask.is_read() || matches!(ask, Ask::Join { .. }))
                 && let Ok(session) = drawn()
             {
-                self.core.renew(SessionId(session), matches!(wire, Wire::Up(_)));
+                self.core.renew(SessionId(session));
+                if let Wire::Up(link) = wire {
+                    tokio::spawn(link.close());
+                    wire = self.reopen();
+                }
             }
             if let Err((code, message)) = self.check_and_submit(tag, &ask, now) {
                 self.untold.push_back(Update::Event(SessionEvent::Refused {
@@ -373,6 +377,7 @@ impl Driver {
                 }));
             }
         }
+        wire
     }
 
     fn check_and_submit(&mut self, tag: u64, ask: &Ask, now: Millis) -> Result<(), (Option<ErrorCode>, String)> {

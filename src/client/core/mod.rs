@@ -210,8 +210,9 @@ impl Core {
         }
     }
 
-    /// Starts anew under another session id after [`SessionEvent::Ended`]. `connected` says whether there is a connection.
-    pub fn renew(&mut self, session: SessionId, connected: bool) {
+    /// Starts anew under another session id after [`SessionEvent::Ended`]. It needs a new connection with a new queue: answers
+    /// to the former session that come late are for the same numbers, and do not say which session they mean.
+    pub fn renew(&mut self, session: SessionId) {
         if self.link != Link::Ended {
             return;
         }
@@ -223,7 +224,7 @@ impl Core {
         self.outputs = outputs;
         self.epoch = epoch;
         self.members = members;
-        self.link = if connected { Link::Up } else { Link::Down };
+        self.link = Link::Down;
     }
 
     /// How many more ordered requests [`Core::submit`] takes.

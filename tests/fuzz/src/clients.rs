@@ -226,7 +226,7 @@ impl Listening {
             5 => self.core.nacked(script.near(self.published), self.now),
             6 => self.core.disconnected(self.now),
             7 => self.core.connected(self.now),
-            8 => self.core.renew(SessionId(u128::from(script.byte())), script.flag()),
+            8 => self.core.renew(SessionId(u128::from(script.byte()))),
             _ => {
                 let count = 1 + script.below(3);
                 let delivery = Delivery {

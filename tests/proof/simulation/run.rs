@@ -137,7 +137,7 @@ fn probe(world: &mut World) -> Result<u64, String> {
     let tag = world.clients[client].user.next_tag + 1;
     let text = format!("{client}.{tag} does anybody hear me?");
     for ask in [join, Ask::say(group, text)] {
-        world.user_submits(client, ask);
+        world.user_submits(client, ask)?;
     }
     wait(world, ANSWERED_WITHIN_MS, |world| {
         let answered = world.clients[client].user.acknowledged;

@@ -271,8 +271,14 @@ fn an_ended_session_hands_back_what_waits_and_sends_nothing_again() {
     assert!(matches!(world.told.last(), Some(SessionEvent::Ended { groups, .. }) if groups == &["1"]));
     assert_eq!(world.say("more"), None);
 
-    world.core.renew(SessionId(8), true);
+    world.core.renew(SessionId(8));
     world.join();
+    assert!(
+        world.to_ring.is_empty(),
+        "nothing goes by a queue that has answers to the former session"
+    );
+    world.disconnect();
+    world.connect();
     let fresh = |request: &Request| matches!(request, Request::Join { session, n: 1, .. } if *session == SessionId(8));
     assert!(world.to_ring.iter().any(|(_, requests)| requests.iter().any(fresh)));
 }

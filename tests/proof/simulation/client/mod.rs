@@ -82,7 +82,7 @@ impl World {
                     self.client_after(100, client, ClientEvent::Ask);
                     return Ok(());
                 }
-                self.user_asks(client);
+                self.user_asks(client)?;
             }
             ClientEvent::Due => {
                 it.wakes_at = None;

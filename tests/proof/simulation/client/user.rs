@@ -68,19 +68,20 @@ impl User {
 
 impl World {
     /// The user wants something; what the session does not take was no request.
-    pub fn user_asks(&mut self, client: usize) {
+    pub fn user_asks(&mut self, client: usize) -> Result<(), String> {
         let it = &mut self.clients[client];
         it.user.wishes = it.user.wishes.saturating_sub(1);
         let ask = self.wish(client);
-        self.user_submits(client, ask);
+        self.user_submits(client, ask)
     }
 
-    pub fn user_submits(&mut self, client: usize, ask: Ask) {
+    pub fn user_submits(&mut self, client: usize, ask: Ask) -> Result<(), String> {
         if self.clients[client].user.ended {
-            let Ask::Join { .. } = ask else { return };
+            let Ask::Join { .. } = ask else { return Ok(()) };
             let session = self.draw_session();
+            self.client_loses_connection(client, 0, 0)?;
             let it = &mut self.clients[client];
-            it.core.renew(session, it.connection.is_some());
+            it.core.renew(session);
             it.user.session = session;
             it.user.ended = false;
         }
@@ -93,6 +94,7 @@ impl World {
             self.log(|| format!("client {client}: asks {tag} {ask:?}"));
             self.clients[client].user.pending.insert(tag, ask);
         }
+        Ok(())
     }
 
     fn wish(&mut self, client: usize) -> Ask {
