@@ -7,6 +7,9 @@ use super::{Ask, LARGE_READS_IN_FLIGHT, READ_REFERENCE_BASE, READS_MAX, RETRY_MA
 use crate::ring::Millis;
 use crate::wire::client::{Event, NodeDigest};
 
+/// In so many steps are questions spread that are asked again, over as long again as they wait.
+const SPREAD: u64 = 8;
+
 /// What a question is for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Purpose {
@@ -183,7 +186,11 @@ impl Reads {
             let is_large = read.purpose.is_large();
             if read.state == State::Waiting && wanted(&read.purpose) && !(is_large && large == LARGE_READS_IN_FLIGHT) {
                 large += usize::from(is_large);
-                let wait = RETRY_MS.saturating_mul(1 << read.attempts.min(8)).min(RETRY_MAX_MS);
+                let mut wait = RETRY_MS.saturating_mul(1 << read.attempts.min(8)).min(RETRY_MAX_MS);
+                if read.attempts > 0 {
+                    // Answers that came together and found no room in the queue do not come together again.
+                    wait += wait * (*reference % SPREAD) / SPREAD;
+                }
                 read.attempts += 1;
                 read.state = State::Asked { again_at: now + wait };
                 asked.push((*reference, read.purpose.clone()));
