@@ -100,9 +100,12 @@ fn a_kill_is_measured_and_the_order_is_judged() {
         "{report}"
     );
     let drawn = std::fs::read_to_string(&drawing).expect("a drawing");
+    // On a busy machine node 2 may have joined last, and be the tail.
+    let places = ["head", "middle", "tail"].map(|place| drawn.matches(&format!("kill {place}")).count());
     assert_eq!(
-        (drawn.matches("<polyline").count(), drawn.matches("kill middle").count()),
-        (4, 1)
+        (drawn.matches("<polyline").count(), places.iter().sum::<usize>()),
+        (4, 1),
+        "{places:?}"
     );
     nothing_is_left(directory.path());
 }
