@@ -245,13 +245,8 @@ impl Chat {
         if self.is_busy() {
             return None;
         }
-        // What is said waits for the join; what is asked for need not, and may be another join. Nor does what is said to one
-        // alone, which is refused: somebody else may have the nick by then.
         let at = match self.waits_for_nick() {
-            true => self
-                .lines
-                .iter()
-                .position(|line| !matches!(line.parse(), Ok(Line::Say(_))))?,
+            true => self.lines.iter().position(|line| !line.waits_for_join())?,
             false => 0,
         };
         self.lines.remove(at)
@@ -421,7 +416,7 @@ impl Chat {
                 self.view.answer(render::candidates(&words));
             }
             // Ctrl-C must not wait for what does not come.
-            Action::Interrupt if self.patience.is_some() => {
+            Action::Interrupt if self.is_trying() => {
                 self.cancel_patience();
                 self.view.notice("not trying any more");
             }

@@ -310,6 +310,11 @@ fn scripts_look_without_joining_and_repeat_without_harm() {
         (&["history", "-g", "1", "--date", "yesterday"][..], 64),
         (&["history", "-g", "1", "-n", "0"], 64),
         (&["who", "-g", "a.b"], 65),
+        (&["who", "-g", "nowhere"], 67),
+        (&["history", "-g", "nowhere"], 67),
+        (&["history", "-g", "nowhere", "--today"], 67),
+        (&["history", "-g", "nowhere", "--search", "x"], 67),
+        (&["verify", "-g", "nowhere"], 67),
         (&["verify", "-g", "1", "nonsense"], 64),
         (&["send", "-g", "1", "-u", "b", "--id", "two words", "x"], 64),
     ] {

@@ -42,6 +42,15 @@ impl Patience {
         self.again_at.take_if(|at| now >= *at).is_some()
     }
 
+    /// A try that is under way is the last one.
+    fn give_up(&mut self) {
+        self.until = 0;
+    }
+
+    fn is_given_up(&self) -> bool {
+        self.until == 0
+    }
+
     fn is_for(&self, group: &str, user: &str) -> bool {
         self.group == group && self.user == user
     }
@@ -106,9 +115,15 @@ impl Chat {
 
     /// The user does not want to wait any longer. A try that is under way may still come through, but it is the last one.
     pub(super) fn cancel_patience(&mut self) {
-        let under_way = self.patience.take_if(|it| it.again_at.is_none());
+        let mut under_way = self.patience.take_if(|it| it.again_at.is_none());
+        under_way.iter_mut().for_each(Patience::give_up);
         self.end_patience();
-        self.patience = under_way.map(|it| Patience { until: 0, ..it });
+        self.patience = under_way;
+    }
+
+    /// Whether a join is being tried that the user has not given up: then Ctrl-C gives it up, and ends nothing else.
+    pub(super) fn is_trying(&self) -> bool {
+        self.patience.as_ref().is_some_and(|it| !it.is_given_up())
     }
 
     /// The join is not tried any more. What was to be said there goes nowhere else.
@@ -145,6 +160,14 @@ mod tests {
             }
         }
         assert_eq!((tries, now), (20, 100 + PATIENCE_MS));
+        assert!(!patience.is_given_up());
+        let mut patience = Patience::new("1", "bob", 100);
+        assert!(patience.is_due(100 + AGAIN_MS));
+        patience.give_up();
+        assert!(
+            patience.is_given_up() && !patience.refused(200 + AGAIN_MS),
+            "the last one"
+        );
         assert!(patience.is_for("1", "bob") && !patience.is_for("2", "bob") && !patience.is_for("1", "eve"));
     }
 }

@@ -38,6 +38,12 @@ impl Waiting {
         }
     }
 
+    /// Whether it is said once the join is through. What is asked for need not wait, and may be another join; what is said
+    /// to one alone is refused instead, for somebody else may have the nick by then.
+    pub(super) fn waits_for_join(&self) -> bool {
+        matches!(self.parse(), Ok(Line::Say(_)))
+    }
+
     /// Whether it says something in a group.
     pub(super) fn is_said(&self) -> bool {
         matches!(self.parse(), Ok(Line::Say(_) | Line::Tell { .. }))
