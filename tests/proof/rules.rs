@@ -226,6 +226,38 @@ fn rule_2_entries_off_the_chain_are_not_appended() {
 }
 
 #[test]
+fn rule_3_what_the_broker_has_not_confirmed_is_not_delivered() {
+    let mut tail = Lone::member(2, 2);
+    tail.hear_from(1, tail.progress(2, true));
+    assert_eq!((tail.node.progress().commit, tail.node.progress().delivered), (2, 0));
+    tail.step(Input::Delivered { upto: 1 });
+    assert_eq!(tail.node.progress().delivered, 1);
+}
+
+#[test]
+fn rule_4_a_proposal_has_won_when_it_is_read_back() {
+    let mut head = Lone::member(1, 0);
+    head.pass(4 * timing().grace_ms, true, |head| {
+        head.hear_from(2, head.progress(0, true));
+    });
+    let sent_at = head.now;
+    let proposed = |head: &Lone| {
+        head.effects.iter().find_map(|effect| match effect {
+            Effect::Propose(record) => Some(record.clone()),
+            _ => None,
+        })
+    };
+    head.pass(200, true, |head| {
+        head.step(Input::Returned { to: member(2) });
+        head.step(Input::LoopConfirmed { sent_at });
+    });
+    let record = proposed(&head).expect("node 2 has failed");
+    assert_eq!(head.node.view().epoch, Epoch(2), "another may have been there before");
+    head.step(Input::Registered(record));
+    assert_eq!(head.node.view().epoch, Epoch(3));
+}
+
+#[test]
 fn rule_4_after_the_own_connection_nobody_proposes_before_all_were_heard() {
     let both = [member(1), member(2)];
     let mut tail = Lone::member(2, 0);
@@ -257,6 +289,27 @@ fn rule_4_who_has_just_started_waits_for_everyone() {
     assert!(!head.did(proposes), "node 3 may know a later view");
     head.pass(200, true, goes);
     assert!(head.did(proposes));
+}
+
+#[test]
+fn rule_5_who_is_not_synced_proposes_nothing() {
+    let three = [member(1), member(2), member(3)];
+    let proposes = |synced: bool| {
+        let mut tail = Lone::new(member(3), &views(&three), synced, 0);
+        tail.connect(&views(&three));
+        tail.pass(4 * timing().grace_ms, true, |tail| {
+            for heard in 1..=2 {
+                tail.hear_from(heard, tail.progress(0, false));
+            }
+        });
+        tail.pass(4 * timing().grace_ms, true, |tail| {
+            tail.hear_from(1, tail.progress(0, false));
+            tail.step(Input::Returned { to: member(2) });
+        });
+        tail.did(|effect| matches!(effect, Effect::Propose(_)))
+    };
+    assert!(!proposes(false));
+    assert!(proposes(true));
 }
 
 #[test]
@@ -494,8 +547,20 @@ pub const ALL: &[(&str, fn())] = &[
         rule_4_after_the_own_connection_nobody_proposes_before_all_were_heard,
     ),
     (
+        "what is not confirmed is not delivered",
+        rule_3_what_the_broker_has_not_confirmed_is_not_delivered,
+    ),
+    (
+        "a proposal has won when it is read back",
+        rule_4_a_proposal_has_won_when_it_is_read_back,
+    ),
+    (
         "who has just started waits for everyone",
         rule_4_who_has_just_started_waits_for_everyone,
+    ),
+    (
+        "who is not synced proposes nothing",
+        rule_5_who_is_not_synced_proposes_nothing,
     ),
     (
         "a different log is not streamed to",
