@@ -65,6 +65,9 @@ pub enum Answer {
         pid: u32,
         /// Every key with its value, passwords included.
         settings: BTreeMap<String, String>,
+        /// Where each comes from, as `config show --origin` words it.
+        #[serde(default)]
+        origins: BTreeMap<String, String>,
         /// Ids of the nodes that it has by now, lowest first, if they are not those of the settings any more: more were
         /// started, or some stopped.
         #[serde(default)]

@@ -314,17 +314,23 @@ pub struct WaitArguments {
 #[derive(Debug, Subcommand)]
 pub enum ConfigCommand {
     /// Print every setting
-    Show {
-        /// Where each value comes from
-        #[arg(long)]
-        origin: bool,
-        /// One JSON object: of each key its value and its origin
-        #[arg(long)]
-        json: bool,
-        /// Settings file, as --config
-        #[arg(short = 'f', value_name = "FILE", conflicts_with = "config")]
-        file: Option<PathBuf>,
-    },
+    Show(ShowArguments),
+}
+
+#[derive(Debug, Args)]
+pub struct ShowArguments {
+    /// Where each value comes from
+    #[arg(long)]
+    pub origin: bool,
+    /// One JSON object: of each key its value and its origin
+    #[arg(long)]
+    pub json: bool,
+    /// Those that the ring runs with, whatever the file and the environment say now
+    #[arg(long, conflicts_with_all = ["file", "config"])]
+    pub running: bool,
+    /// Settings file, as --config
+    #[arg(short = 'f', value_name = "FILE", conflicts_with = "config")]
+    pub file: Option<PathBuf>,
 }
 
 /// Whose log.
@@ -351,7 +357,7 @@ impl Command {
             Command::Check { json }
             | Command::Doctor { json, .. }
             | Command::Config {
-                command: ConfigCommand::Show { json, .. },
+                command: ConfigCommand::Show(ShowArguments { json, .. }),
             } => *json,
             _ => false,
         }
@@ -359,16 +365,6 @@ impl Command {
 }
 
 impl PlaceArguments {
-    /// The place of a supervisor that is known.
-    pub fn of(state_dir: &std::path::Path, cluster: &str) -> PlaceArguments {
-        PlaceArguments {
-            state_dir: Some(state_dir.to_owned()),
-            cluster: Some(cluster.to_owned()),
-            config: None,
-            color: Colour::Auto,
-        }
-    }
-
     pub fn flags(&self) -> Vec<Flag> {
         let mut flags = Vec::new();
         if let Some(directory) = &self.state_dir {

@@ -97,6 +97,7 @@ impl Supervisor {
             Request::Settings => Ok(Answer::Settings {
                 pid: std::process::id(),
                 settings: self.plan.config.flat(),
+                origins: self.plan.origins.clone(),
                 nodes: self.changed_nodes(),
                 ready: matches!(self.phase, Phase::Serving),
             }),

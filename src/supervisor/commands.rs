@@ -11,12 +11,12 @@ use serde_json::json;
 
 use super::arguments::{
     Arguments, BenchArguments, Colour, Command, ConfigCommand, MeasuredRing, NodeArguments, PlaceArguments,
-    StateArguments, UpArguments,
+    ShowArguments, StateArguments, UpArguments,
 };
 use super::output::{error, note, print, print_line};
 use super::process::is_running;
 use super::{History, Plan, check, console, daemon, doctor, events, follow, launch, render, wait, watch};
-use crate::config::{ConfigError, Flag, Settings, Sources};
+use crate::config::{ConfigError, Flag, Settings, Sources, shown};
 use crate::control::{Answer, Failure, Request, StateReport, call, exit};
 use crate::shell::{self, Shell};
 
@@ -103,8 +103,8 @@ pub(super) fn run(place: &PlaceArguments, command: Command) -> Result<u8, Failur
         Command::Up(up) => return self::up(place, &up),
         Command::Supervise { .. } => return Ok(launch::detached()),
         Command::Config {
-            command: ConfigCommand::Show { origin, json, file },
-        } => return show_config(place, file.as_deref(), origin, json),
+            command: ConfigCommand::Show(wanted),
+        } => return show_config(place, &wanted),
         Command::Doctor { json, file } => {
             let settings = Settings::load(&sources(place, file.as_deref(), Vec::new()));
             let directory = match &settings {
@@ -181,18 +181,26 @@ fn state_dir(place: &PlaceArguments) -> Result<PathBuf, Failure> {
     Ok(Settings::load(&sources(place, None, Vec::new()))?.config.state_dir()?)
 }
 
-fn show_config(place: &PlaceArguments, file: Option<&Path>, origin: bool, json: bool) -> Result<u8, Failure> {
-    let settings = Settings::load(&sources(place, file, Vec::new()))?;
-    if json {
+fn show_config(place: &PlaceArguments, wanted: &ShowArguments) -> Result<u8, Failure> {
+    let settings = if wanted.running {
+        running_settings(&state_dir(place)?)?
+    } else {
+        let settings = Settings::load(&sources(place, wanted.file.as_deref(), Vec::new()))?;
         let described = settings.describe().into_iter();
-        let described = described.map(|(key, value, from)| (key, json!({"value": value, "origin": from.to_string()})));
+        described
+            .map(|(key, value, from)| (key, value, from.to_string()))
+            .collect()
+    };
+    if wanted.json {
+        let settings = settings.into_iter();
+        let described = settings.map(|(key, value, from)| (key, json!({"value": value, "origin": from})));
         print_line(&serde_json::Value::Object(described.collect()).to_string());
         return Ok(exit::DONE);
     }
     let mut text = String::new();
-    for (key, value, from) in settings.describe() {
+    for (key, value, from) in settings {
         let setting = format!("{key} = {value}");
-        if origin {
+        if wanted.origin {
             text.push_str(&format!("{setting:<50}  {from}\n"));
         } else {
             text.push_str(&format!("{setting}\n"));
@@ -200,6 +208,18 @@ fn show_config(place: &PlaceArguments, file: Option<&Path>, origin: bool, json: 
     }
     print(&text);
     Ok(exit::DONE)
+}
+
+/// The settings of a ring that runs: key, value without passwords, origin.
+fn running_settings(directory: &Path) -> Result<Vec<(String, String, String)>, Failure> {
+    let Answer::Settings { settings, origins, .. } = call(directory, &Request::Settings, QUICK_TIMEOUT)? else {
+        return Err(strange_answer());
+    };
+    let described = settings.into_iter().map(|(key, value)| {
+        let (value, from) = (shown(&key, &value), origins.get(&key).cloned());
+        (key, value, from.unwrap_or_default())
+    });
+    Ok(described.collect())
 }
 
 // ---- the command line itself ------------------------------------------------------------------------------------------
@@ -231,10 +251,13 @@ fn up(place: &PlaceArguments, up: &UpArguments) -> Result<u8, Failure> {
             "others may read {file}, which holds the password of a broker; `chmod 600 {file}`"
         ));
     }
+    let origins = settings.describe().into_iter();
+    let origins = origins.map(|(key, _, from)| (key, from.to_string())).collect();
     let mut config = settings.config;
     config.cluster.state_dir = config.state_dir()?;
     let plan = Plan {
         config,
+        origins,
         history: match (up.new_cluster, up.recover) {
             (true, _) => History::GivenUp,
             (_, true) => History::Recovered,

@@ -1,14 +1,21 @@
 //! The console: `state | killnode 3 | startnode 3 | help | quit`, and every other command of `chaleyd` that has an end.
 //!
 //! It is on the stdin of a supervisor in the foreground, where a thread of its own reads, because reading a terminal
-//! blocks; it puts the same requests as the control socket does. `chaleyd console` is the same in another terminal. On a
-//! terminal it edits lines, completes commands and node ids, and lets messages appear above the prompt. The end of a stdin
-//! that is no terminal ends the console and not the supervisor.
+//! blocks. `chaleyd console` is the same in another terminal. On a terminal it edits lines, completes commands and node
+//! ids, and lets messages appear above the prompt. The end of a stdin that is no terminal ends the console and not the
+//! supervisor.
+//!
+//! A command is a process of its own, as from a shell, so that Ctrl-C ends it and neither the console nor the ring.
 
 use std::cell::Cell;
+use std::ffi::OsString;
 use std::io::{BufRead, IsTerminal, Read};
 use std::os::fd::AsFd;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use clap::Parser;
@@ -19,24 +26,24 @@ use rustyline::hint::Hinter;
 use rustyline::history::FileHistory;
 use rustyline::validate::Validator;
 use rustyline::{Context, Editor, Helper};
-use tokio::sync::{mpsc, oneshot};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
 
 use super::arguments::{Arguments, Command, PlaceArguments};
-use super::commands;
 use super::engine::News;
 use super::output::{error, print, print_line};
-use super::render;
-use super::socket::Call;
-use crate::config::did_you_mean;
+use crate::config::{did_you_mean, environment_name};
 use crate::control::{Answer, Failure, Request, call, exit};
 
 /// Longest command in bytes; what is longer is cut up and makes no sense.
 const MAX_LINE_BYTES: u64 = 4096;
 /// Commands that the arrow keys bring back.
 const MAX_HISTORY: usize = 500;
+/// The exit code of a console that an interrupt ends, as a shell gives it.
+const INTERRUPTED: i32 = 130;
 const PROMPT: &str = "chaleyd> ";
-/// The longest that a request may take: a start, until the node is a member. The supervisor's own limits are shorter.
-const TIMEOUT: Duration = Duration::from_secs(70);
+/// How long the supervisor may take to say which nodes there are.
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The commands with their arguments, for `help`, for completion and for guessing what was meant.
 const COMMANDS: [(&str, &str, &str); 16] = [
@@ -52,7 +59,7 @@ const COMMANDS: [(&str, &str, &str); 16] = [
     ("events", "", "what happened, as in: events --since 10m"),
     ("doctor", "", "what is wrong, or will be, and what mends it"),
     ("client-url", "", "the AMQP URL for other programs"),
-    ("config", "show", "the settings, as in: config show --origin"),
+    ("config", "show", "what the ring runs with, as in: config show --origin"),
     ("help", "", "this list"),
     ("down", "", "end all nodes and the supervisor; everything is kept"),
     ("quit", "", ""),
@@ -62,7 +69,6 @@ const COMMANDS: [(&str, &str, &str); 16] = [
 #[derive(Debug, PartialEq, Eq)]
 enum Entry {
     Nothing,
-    Ask(Request),
     /// A command of `chaleyd`, as its command line has it.
     Run(Vec<String>),
     Help,
@@ -71,20 +77,37 @@ enum Entry {
     Wrong(String),
 }
 
+/// Whose an interrupt is: Ctrl-C reaches all processes of a terminal's foreground.
+#[derive(Debug, Clone, Default)]
+pub struct Interrupts {
+    is_commands: Arc<AtomicBool>,
+}
+
+impl Interrupts {
+    /// Whether this one is for the command that the console runs, which has it already. It insists who interrupts again
+    /// what did not end by that.
+    pub fn is_for_command(&self) -> bool {
+        self.is_commands.swap(false, Ordering::Relaxed)
+    }
+
+    fn set_for_command(&self, is_commands: bool) {
+        self.is_commands.store(is_commands, Ordering::Relaxed);
+    }
+}
+
 /// Starts reading stdin, if it is ours to read.
-pub fn start(state_dir: &Path, cluster: &str, news: mpsc::Sender<News>, calls: mpsc::Sender<Call>) {
+pub fn start(state_dir: &Path, cluster: &str, news: mpsc::Sender<News>, interrupts: Interrupts) {
     let stdin = std::io::stdin();
     let terminal = stdin.is_terminal();
     // A background job that reads its terminal is stopped by the kernel, and every node's supervision with it.
     if terminal && nix::unistd::tcgetpgrp(stdin.as_fd()).ok() != Some(nix::unistd::getpgrp()) {
         return;
     }
-    let place = PlaceArguments::of(state_dir, cluster);
     let console = Console {
-        named: place.clone(),
-        place,
         directory: state_dir.to_owned(),
-        ring: Ring::Own { news, calls },
+        environment: vec![(environment_name("cluster.name"), cluster.into())],
+        supervisor: Some(news),
+        interrupts,
     };
     std::thread::spawn(move || console.run(terminal));
 }
@@ -92,58 +115,53 @@ pub fn start(state_dir: &Path, cluster: &str, news: mpsc::Sender<News>, calls: m
 /// `chaleyd console`: the same for a supervisor that runs elsewhere. Leaving it ends nothing.
 pub fn attach(place: &PlaceArguments, directory: &Path) -> Result<u8, Failure> {
     call(directory, &Request::Settings, TIMEOUT)?;
-    let mut known = place.clone();
-    known.state_dir = Some(directory.to_owned());
+    let interrupts = Interrupts::default();
+    let terminal = std::io::stdin().is_terminal();
+    if terminal {
+        outlive_commands(interrupts.clone())?;
+    }
+    let cluster = place
+        .cluster
+        .iter()
+        .map(|it| (environment_name("cluster.name"), it.into()));
+    let config = place.config.iter().map(|it| ("CHALEY_CONFIG".to_owned(), it.into()));
     let console = Console {
-        place: known,
-        named: place.clone(),
         directory: directory.to_owned(),
-        ring: Ring::Elsewhere(directory.to_owned()),
+        environment: cluster.chain(config).collect(),
+        supervisor: None,
+        interrupts,
     };
-    console.run(std::io::stdin().is_terminal());
+    console.run(terminal);
     Ok(exit::DONE)
 }
 
-/// Whom the console asks.
-#[derive(Clone)]
-enum Ring {
-    /// The supervisor in whose process it runs.
-    Own {
-        news: mpsc::Sender<News>,
-        calls: mpsc::Sender<Call>,
-    },
-    /// That of another process, by its state directory.
-    Elsewhere(PathBuf),
-}
-
-impl Ring {
-    /// `None` when there is no supervisor any more.
-    fn ask(&self, request: Request) -> Option<Answer> {
-        match self {
-            Ring::Own { calls, .. } => {
-                let (reply, answer) = oneshot::channel();
-                calls.blocking_send(Call { request, reply }).ok()?;
-                answer.blocking_recv().ok()
+/// From now on an interrupt that is meant for a command does not end this process.
+fn outlive_commands(interrupts: Interrupts) -> Result<(), Failure> {
+    let failed = |error: std::io::Error| Failure::machine("listening for signals", error);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(failed)?;
+    let listening = runtime.block_on(async { signal(SignalKind::interrupt()) });
+    let mut listening = listening.map_err(failed)?;
+    std::thread::spawn(move || {
+        runtime.block_on(async {
+            while listening.recv().await.is_some() {
+                if !interrupts.is_for_command() {
+                    std::process::exit(INTERRUPTED);
+                }
             }
-            Ring::Elsewhere(directory) => Some(call(directory, &request, TIMEOUT).unwrap_or_else(Answer::Failed)),
-        }
-    }
-
-    fn tell(&self, message: News) {
-        if let Ring::Own { news, .. } = self {
-            // The supervisor has ended, and this thread is about to.
-            let _ended = news.blocking_send(message);
-        }
-    }
+        });
+    });
+    Ok(())
 }
 
 struct Console {
-    /// Of the ring whose console this is, whatever the settings say meanwhile.
-    place: PlaceArguments,
-    /// As the command line had it, for telling where a setting comes from.
-    named: PlaceArguments,
+    /// The state directory of the ring whose console this is, whatever the settings say meanwhile.
     directory: PathBuf,
-    ring: Ring,
+    /// What else its commands have to know of it.
+    environment: Vec<(String, OsString)>,
+    /// The supervisor in whose process this runs.
+    supervisor: Option<mpsc::Sender<News>>,
+    interrupts: Interrupts,
 }
 
 impl Console {
@@ -152,6 +170,13 @@ impl Console {
             self.edit(&self.directory.join("console.history"));
         } else {
             self.read();
+        }
+    }
+
+    fn tell(&self, message: News) {
+        if let Some(news) = &self.supervisor {
+            // The supervisor has ended, and this thread is about to.
+            let _ended = news.blocking_send(message);
         }
     }
 
@@ -173,10 +198,10 @@ impl Console {
             return self.read();
         };
         let _first_time = editor.load_history(history);
-        if let Ring::Own { .. } = self.ring
+        if self.supervisor.is_some()
             && let Ok(printer) = editor.create_external_printer()
         {
-            self.ring.tell(News::Console(Box::new(printer)));
+            self.tell(News::Console(Box::new(printer)));
         }
         loop {
             match editor.readline(PROMPT) {
@@ -193,7 +218,7 @@ impl Console {
             }
             let _only_comfort = editor.save_history(history);
         }
-        self.ring.tell(News::ConsoleEnded);
+        self.tell(News::ConsoleEnded);
     }
 
     fn editor(&self) -> rustyline::Result<Editor<Completion, FileHistory>> {
@@ -202,7 +227,7 @@ impl Console {
             .max_history_size(MAX_HISTORY)?
             .completion_type(rustyline::CompletionType::List);
         let mut editor = Editor::with_config(config.build())?;
-        editor.set_helper(Some(Completion::new(self.ring.clone())));
+        editor.set_helper(Some(Completion::new(self.directory.clone())));
         Ok(editor)
     }
 
@@ -210,44 +235,35 @@ impl Console {
     fn obey(&self, line: &str) -> bool {
         match parse(line) {
             Entry::Nothing => {}
-            Entry::Help => print(&help(matches!(self.ring, Ring::Own { .. }))),
+            Entry::Help => print(&help(self.supervisor.is_some())),
             Entry::Wrong(message) => print_line(&message),
             Entry::Quit => {
                 self.quit();
                 return false;
             }
-            Entry::Down if matches!(self.ring, Ring::Own { .. }) => {
+            Entry::Down if self.supervisor.is_some() => {
                 self.quit();
                 return false;
             }
             Entry::Down => {
-                self.ask(Request::Down);
+                self.command(&["down".to_owned()]);
                 return false;
             }
             Entry::Run(words) => self.command(&words),
-            Entry::Ask(request) => return self.ask(request),
         }
         true
     }
 
     /// Leaves; the supervisor in whose process this runs ends with it.
     fn quit(&self) {
-        self.ring.tell(News::ConsoleEnded);
-        self.ring.tell(News::Quit);
-    }
-
-    fn ask(&self, request: Request) -> bool {
-        match self.ring.ask(request) {
-            Some(Answer::Failed(failure)) => print_line(&format!("error: {failure}")),
-            Some(answer) => print_line(&render::answer(&answer)),
-            None => return false,
-        }
-        true
+        self.tell(News::ConsoleEnded);
+        self.tell(News::Quit);
     }
 
     /// As on the command line, for this ring. What goes on until it is interrupted would hold the prompt up for ever.
     fn command(&self, words: &[String]) {
-        let arguments = match Arguments::try_parse_from(words) {
+        let arguments = match Arguments::try_parse_from(["chaleyd"].into_iter().chain(words.iter().map(String::as_str)))
+        {
             Ok(arguments) => arguments,
             Err(wrong) => return print_line(&wrong.to_string()),
         };
@@ -259,27 +275,44 @@ impl Console {
         if endless {
             return print_line("following has no end: use another terminal for it, or leave out -f");
         }
-        let place = match &arguments.command {
-            Command::Config { .. } => &self.named,
-            _ => &self.place,
-        };
-        if let Err(failure) = commands::run(place, arguments.command) {
-            error(&failure.message);
+        let mut command = std::process::Command::new("/proc/self/exe");
+        command
+            .arg0("chaleyd")
+            .args(words)
+            .args(colour())
+            .envs(self.environment.iter().cloned())
+            .env(environment_name("cluster.state_dir"), &self.directory)
+            .stdin(Stdio::null());
+        self.interrupts.set_for_command(true);
+        let ended = command.status();
+        self.interrupts.set_for_command(false);
+        // What went wrong it has said itself.
+        if let Err(failure) = ended {
+            error(&format!("{}: {failure}", words.join(" ")));
         }
+    }
+}
+
+/// As this process was told.
+fn colour() -> Option<&'static str> {
+    match anstream::ColorChoice::global() {
+        anstream::ColorChoice::Always => Some("--color=always"),
+        anstream::ColorChoice::Never => Some("--color=never"),
+        _ => None,
     }
 }
 
 /// Completes commands, then the ids of the nodes that there are. It also knows whether anything is typed, which the editor
 /// does not tell when it is interrupted: it asks for a hint after each change of the line.
 struct Completion {
-    ring: Ring,
+    directory: PathBuf,
     is_typed: Cell<bool>,
 }
 
 impl Completion {
-    fn new(ring: Ring) -> Completion {
+    fn new(directory: PathBuf) -> Completion {
         Completion {
-            ring,
+            directory,
             is_typed: Cell::new(false),
         }
     }
@@ -302,7 +335,7 @@ impl Completion {
                 _ => Vec::new(),
             };
         }
-        let Some(Answer::State(report)) = self.ring.ask(Request::Summary) else {
+        let Ok(Answer::State(report)) = call(&self.directory, &Request::Summary, TIMEOUT) else {
             return Vec::new();
         };
         let nodes = report.nodes.iter().map(|node| node.id.to_string());
@@ -374,37 +407,43 @@ fn parse(line: &str) -> Entry {
         return Entry::Nothing;
     };
     let command = first.to_lowercase();
-    if matches!(
-        command.as_str(),
-        "check" | "wait" | "logs" | "events" | "doctor" | "client-url" | "config"
-    ) {
-        let words = words.map(str::to_owned);
-        return Entry::Run(["chaleyd".to_owned(), command].into_iter().chain(words).collect());
+    match command.as_str() {
+        "check" | "wait" | "logs" | "events" | "doctor" | "client-url" => return run(&command, words),
+        "config" => return config(words.collect()),
+        _ => {}
     }
     let argument = words.next();
     if words.next().is_some() {
         return Entry::Wrong(format!("{first} takes at most one argument; `help` lists the commands"));
     }
-    let request: fn(u32) -> Request = match command.as_str() {
-        "state" => return without_argument(&command, argument, Entry::Ask(Request::State)),
+    let name = match command.as_str() {
+        "state" => return without_argument(&command, argument, run("state", [].into_iter())),
         "help" | "?" => return without_argument(&command, argument, Entry::Help),
         "quit" | "exit" => return without_argument(&command, argument, Entry::Quit),
         "down" => return without_argument(&command, argument, Entry::Down),
-        "killnode" | "kill" => |id| Request::Kill { id },
-        "startnode" | "start" => |id| Request::Start { id },
-        "stopnode" | "stop" => |id| Request::Stop { id },
-        "pausenode" | "pause" => |id| Request::Pause { id },
-        "resumenode" | "resume" => |id| Request::Resume { id },
+        "killnode" | "kill" => "kill",
+        "startnode" | "start" => "start",
+        "stopnode" | "stop" => "stop",
+        "pausenode" | "pause" => "pause",
+        "resumenode" | "resume" => "resume",
         _ => return unknown(first),
     };
-    match argument.map(str::parse) {
-        Some(Ok(id)) => Entry::Ask(request(id)),
-        Some(Err(_)) => Entry::Wrong(format!(
-            "{:?} is no node id; as in `{command} 3`",
-            argument.unwrap_or("")
-        )),
+    match argument.map(|id| (id, id.parse::<u32>())) {
+        Some((id, Ok(_))) => run(name, [id].into_iter()),
+        Some((id, Err(_))) => Entry::Wrong(format!("{id:?} is no node id; as in `{command} 3`")),
         None => Entry::Wrong(format!("which node? As in `{command} 3`")),
     }
+}
+
+fn run<'a>(command: &'a str, arguments: impl Iterator<Item = &'a str>) -> Entry {
+    Entry::Run([command].into_iter().chain(arguments).map(str::to_owned).collect())
+}
+
+/// The settings that are of interest here are those that the ring runs with, unless others are named.
+fn config(arguments: Vec<&str>) -> Entry {
+    let named = |word: &&str| word.starts_with("-f") || word.starts_with("--config");
+    let running = (arguments.first() == Some(&"show") && !arguments.iter().any(named)).then_some("--running");
+    run("config", arguments.into_iter().chain(running))
 }
 
 fn without_argument(command: &str, argument: Option<&str>, entry: Entry) -> Entry {
@@ -426,11 +465,18 @@ fn unknown(word: &str) -> Entry {
 mod tests {
     use super::*;
 
+    fn words(line: &str) -> String {
+        match parse(line) {
+            Entry::Run(words) => words.join(" "),
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
     #[test]
     fn case_does_not_matter() {
-        assert_eq!(parse("STATE"), Entry::Ask(Request::State));
-        assert_eq!(parse("  KillNode 3 \r\n"), Entry::Ask(Request::Kill { id: 3 }));
-        assert_eq!(parse("startnode 12"), Entry::Ask(Request::Start { id: 12 }));
+        assert_eq!(words("STATE"), "state");
+        assert_eq!(words("  KillNode 3 \r\n"), "kill 3");
+        assert_eq!(words("startnode 12"), "start 12");
         assert_eq!(parse("Quit"), Entry::Quit);
         assert_eq!(parse(" \t"), Entry::Nothing);
     }
@@ -454,12 +500,10 @@ mod tests {
 
     #[test]
     fn other_commands_are_those_of_the_command_line() {
-        let words = |line: &str| match parse(line) {
-            Entry::Run(words) => words.join(" "),
-            other => panic!("{line}: {other:?}"),
-        };
-        assert_eq!(words("LOGS 2 -n 5"), "chaleyd logs 2 -n 5");
-        assert_eq!(words("check"), "chaleyd check");
+        assert_eq!(words("LOGS 2 -n 5"), "logs 2 -n 5");
+        assert_eq!(words("check"), "check");
+        assert_eq!(words("config show"), "config show --running");
+        assert_eq!(words("config show -f other.toml"), "config show -f other.toml");
         assert_eq!(parse("down"), Entry::Down);
         for (name, argument, _) in COMMANDS {
             let line = format!(
@@ -468,7 +512,10 @@ mod tests {
             );
             match parse(&line) {
                 Entry::Wrong(message) => panic!("{line}: {message}"),
-                Entry::Run(words) => drop(Arguments::try_parse_from(words).expect("the grammar")),
+                Entry::Run(words) => {
+                    let words = ["chaleyd".to_owned()].into_iter().chain(words);
+                    drop(Arguments::try_parse_from(words).expect("the grammar"));
+                }
                 _ => {}
             }
         }
@@ -476,7 +523,7 @@ mod tests {
 
     #[test]
     fn words_are_completed_in_their_places() {
-        let completion = Completion::new(Ring::Elsewhere(PathBuf::from("/nowhere")));
+        let completion = Completion::new(PathBuf::from("/nowhere"));
         let history = FileHistory::new();
         let complete = |line: &str| completion.complete(line, line.len(), &Context::new(&history)).unwrap();
         assert_eq!(complete("KILL"), (0, vec!["killnode ".to_owned()]));

@@ -121,6 +121,7 @@ fn take_or_ask(plan: &Plan) -> Result<Found, Failure> {
                 settings,
                 nodes,
                 ready,
+                ..
             }) => return compare(plan, &Other { pid, settings, nodes }, ready),
             Ok(_) => {
                 let message = "the running supervisor is of another version; end it with `chaleyd down`";

@@ -43,6 +43,8 @@ mod values;
 mod wait;
 mod watch;
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
@@ -52,6 +54,8 @@ use crate::config::Config;
 pub struct Plan {
     /// Its state directory is absolute.
     pub config: Config,
+    /// Where each setting comes from, as `config show --origin` words it.
+    pub origins: BTreeMap<String, String>,
     pub history: History,
 }
 

@@ -408,7 +408,7 @@ fn a_broker_is_not_down_because_nobody_is_connected_yet() {
     );
 }
 
-/// The directory came from the environment, and the console passes it on to all other commands.
+/// A ring that runs tells what it was started with, at its console and to anybody else of the account.
 #[test]
 fn the_console_tells_where_settings_come_from() {
     let ring = Ring::new();
@@ -423,7 +423,21 @@ fn the_console_tells_where_settings_come_from() {
     keys.write_all(b"config show --origin\ncheck\n").unwrap();
     drop(keys);
     let told = text(&console.wait_with_output().unwrap());
-    let line = told.lines().find(|line| line.contains("cluster.state_dir")).unwrap();
-    assert!(line.ends_with("environment CHALEY_STATE_DIR"), "{line}");
+    let running = ring.ok(&["config", "show", "--origin", "--running"]);
+    for told in [&told, &running] {
+        for (key, origin) in [
+            ("cluster.state_dir", "environment CHALEY_STATE_DIR"),
+            ("cluster.nodes = 1", "-n"),
+            ("store.fsync", "default"),
+        ] {
+            let line = told.lines().find(|line| line.contains(key)).unwrap();
+            assert!(line.ends_with(origin), "{line}");
+        }
+    }
     assert!(told.contains("ok: 1 node"), "{told}");
+    let here = ring.ok(&["config", "show"]);
+    assert!(!here.contains("cluster.nodes = 1\n"), "{here}");
+    ring.refused(&["config", "show", "--running", "-f", "other.toml"], 64);
+    ring.ok(&["down"]);
+    ring.refused(&["config", "show", "--running"], 69);
 }

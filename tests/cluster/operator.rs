@@ -11,7 +11,7 @@ use clap::CommandFactory;
 use nix::pty::{OpenptyResult, Winsize, openpty};
 use serde_json::Value;
 
-use crate::support::{Cluster, Options};
+use crate::support::{Cluster, Options, wait_until};
 use crate::together;
 
 /// For anything that appears on a screen.
@@ -236,8 +236,9 @@ fn the_console_completes_and_runs(ring: &Cluster) {
     console.press("\u{3}");
     let status = console.child.wait().expect("it ends");
     assert!(status.success());
-    let mut console = Terminal::start(ring.chaleyd(&["console"]));
+    let mut console = Terminal::start(in_front(&ring.chaleyd(&["console"])));
     console.wait_for("chaleyd> ");
+    interrupt_what_waits(&mut console);
     console.press("quit\r");
     let status = console.child.wait().expect("it ends");
     assert!(status.success());
@@ -256,16 +257,42 @@ fn the_doctor_finds_the_dead(ring: &Cluster) {
     assert_eq!(ring.run(&["check"]).code, Some(1));
 }
 
-/// Ctrl-C there ends the ring only when nothing is typed.
+/// As somebody's who has the terminal: its Ctrl-C is a signal to all that runs in front.
+fn in_front(of: &Command) -> Command {
+    let mut command = Command::new("/usr/bin/setsid");
+    command.arg("--ctty").arg(of.get_program()).args(of.get_args());
+    command.envs(of.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    command
+}
+
+/// Ctrl-C ends what a console runs, and only that.
+fn interrupt_what_waits(console: &mut Terminal) {
+    // A time that no other process names.
+    let words = format!("wait --for members>=9 --timeout {}", 1_000_000 + std::process::id());
+    let runs = || {
+        let processes = std::fs::read_dir("/proc").expect("processes");
+        let lines = processes.filter_map(|it| std::fs::read(it.ok()?.path().join("cmdline")).ok());
+        lines
+            .into_iter()
+            .any(|line| String::from_utf8_lossy(&line).replace('\0', " ").contains(&words))
+    };
+    console.press(&format!("{words}\r"));
+    wait_until(PATIENCE, "the command to run", String::new, runs);
+    console.press("\u{3}");
+    console.wait_for("chaleyd> ");
+    wait_until(PATIENCE, "the command to end", String::new, || !runs());
+    console.press("check\r");
+    console.wait_for("ok: 3 nodes");
+    console.wait_for("chaleyd> ");
+}
+
+/// Ctrl-C there ends the ring only when nothing is typed and nothing runs.
 fn a_slip_at_the_console_of_up_does_not_end_the_ring(ring: &mut Cluster) {
     ring.down();
     let toml = ring.toml();
     let up = ring.chaleyd(&["up", "-f", toml.to_str().expect("a path"), "-n", "3"]);
     // The console is for whoever has the terminal.
-    let mut command = Command::new("/usr/bin/setsid");
-    command.arg("--ctty").arg(up.get_program()).args(up.get_args());
-    command.envs(up.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    let mut console = Terminal::start(command);
+    let mut console = Terminal::start(in_front(&up));
     console.wait_for("chaleyd> ");
     console.press("killnode 3");
     console.wait_for("3");
@@ -273,6 +300,11 @@ fn a_slip_at_the_console_of_up_does_not_end_the_ring(ring: &mut Cluster) {
     console.wait_for("chaleyd> ");
     console.press("check\r");
     console.wait_for("ok: 3 nodes");
+    console.wait_for("chaleyd> ");
+    interrupt_what_waits(&mut console);
+    console.press("config show --origin\r");
+    console.wait_for("cluster.nodes = 3");
+    console.wait_for("  -n");
     console.wait_for("chaleyd> ");
     console.press("\u{3}");
     console.wait_for("once more ends them at once");
