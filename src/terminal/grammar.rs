@@ -282,7 +282,7 @@ pub fn complete(text: &str, nicks: &[String], groups: &[String]) -> (usize, Vec<
                 .map_or(1, char::len_utf8)
     });
     let (before, word) = text.split_at(start);
-    let matches = |candidate: &str| {
+    let fits = |candidate: &str| {
         candidate
             .get(..word.len())
             .is_some_and(|beginning| beginning.eq_ignore_ascii_case(word))
@@ -292,26 +292,32 @@ pub fn complete(text: &str, nicks: &[String], groups: &[String]) -> (usize, Vec<
     let is_command = before.is_empty() && word.starts_with('/');
     // Nicks are seldom written in capitals.
     let is_in_capitals = word.len() > 1 && word.bytes().all(|byte| byte.is_ascii_uppercase());
-    let old_commands = OLD_COMMANDS.iter().filter(|_| before.is_empty() && is_in_capitals);
-    let candidates: Vec<String> = if is_command {
-        COMMANDS.iter().map(|(name, _, _)| format!("/{name} ")).collect()
+    // What was typed, and what it becomes.
+    let candidates: Vec<(String, String)> = if is_command {
+        let names = COMMANDS.iter().map(|(name, _, _)| format!("/{name}"));
+        names.map(|name| (name.clone(), name + " ")).collect()
     } else if matches!(command, "/join" | "/leave" | "/switch") || command.eq_ignore_ascii_case("JOINGROUP") {
-        groups.iter().map(|group| format!("{group} ")).collect()
+        groups
+            .iter()
+            .map(|group| (group.clone(), format!("{group} ")))
+            .collect()
     } else if word.is_empty() && before.is_empty() {
         return (0, Vec::new());
     } else {
-        // A nick at the beginning of a line is an address.
-        let end = if before.is_empty() { ": " } else { " " };
-        let called = nicks.iter().map(|nick| format!("{nick}{end}"));
-        let mentioned = nicks.iter().map(|nick| format!("@{nick}{end}"));
-        let old_commands = old_commands.map(|name| format!("{name} "));
+        let old_commands = OLD_COMMANDS.iter().filter(|_| before.is_empty() && is_in_capitals);
+        let old_commands = old_commands.map(|name| ((*name).to_owned(), format!("{name} ")));
+        // At the beginning of a line a nick is an address, and one with an @ is whom alone it is for: what is meant for one
+        // must not become public by a space that was forgotten.
+        let (call, mention) = if before.is_empty() { (": ", "@ ") } else { (" ", "@") };
+        let called = nicks.iter().map(|nick| (nick.clone(), format!("{nick}{call}")));
+        let mentioned = nicks
+            .iter()
+            .map(|nick| (format!("@{nick}"), format!("{mention}{nick} ")));
         let mentioned = mentioned.filter(|_| word.starts_with('@'));
         old_commands.chain(called).chain(mentioned).collect()
     };
-    (
-        start,
-        candidates.into_iter().filter(|candidate| matches(candidate)).collect(),
-    )
+    let fitting = candidates.into_iter().filter(|(typed, _)| fits(typed));
+    (start, fitting.map(|(_, becomes)| becomes).collect())
 }
 
 #[cfg(test)]
@@ -452,6 +458,8 @@ mod tests {
         assert_eq!(complete("den"), (0, vec!["dennis: ".to_owned()]));
         assert_eq!(complete("hello DEN"), (6, vec!["dennis ".to_owned()]));
         assert_eq!(complete("hello @den"), (6, vec!["@dennis ".to_owned()]));
+        assert_eq!(complete("@den"), (0, vec!["@ dennis ".to_owned()]), "for dennis alone");
+        assert_eq!(complete("@ den"), (2, vec!["dennis ".to_owned()]));
         assert_eq!(complete("ask é"), (4, vec!["Émile ".to_owned()]));
         assert_eq!(complete("/switch t"), (8, vec!["team ".to_owned()]));
         assert_eq!(complete(""), (0, Vec::new()));

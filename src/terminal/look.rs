@@ -257,7 +257,7 @@ impl Look {
         if self.form == Form::Json {
             self.view.answer(Styled::new(NORMAL, comparison.json()));
         } else if agreed {
-            self.view.notice(&text);
+            text.lines().for_each(|line| self.view.notice(line));
         }
         if agreed {
             Ok(())

@@ -11,6 +11,7 @@
 //! 5. A pipe gets the plain lines or JSON, nothing else: no folding, no marks, no times.
 
 mod comparison;
+mod nicks;
 mod past;
 mod ring;
 #[cfg(test)]
@@ -22,7 +23,7 @@ use jiff::civil::Date;
 
 use super::clock::{self, Clock};
 use super::render::{self, Around, Folded};
-use super::sanitize::harmless_json;
+use super::sanitize::{harmless, harmless_json};
 use super::shorten;
 use super::text::{Colours, NORMAL, NOTICE, PROMPT, Paint, Styled, WAITING};
 use crate::client::SessionEvent;
@@ -30,6 +31,7 @@ use crate::ring::Millis;
 use crate::wire::client::{Event, GroupMember, Presence};
 
 pub use comparison::{Answers, Comparison};
+use nicks::Nicks;
 
 /// How long an own line may take before it is shown as under way.
 pub const UNDER_WAY_SHOWN_MS: Millis = 100;
@@ -49,8 +51,6 @@ pub const OPENING_MS: Millis = 1500;
 const HELD_MAX: usize = 4096;
 /// How long the end of an interruption waits for the lines that were typed meanwhile.
 const RETURNING_MS: Millis = 3000;
-/// Nicks remembered of a group, for completion.
-const NICKS_MAX: usize = 4096;
 
 /// How things are shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,7 +78,7 @@ pub enum Shown {
 struct Seat {
     user: String,
     member: Option<u64>,
-    nicks: BTreeMap<u64, String>,
+    nicks: Nicks,
     /// What waits until the group's past is shown.
     opening: Option<Opening>,
     last: u64,
@@ -327,11 +327,12 @@ impl View {
         });
     }
 
-    /// Who is in a group, for completion.
+    /// Who is in a group, for completion and warnings.
     pub fn know(&mut self, group: &str, members: &[GroupMember]) {
         if let Some(seat) = self.seats.get_mut(group) {
-            let known = members.iter().take(NICKS_MAX);
-            seat.nicks = known.map(|it| (it.member, it.user.clone())).collect();
+            let learn = |it: &GroupMember| seat.nicks.learn(it.member, &it.user);
+            let alike: Vec<String> = members.iter().filter_map(learn).collect();
+            self.warn_of(alike);
         }
     }
 
@@ -421,14 +422,7 @@ impl View {
     /// Nicks to complete, those of the present group, without the own one.
     pub fn nicks(&self) -> Vec<String> {
         let seat = self.present.as_ref().and_then(|group| self.seats.get(group));
-        let nicks = seat.into_iter().flat_map(|seat| {
-            let others = seat.nicks.iter().filter(|(member, _)| Some(**member) != seat.member);
-            others.map(|(_, nick)| nick.clone())
-        });
-        let mut nicks: Vec<String> = nicks.collect();
-        nicks.sort();
-        nicks.dedup();
-        nicks
+        seat.map(|seat| seat.nicks.without(seat.member)).unwrap_or_default()
     }
 
     /// Groups to complete.
@@ -459,11 +453,12 @@ impl View {
     }
 
     fn deliver(&mut self, event: &Event, own: bool, now: Millis) {
+        let mut alike = None;
         if let Some((group, seq, digest)) = place(event)
             && let Some(seat) = self.seats.get_mut(group)
         {
             (seat.last, seat.digest) = (seq, digest.to_owned());
-            note_nick(seat, event);
+            alike = note_nick(seat, event);
             if let Event::Joined(it) = event
                 && own
             {
@@ -477,9 +472,16 @@ impl View {
                 let group = group_of(event).unwrap_or_default().to_owned();
                 self.end_opening(&group, now);
             }
-            return;
+        } else {
+            self.show(event, own, now);
         }
-        self.show(event, own, now);
+        self.warn_of(alike);
+    }
+
+    fn warn_of(&mut self, alike: impl IntoIterator<Item = String>) {
+        if self.is_for_people() {
+            alike.into_iter().for_each(|text| self.notice(&harmless(&text)));
+        }
     }
 
     /// Whether an event of the past is about this membership.
@@ -608,7 +610,7 @@ impl View {
         let (ok, text) = question.verdict();
         match self.form {
             Form::Json => self.print(Styled::new(NORMAL, question.json())),
-            _ if ok => self.notice(&text),
+            _ if ok => text.lines().for_each(|line| self.notice(line)),
             _ => self.trouble(&text),
         }
         ok
@@ -648,19 +650,15 @@ pub fn time_of(event: &Event) -> Option<&str> {
     }
 }
 
-fn note_nick(seat: &mut Seat, event: &Event) {
+/// What is to be said of the nick of who did this.
+fn note_nick(seat: &mut Seat, event: &Event) -> Option<String> {
     match event {
         Event::Left(it) => {
-            seat.nicks.remove(&it.member);
+            seat.nicks.forget(it.member);
+            None
         }
-        Event::Message(it) => insert_nick(seat, it.member, &it.from),
-        Event::Joined(it) | Event::Away(it) | Event::Back(it) => insert_nick(seat, it.member, &it.user),
-        _ => {}
-    }
-}
-
-fn insert_nick(seat: &mut Seat, member: u64, nick: &str) {
-    if seat.nicks.len() < NICKS_MAX {
-        seat.nicks.entry(member).or_insert_with(|| nick.to_owned());
+        Event::Message(it) => seat.nicks.learn(it.member, &it.from),
+        Event::Joined(it) | Event::Away(it) | Event::Back(it) => seat.nicks.learn(it.member, &it.user),
+        _ => None,
     }
 }

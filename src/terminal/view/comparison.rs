@@ -60,7 +60,7 @@ impl Comparison<'_> {
         value.to_string()
     }
 
-    /// Whether all that answered have seen one history, and what to say of it.
+    /// Whether all that answered have seen one history, and what to say of it, in lines.
     pub fn verdict(&self) -> (bool, String) {
         let Comparison { group, seq, .. } = self;
         let known: Vec<&NodeDigest> = self.answers.iter().filter(|it| it.digest.is_some()).collect();
@@ -119,13 +119,15 @@ impl Comparison<'_> {
             who.push_str(", and whoever gave you that digest has,");
         }
         let missing: Vec<String> = self.missing.iter().map(u16::to_string).collect();
-        let mut text = format!("{who} one history of group {group} up to {seq}; for a friend: /verify {seq}:{first}");
+        let mut text = format!("{who} one history of group {group} up to {seq}");
         if !behind.is_empty() {
             text.push_str(&format!("; not that far yet: {}", behind.join(", ")));
         }
         if !missing.is_empty() {
             text.push_str(&format!("; no answer from {}", missing.join(", ")));
         }
+        // In a line of its own, which fits most windows, it can be copied as a whole.
+        text.push_str(&format!("; for a friend to compare:\n/verify {seq}:{first}"));
         (true, text)
     }
 }
@@ -161,7 +163,7 @@ mod tests {
         };
         let (ok, text) = comparison.verdict();
         assert!(ok && text.starts_with("3 nodes have one history"), "{text}");
-        assert!(text.ends_with("; no answer from 3"), "{text}");
+        assert!(text.contains("; no answer from 3"), "{text}");
         let json: serde_json::Value = serde_json::from_str(&comparison.json()).expect("JSON");
         let nodes = json["nodes"].as_array().expect("nodes").iter();
         assert_eq!(
@@ -192,7 +194,7 @@ mod tests {
         assert!(ok);
         assert_eq!(
             text,
-            format!("2 nodes and you have one history of group 1 up to 9; for a friend: /verify 9:{same}")
+            format!("2 nodes and you have one history of group 1 up to 9; for a friend to compare:\n/verify 9:{same}")
         );
         assert!(verdict(&all, &[], None, Some("5D41402A")).0);
         assert!(!verdict(&all, &[], Some(same), Some("00000000")).0);

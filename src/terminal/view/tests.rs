@@ -283,6 +283,22 @@ fn several_groups_say_which_is_which() {
 }
 
 #[test]
+fn who_looks_like_somebody_is_told_apart() {
+    let mut view = view(Form::Rich);
+    joined(&mut view, "bob");
+    drop(lines(&mut view));
+    let mut came = came(7, "b\u{43e}b");
+    came.member = 9;
+    deliver(&mut view, Event::Joined(came), false, 0);
+    let told = lines(&mut view);
+    assert_eq!(told[0], "14:02 [7]  * b\u{43e}b joined");
+    assert_eq!(
+        told[1],
+        "-- b\u{43e}b is not bob: the two nicks look alike, and are different people's"
+    );
+}
+
+#[test]
 fn without_redrawing_answers_are_notices_in_words() {
     let mut view = View::new(
         Form::Plain,
