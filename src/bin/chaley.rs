@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use chaley::client::Exit;
 use chaley::terminal::cli::{self, Cli};
-use chaley::terminal::complain;
+use chaley::terminal::{complain, end_if_interrupted};
 use clap::Parser as _;
 
 fn main() -> ExitCode {
@@ -27,11 +27,13 @@ fn main() -> ExitCode {
     let result = runtime.block_on(cli::run(cli));
     // A thread may still wait for a line to be typed: nobody needs it any more.
     runtime.shutdown_background();
-    match result {
+    let code = match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             complain(&failure);
             ExitCode::from(failure.exit.code())
         }
-    }
+    };
+    end_if_interrupted();
+    code
 }

@@ -133,6 +133,11 @@ impl Settings {
         flat.into_iter().map(describe).collect()
     }
 
+    /// Whether somebody said what this setting is.
+    pub fn is_set(&self, key: &str) -> bool {
+        self.origins.get(key).is_some_and(|origin| *origin != Origin::Default)
+    }
+
     /// The file that others may read although a broker's password in force stands in it.
     pub fn open_secret(&self) -> Option<PathBuf> {
         let flat = flat_text(&self.config);

@@ -119,6 +119,10 @@ pub struct StateReport {
     pub last_view: Option<LastView>,
     pub head: Option<u16>,
     pub tail: Option<u16>,
+    /// A neighbour that was not heard for so long (`ring.suspect_after_ms`) is about to be left out, if the broker carries
+    /// anything at all.
+    #[serde(default)]
+    pub suspect_after_ms: u64,
     pub nodes: Vec<NodeRow>,
     pub groups: Vec<GroupState>,
     /// The node that told of the groups; null when none answered in time, and then `groups` is empty.

@@ -130,6 +130,7 @@ pub enum Command {
 /// Which node something is done to.
 #[derive(Debug, Args)]
 pub struct NodeArguments {
+    /// The node's id, such as 2; `chaleyd state` lists them
     #[arg(value_name = "ID", value_parser = parse_id)]
     pub id: u32,
     /// One JSON object instead of a sentence

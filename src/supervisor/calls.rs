@@ -369,6 +369,7 @@ impl Supervisor {
             epoch,
             head: members.first().copied(),
             tail: members.last().copied(),
+            suspect_after_ms: self.plan.config.ring.suspect_after_ms,
             nodes: self.nodes.values().map(|node| node.row(&members, now)).collect(),
             last_view: members.is_empty().then(|| self.last_view()).flatten(),
             members,

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::commands::{STATE_TIMEOUT, strange_answer};
 use super::engine::count;
 use super::output::print_line;
-use crate::control::{Answer, Failure, NodeCondition, Request, StateReport, call, exit};
+use crate::control::{Answer, Failure, NodeCondition, NodeRow, Request, StateReport, call, exit};
 
 /// How long nodes are watched, so that all are seen to have applied equally much. In a busy ring they may not be.
 const COMPARE_WITHIN: Duration = Duration::from_secs(2);
@@ -39,7 +39,7 @@ pub fn troubles(report: &StateReport) -> Vec<String> {
                 let (id, epoch) = (node.id, node.epoch);
                 found.push(format!("node {id} is in view {epoch}, not in {}", report.epoch));
             }
-            NodeCondition::Ready => {}
+            NodeCondition::Ready => found.extend(silence(node, report.suspect_after_ms)),
             other => found.push(format!("node {} is {}", node.id, other.as_str())),
         }
     }
@@ -47,6 +47,15 @@ pub fn troubles(report: &StateReport) -> Vec<String> {
         found.push("there is no ring".to_owned());
     }
     found
+}
+
+/// Whom a node has not heard for longer than the ring takes for alive: a broker that hangs looks up to everybody.
+fn silence(node: &NodeRow, at_most_ms: u64) -> Option<String> {
+    let since = node.report_age_ms?;
+    let heard = node.heard.iter().filter_map(|it| Some((it.node, it.ms? + since)));
+    let (silent, ms) = heard.max_by_key(|(_, ms)| *ms)?;
+    let seconds = Duration::from_millis(ms).as_secs_f64();
+    (ms > at_most_ms).then(|| format!("node {} has not heard node {silent} for {seconds:.1} s", node.id))
 }
 
 /// `chaleyd check --json`.
@@ -172,7 +181,7 @@ impl Digests {
 #[cfg(test)]
 pub mod tests {
     use super::*;
-    use crate::control::{BrokerReport, NodeRow, Role};
+    use crate::control::{BrokerReport, Heard, Role};
 
     /// A ring of so many nodes that is well.
     pub fn report(nodes: u16) -> StateReport {
@@ -200,6 +209,7 @@ pub mod tests {
             epoch: 7,
             head: members.first().copied(),
             tail: members.last().copied(),
+            suspect_after_ms: 1000,
             nodes: members.iter().map(|id| row(*id)).collect(),
             members,
             groups: Vec::new(),
@@ -224,6 +234,18 @@ pub mod tests {
             troubles(&ring),
             ["the broker is blocked", "node 3 is in view 6, not in 7"]
         );
+    }
+
+    /// A broker that hangs is up for all who look at it only.
+    #[test]
+    fn who_hears_nobody_is_not_well() {
+        let mut ring = report(3);
+        ring.nodes[0].heard = [(2, Some(980)), (3, None)]
+            .map(|(node, ms)| Heard { node, ms })
+            .to_vec();
+        assert_eq!(troubles(&ring), Vec::<String>::new());
+        ring.nodes[0].report_age_ms = Some(220);
+        assert_eq!(troubles(&ring), ["node 1 has not heard node 2 for 1.2 s"]);
     }
 
     #[test]

@@ -15,7 +15,9 @@ use super::arguments::{
 };
 use super::output::{error, note, print, print_line};
 use super::process::is_running;
-use super::{History, Plan, check, console, daemon, doctor, events, follow, launch, render, wait, watch};
+use super::{
+    History, Plan, SETTINGS_FILE, check, console, daemon, doctor, events, follow, launch, render, wait, watch,
+};
 use crate::config::{ConfigError, Flag, Settings, Sources, shown};
 use crate::control::{Answer, Failure, Request, StateReport, call, exit};
 use crate::shell::{self, Shell};
@@ -157,7 +159,7 @@ fn sources(place: &PlaceArguments, file: Option<&Path>, flags: Vec<Flag>) -> Sou
         .collect();
     let named = file.map(Path::to_owned).or_else(|| place.config.clone());
     let named = named.or_else(|| {
-        std::env::var_os("CHALEY_CONFIG")
+        std::env::var_os(SETTINGS_FILE)
             .filter(|name| !name.is_empty())
             .map(PathBuf::from)
     });
@@ -212,12 +214,27 @@ fn show_config(place: &PlaceArguments, wanted: &ShowArguments) -> Result<u8, Fai
 
 /// The settings of a ring that runs: key, value without passwords, origin.
 fn running_settings(directory: &Path) -> Result<Vec<(String, String, String)>, Failure> {
-    let Answer::Settings { settings, origins, .. } = call(directory, &Request::Settings, QUICK_TIMEOUT)? else {
+    let Answer::Settings {
+        settings,
+        origins,
+        nodes,
+        ..
+    } = call(directory, &Request::Settings, QUICK_TIMEOUT)?
+    else {
         return Err(strange_answer());
     };
     let described = settings.into_iter().map(|(key, value)| {
-        let (value, from) = (shown(&key, &value), origins.get(&key).cloned());
-        (key, value, from.unwrap_or_default())
+        let from = origins.get(&key).cloned().unwrap_or_default();
+        if key == "cluster.nodes" && !nodes.is_empty() {
+            let ids: Vec<String> = nodes.iter().map(u16::to_string).collect();
+            return (
+                key,
+                ids.join(","),
+                format!("start and stop since (at first {value}, {from})"),
+            );
+        }
+        let value = shown(&key, &value);
+        (key, value, from)
     });
     Ok(described.collect())
 }
@@ -244,7 +261,10 @@ fn manual(directory: &Path) -> Result<u8, Failure> {
 
 fn up(place: &PlaceArguments, up: &UpArguments) -> Result<u8, Failure> {
     hide_passwords(up)?;
-    let settings = Settings::load(&sources(place, up.file.as_deref(), up.flags()))?;
+    let mut sources = sources(place, up.file.as_deref(), up.flags());
+    // What it tells of its settings later is read elsewhere, too.
+    sources.file = sources.file.map(|path| std::path::absolute(&path).unwrap_or(path));
+    let settings = Settings::load(&sources)?;
     if let Some(file) = settings.open_secret() {
         let file = file.display();
         note(&format!(
@@ -258,6 +278,7 @@ fn up(place: &PlaceArguments, up: &UpArguments) -> Result<u8, Failure> {
     let plan = Plan {
         config,
         origins,
+        settings_file: sources.file,
         history: match (up.new_cluster, up.recover) {
             (true, _) => History::GivenUp,
             (_, true) => History::Recovered,
@@ -344,11 +365,17 @@ fn state(directory: &Path, arguments: &StateArguments) -> Result<u8, Failure> {
     Ok(if bad { exit::FAILED } else { exit::DONE })
 }
 
+/// Of the terminal that is written to.
+fn terminal_columns() -> Option<usize> {
+    let (width, _) = terminal_size::terminal_size_of(std::io::stdout())?;
+    Some(usize::from(width.0)).filter(|columns| *columns > 0)
+}
+
 pub(super) fn shown_state(report: &StateReport, json: bool) -> String {
     if json {
         serde_json::to_string(report).unwrap_or_default() + "\n"
     } else {
-        render::state(report)
+        render::state(report, terminal_columns())
     }
 }
 

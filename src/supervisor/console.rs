@@ -5,7 +5,8 @@
 //! ids, and lets messages appear above the prompt. The end of a stdin that is no terminal ends the console and not the
 //! supervisor.
 //!
-//! A command is a process of its own, as from a shell, so that Ctrl-C ends it and neither the console nor the ring.
+//! A command is a process of its own, as from a shell (see [`job`](super::job)), so that Ctrl-C ends it and neither the
+//! console nor the ring.
 
 use std::cell::Cell;
 use std::ffi::OsString;
@@ -13,10 +14,7 @@ use std::io::{BufRead, IsTerminal, Read};
 use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Parser;
 use rustyline::completion::Completer;
@@ -26,12 +24,13 @@ use rustyline::hint::Hinter;
 use rustyline::history::FileHistory;
 use rustyline::validate::Validator;
 use rustyline::{Context, Editor, Helper};
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use super::arguments::{Arguments, Command, PlaceArguments};
 use super::engine::News;
+use super::job::{self, Ended};
 use super::output::{error, print, print_line};
+use super::{Plan, SETTINGS_FILE};
 use crate::config::{did_you_mean, environment_name};
 use crate::control::{Answer, Failure, Request, call, exit};
 
@@ -39,8 +38,8 @@ use crate::control::{Answer, Failure, Request, call, exit};
 const MAX_LINE_BYTES: u64 = 4096;
 /// Commands that the arrow keys bring back.
 const MAX_HISTORY: usize = 500;
-/// The exit code of a console that an interrupt ends, as a shell gives it.
-const INTERRUPTED: i32 = 130;
+/// For so long after a command that Ctrl-C ended, Ctrl-C on an empty line does not leave the console.
+const IMPATIENCE: Duration = Duration::from_secs(1);
 const PROMPT: &str = "chaleyd> ";
 /// How long the supervisor may take to say which nodes there are.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -77,37 +76,20 @@ enum Entry {
     Wrong(String),
 }
 
-/// Whose an interrupt is: Ctrl-C reaches all processes of a terminal's foreground.
-#[derive(Debug, Clone, Default)]
-pub struct Interrupts {
-    is_commands: Arc<AtomicBool>,
-}
-
-impl Interrupts {
-    /// Whether this one is for the command that the console runs, which has it already. It insists who interrupts again
-    /// what did not end by that.
-    pub fn is_for_command(&self) -> bool {
-        self.is_commands.swap(false, Ordering::Relaxed)
-    }
-
-    fn set_for_command(&self, is_commands: bool) {
-        self.is_commands.store(is_commands, Ordering::Relaxed);
-    }
-}
-
 /// Starts reading stdin, if it is ours to read.
-pub fn start(state_dir: &Path, cluster: &str, news: mpsc::Sender<News>, interrupts: Interrupts) {
+pub fn start(plan: &Plan, news: mpsc::Sender<News>) {
     let stdin = std::io::stdin();
     let terminal = stdin.is_terminal();
     // A background job that reads its terminal is stopped by the kernel, and every node's supervision with it.
     if terminal && nix::unistd::tcgetpgrp(stdin.as_fd()).ok() != Some(nix::unistd::getpgrp()) {
         return;
     }
+    let cluster = &plan.config.cluster;
     let console = Console {
-        directory: state_dir.to_owned(),
-        environment: vec![(environment_name("cluster.name"), cluster.into())],
+        directory: cluster.state_dir.clone(),
+        environment: environment(Some(&cluster.name), plan.settings_file.as_deref()),
         supervisor: Some(news),
-        interrupts,
+        interrupted_at: Cell::new(None),
     };
     std::thread::spawn(move || console.run(terminal));
 }
@@ -115,53 +97,32 @@ pub fn start(state_dir: &Path, cluster: &str, news: mpsc::Sender<News>, interrup
 /// `chaleyd console`: the same for a supervisor that runs elsewhere. Leaving it ends nothing.
 pub fn attach(place: &PlaceArguments, directory: &Path) -> Result<u8, Failure> {
     call(directory, &Request::Settings, TIMEOUT)?;
-    let interrupts = Interrupts::default();
-    let terminal = std::io::stdin().is_terminal();
-    if terminal {
-        outlive_commands(interrupts.clone())?;
-    }
-    let cluster = place
-        .cluster
-        .iter()
-        .map(|it| (environment_name("cluster.name"), it.into()));
-    let config = place.config.iter().map(|it| ("CHALEY_CONFIG".to_owned(), it.into()));
+    job::writes_behind_jobs().map_err(|error| Failure::machine("blocking SIGTTOU", error))?;
     let console = Console {
         directory: directory.to_owned(),
-        environment: cluster.chain(config).collect(),
+        environment: environment(place.cluster.as_deref(), place.config.as_deref()),
         supervisor: None,
-        interrupts,
+        interrupted_at: Cell::new(None),
     };
-    console.run(terminal);
+    console.run(std::io::stdin().is_terminal());
     Ok(exit::DONE)
 }
 
-/// From now on an interrupt that is meant for a command does not end this process.
-fn outlive_commands(interrupts: Interrupts) -> Result<(), Failure> {
-    let failed = |error: std::io::Error| Failure::machine("listening for signals", error);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(failed)?;
-    let listening = runtime.block_on(async { signal(SignalKind::interrupt()) });
-    let mut listening = listening.map_err(failed)?;
-    std::thread::spawn(move || {
-        runtime.block_on(async {
-            while listening.recv().await.is_some() {
-                if !interrupts.is_for_command() {
-                    std::process::exit(INTERRUPTED);
-                }
-            }
-        });
-    });
-    Ok(())
+/// What the commands of a console have to know of its ring besides where it is.
+fn environment(cluster: Option<&str>, settings_file: Option<&Path>) -> Vec<(String, OsString)> {
+    let cluster = cluster.map(|name| (environment_name("cluster.name"), name.into()));
+    let file = settings_file.map(|path| (SETTINGS_FILE.to_owned(), path.into()));
+    cluster.into_iter().chain(file).collect()
 }
 
 struct Console {
     /// The state directory of the ring whose console this is, whatever the settings say meanwhile.
     directory: PathBuf,
-    /// What else its commands have to know of it.
     environment: Vec<(String, OsString)>,
     /// The supervisor in whose process this runs.
     supervisor: Option<mpsc::Sender<News>>,
-    interrupts: Interrupts,
+    /// When Ctrl-C last ended a command.
+    interrupted_at: Cell<Option<Instant>>,
 }
 
 impl Console {
@@ -205,20 +166,31 @@ impl Console {
         }
         loop {
             match editor.readline(PROMPT) {
-                Ok(line) if self.obey(&line) => {}
+                Ok(line) => {
+                    let _only_comfort = editor.save_history(history);
+                    // A paste may have several.
+                    if !line.lines().all(|line| self.obey(line)) {
+                        break;
+                    }
+                }
                 Err(ReadlineError::Signal(_)) => {}
                 // As in a shell: Ctrl-C throws away what is being typed.
                 Err(ReadlineError::Interrupted) if editor.helper().is_some_and(Completion::takes_line) => {}
-                Ok(_) => break,
+                Err(ReadlineError::Interrupted) if self.was_just_interrupted() => {}
                 // Ctrl-C on an empty line, Ctrl-D and a terminal that is gone all mean to leave.
                 Err(_) => {
                     self.quit();
                     return;
                 }
             }
-            let _only_comfort = editor.save_history(history);
         }
         self.tell(News::ConsoleEnded);
+    }
+
+    /// Whether Ctrl-C is pressed once more because a command seemed not to end.
+    fn was_just_interrupted(&self) -> bool {
+        let at = self.interrupted_at.get();
+        at.is_some_and(|at| at.elapsed() < IMPATIENCE)
     }
 
     fn editor(&self) -> rustyline::Result<Editor<Completion, FileHistory>> {
@@ -281,14 +253,12 @@ impl Console {
             .args(words)
             .args(colour())
             .envs(self.environment.iter().cloned())
-            .env(environment_name("cluster.state_dir"), &self.directory)
-            .stdin(Stdio::null());
-        self.interrupts.set_for_command(true);
-        let ended = command.status();
-        self.interrupts.set_for_command(false);
-        // What went wrong it has said itself.
-        if let Err(failure) = ended {
-            error(&format!("{}: {failure}", words.join(" ")));
+            .env(environment_name("cluster.state_dir"), &self.directory);
+        match job::run(&mut command) {
+            Ok(Ended::Interrupted) => self.interrupted_at.set(Some(Instant::now())),
+            // What went wrong it has said itself.
+            Ok(Ended::ByItself) => {}
+            Err(failure) => error(&format!("{}: {failure}", words.join(" "))),
         }
     }
 }
@@ -413,6 +383,9 @@ fn parse(line: &str) -> Entry {
         _ => {}
     }
     let argument = words.next();
+    if command == "state" && matches!(argument, Some("-w" | "--watch")) {
+        return Entry::Wrong("watching has no end: `chaleyd state -w` does it in another terminal".to_owned());
+    }
     if words.next().is_some() {
         return Entry::Wrong(format!("{first} takes at most one argument; `help` lists the commands"));
     }
@@ -439,10 +412,13 @@ fn run<'a>(command: &'a str, arguments: impl Iterator<Item = &'a str>) -> Entry 
     Entry::Run([command].into_iter().chain(arguments).map(str::to_owned).collect())
 }
 
+const RUNNING: &str = "--running";
+
 /// The settings that are of interest here are those that the ring runs with, unless others are named.
 fn config(arguments: Vec<&str>) -> Entry {
     let named = |word: &&str| word.starts_with("-f") || word.starts_with("--config");
-    let running = (arguments.first() == Some(&"show") && !arguments.iter().any(named)).then_some("--running");
+    let running = (arguments.first() == Some(&"show") && !arguments.iter().any(named)).then_some(RUNNING);
+    let arguments: Vec<&str> = arguments.into_iter().filter(|word| *word != RUNNING).collect();
     run("config", arguments.into_iter().chain(running))
 }
 
@@ -488,6 +464,7 @@ mod tests {
             ("killnode two", "no node id"),
             ("killnode 1 2", "at most one"),
             ("state 3", "takes no argument"),
+            ("state -w", "in another terminal"),
             ("sttae", "did you mean `state`?"),
             ("frobnicate", "`help`"),
         ] {
@@ -502,7 +479,9 @@ mod tests {
     fn other_commands_are_those_of_the_command_line() {
         assert_eq!(words("LOGS 2 -n 5"), "logs 2 -n 5");
         assert_eq!(words("check"), "check");
-        assert_eq!(words("config show"), "config show --running");
+        for line in ["config show", "config show --running"] {
+            assert_eq!(words(line), "config show --running");
+        }
         assert_eq!(words("config show -f other.toml"), "config show -f other.toml");
         assert_eq!(parse("down"), Entry::Down);
         for (name, argument, _) in COMMANDS {

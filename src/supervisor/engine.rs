@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::broker::Broker;
 use super::calls::Wait;
-use super::console::{self, Interrupts};
+use super::console;
 use super::ending::Ending;
 use super::events::{EventLog, What};
 use super::helpers::Helper;
@@ -112,8 +112,6 @@ pub struct Supervisor {
     pub(super) messages: mpsc::Sender<ChildMessage>,
     pub(super) news: mpsc::Sender<News>,
     mode: Mode,
-    /// Which of them are for the console.
-    interrupts: Interrupts,
     next_log_check: Instant,
 }
 
@@ -168,7 +166,6 @@ impl Supervisor {
             mode,
             messages,
             news,
-            interrupts: Interrupts::default(),
             next_log_check: Instant::now() + LOG_CHECK,
         };
         supervisor.serve(inputs).await
@@ -187,9 +184,7 @@ impl Supervisor {
                 Some(message) = inputs.messages.recv() => self.on_child(message),
                 Some(call) = inputs.calls.recv() => self.on_call(call),
                 Some(news) = inputs.news.recv() => self.on_news(news),
-                _ = interrupt.recv() => if !self.interrupts.is_for_command() {
-                    self.interrupted();
-                },
+                _ = interrupt.recv() => self.interrupted(),
                 _ = terminate.recv() => self.interrupted(),
                 () = hangup.recv() => self.hung_up(),
                 () = sleep_until(self.next_deadline()) => {}
@@ -426,12 +421,7 @@ impl Supervisor {
         self.events.note(None, What::Ready { epoch: self.view().0 });
         self.journal.ready();
         if self.mode == Mode::Foreground {
-            console::start(
-                &self.plan.config.cluster.state_dir,
-                &self.plan.config.cluster.name,
-                self.news.clone(),
-                self.interrupts.clone(),
-            );
+            console::start(&self.plan, self.news.clone());
         }
     }
 

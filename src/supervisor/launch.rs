@@ -11,7 +11,7 @@ use super::logs::OwnLog;
 use super::output::print_line;
 use super::place::{Place, holder};
 use super::render::nodes_text;
-use super::{History, Plan, daemon};
+use super::{History, Plan, daemon, job};
 use crate::config::{Config, shown};
 use crate::control::{Answer, Failure, Request, call, exit};
 
@@ -33,6 +33,7 @@ pub fn foreground(plan: Plan) -> Result<(), Failure> {
         }
     };
     // The console changes how the terminal behaves, and may be cut off in the middle.
+    job::writes_behind_jobs().map_err(|error| Failure::machine("blocking SIGTTOU", error))?;
     let stdin = std::io::stdin();
     let terminal = stdin
         .is_terminal()

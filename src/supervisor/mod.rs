@@ -27,6 +27,7 @@ mod engine;
 mod events;
 mod follow;
 mod helpers;
+mod job;
 mod journal;
 mod kill;
 mod launch;
@@ -44,10 +45,14 @@ mod wait;
 mod watch;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
+
+/// The environment variable that names the settings file.
+const SETTINGS_FILE: &str = "CHALEY_CONFIG";
 
 /// What a supervisor is to do.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -56,6 +61,8 @@ pub struct Plan {
     pub config: Config,
     /// Where each setting comes from, as `config show --origin` words it.
     pub origins: BTreeMap<String, String>,
+    /// The file that some come from; absolute.
+    pub settings_file: Option<PathBuf>,
     pub history: History,
 }
 

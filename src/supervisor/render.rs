@@ -11,7 +11,7 @@ use crate::control::{Answer, KillReport, NodeCondition, NodeRow, StateReport};
 /// Any answer, ending without a newline or with one.
 pub fn answer(answer: &Answer) -> String {
     match answer {
-        Answer::State(report) => state(report),
+        Answer::State(report) => state(report, None),
         Answer::Killed(report) => killed(report),
         Answer::Done { message } => message.clone(),
         Answer::ClientUrl { url } => url.clone(),
@@ -21,11 +21,12 @@ pub fn answer(answer: &Answer) -> String {
 }
 
 /// The tables of users and servers, and the ring.
-pub fn state(report: &StateReport) -> String {
+/// For a terminal of so many columns, if it is for one: what is seldom looked at gives way.
+pub fn state(report: &StateReport, columns: Option<usize>) -> String {
     let mut text = String::new();
     text.push_str(&self::users(report));
     text.push_str("\nServers\n");
-    text.push_str(&servers(report));
+    text.push_str(&servers(report, columns.unwrap_or(usize::MAX)));
     let broker = &report.broker;
     let _infallible = writeln!(text, "\nBroker  {} ({})", broker.url, broker.status);
     let _infallible = match &report.last_view {
@@ -92,7 +93,7 @@ fn ring(members: &[u16]) -> String {
     ring_text(members).replace("=>", "===>")
 }
 
-fn servers(report: &StateReport) -> String {
+fn servers(report: &StateReport, columns: usize) -> String {
     let mut table = Table::new([
         "ID", "STATUS", "ROLE", "PID", "LOG END", "COMMIT", "APPLIED", "DIGEST", "RESTARTS", "",
     ]);
@@ -110,7 +111,7 @@ fn servers(report: &StateReport) -> String {
             Cell::plain(remark(node)),
         ]);
     }
-    table.text()
+    table.text_within(columns, &["COMMIT", "RESTARTS", "PID", "LOG END"])
 }
 
 /// What needs saying of a node beyond its numbers.
@@ -229,29 +230,54 @@ impl<const N: usize> Table<N> {
     }
 
     pub fn text(&self) -> String {
+        self.text_within(usize::MAX, &[])
+    }
+
+    /// Where there is less room than that, these columns are left out, the first of them first.
+    pub fn text_within(&self, columns: usize, dispensable: &[&str]) -> String {
         let mut widths = self.head.map(UnicodeWidthStr::width);
         for row in &self.rows {
             for (width, cell) in widths.iter_mut().zip(row) {
                 *width = (*width).max(cell.text.width());
             }
         }
+        let mut left_out = [false; N];
+        for title in dispensable {
+            let shown = widths
+                .iter()
+                .zip(&left_out)
+                .filter(|(width, left_out)| **width > 0 && !**left_out);
+            if shown.map(|(width, _)| width + 2).sum::<usize>() <= columns {
+                break;
+            }
+            if let Some(at) = self.head.iter().position(|head| head == title) {
+                left_out[at] = true;
+            }
+        }
         let bold = Style::new().bold();
-        let head = self.head.map(|text| (text, bold));
-        let mut text = line(&widths, head.iter().map(|(text, style)| (*text, *style)));
+        let shown = |cells: [(&str, Style); N]| {
+            let all = widths.into_iter().zip(cells).zip(left_out);
+            line(all.filter(|(_, left_out)| !left_out).map(|(cell, _)| cell))
+        };
+        let mut text = shown(self.head.map(|text| (text, bold)));
         for row in &self.rows {
-            text.push_str(&line(&widths, row.iter().map(|cell| (cell.text.as_str(), cell.style))));
+            text.push_str(&shown(row.each_ref().map(|cell| (cell.text.as_str(), cell.style))));
         }
         text
     }
 }
 
-fn line<'a>(widths: &[usize], cells: impl Iterator<Item = (&'a str, Style)>) -> String {
-    let mut text = String::new();
-    for (width, (cell, style)) in widths.iter().zip(cells) {
-        let padding = " ".repeat(width.saturating_sub(cell.width()));
-        let _infallible = write!(text, "  {style}{cell}{style:#}{padding}");
+/// Cells with their widths; nothing is written behind the last that has a text.
+fn line<'a>(cells: impl Iterator<Item = (usize, (&'a str, Style))>) -> String {
+    let (mut text, mut gap) = (String::new(), String::new());
+    for (width, (cell, style)) in cells {
+        gap.push_str("  ");
+        if !cell.is_empty() {
+            let _infallible = write!(text, "{gap}{style}{cell}{style:#}");
+            gap.clear();
+        }
+        gap.push_str(&" ".repeat(width.saturating_sub(cell.width())));
     }
-    text.truncate(text.trim_end().len());
     text.push('\n');
     text
 }
@@ -260,6 +286,21 @@ fn line<'a>(widths: &[usize], cells: impl Iterator<Item = (&'a str, Style)>) -> 
 mod tests {
     use super::super::check::tests::report;
     use super::*;
+
+    #[test]
+    fn in_a_narrow_terminal_a_table_has_fewer_columns() {
+        let wide = anstream::adapter::strip_str(&state(&report(3), None)).to_string();
+        assert!(
+            wide.contains("  ID  STATUS  ROLE    PID  LOG END  COMMIT  APPLIED  DIGEST  RESTARTS\n"),
+            "{wide}"
+        );
+        let narrow = anstream::adapter::strip_str(&state(&report(3), Some(60))).to_string();
+        assert!(
+            narrow.contains("  ID  STATUS  ROLE    PID  LOG END  APPLIED  DIGEST\n"),
+            "{narrow}"
+        );
+        assert!(narrow.lines().all(|line| line.len() <= 60), "{narrow}");
+    }
 
     #[test]
     fn the_ring_is_drawn_closed() {
@@ -302,7 +343,7 @@ mod tests {
         let mut report = report(2);
         report.nodes[1].status = NodeCondition::Dead;
         report.nodes[1].cause = Some("x".repeat(400));
-        let shown = anstream::adapter::strip_str(&servers(&report)).to_string();
+        let shown = anstream::adapter::strip_str(&servers(&report, usize::MAX)).to_string();
         assert!(
             shown.contains("xx...") && shown.lines().all(|line| line.width() <= 140),
             "{shown}"

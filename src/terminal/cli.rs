@@ -36,20 +36,15 @@ pub struct Cli {
 // Where the ring is, and how its lines look.
 #[derive(Debug, Args)]
 pub struct Shared {
-    /// AMQP URL of the ring's broker, or several separated by commas [default: asked of the local ring's `chaleyd`]
-    #[arg(
-        long,
-        global = true,
-        value_name = "URL",
-        env = "CHALEY_BROKER_URL",
-        hide_env_values = true
-    )]
+    /// AMQP URL of the ring's broker, or several separated by commas [env: CHALEY_BROKER_URL] [default: asked of the local
+    /// ring's `chaleyd`]
+    #[arg(long, global = true, value_name = "URL", env = "CHALEY_BROKER_URL", hide_env = true)]
     pub broker_url: Option<String>,
-    /// Directory of the local ring's state [default: chaley/<cluster> below $XDG_STATE_HOME]
-    #[arg(long, global = true, value_name = "DIR", env = "CHALEY_STATE_DIR")]
+    /// Directory of the local ring's state [env: CHALEY_STATE_DIR] [default: chaley/<cluster> below $XDG_STATE_HOME]
+    #[arg(long, global = true, value_name = "DIR", env = "CHALEY_STATE_DIR", hide_env = true)]
     pub state_dir: Option<PathBuf>,
-    /// Name of the ring's cluster
-    #[arg(long, global = true, value_name = "NAME", env = "CHALEY_CLUSTER", default_value = "chaley", value_parser = Names::new)]
+    /// Name of the ring's cluster [env: CHALEY_CLUSTER]
+    #[arg(long, global = true, value_name = "NAME", env = "CHALEY_CLUSTER", hide_env = true, default_value = "chaley", value_parser = Names::new)]
     pub cluster: Names,
     /// When to use colours
     #[arg(long, global = true, value_name = "WHEN", value_enum, default_value_t = Colour::Auto)]
@@ -59,7 +54,7 @@ pub struct Shared {
 // How the prompt works.
 #[derive(Debug, Args)]
 pub struct Prompt {
-    /// One line for each event, nothing is drawn anew, roles are spelled out (so with TERM=dumb)
+    /// One line for each event, nothing is drawn anew, roles are spelled out (so with TERM=dumb, and without TERM)
     #[arg(long)]
     pub plain: bool,
     /// Marks in ASCII only [default: as the locale says]
@@ -269,12 +264,13 @@ impl Colour {
 impl Prompt {
     /// How things are shown, by what was asked for and by what stdin and stdout are.
     fn form(&self) -> Form {
-        let is_dumb = std::env::var("TERM").is_ok_and(|term| term == "dumb");
+        // Of a terminal without a name nothing is known.
+        let can_draw = std::env::var("TERM").is_ok_and(|term| !matches!(term.as_str(), "" | "dumb"));
         match is_terminal() {
             _ if self.json => Form::Json,
             _ if self.plain => Form::Plain,
-            true if is_dumb => Form::Plain,
-            true => Form::Rich,
+            true if can_draw => Form::Rich,
+            true => Form::Plain,
             false => Form::Pipe,
         }
     }

@@ -288,7 +288,10 @@ pub fn complete(text: &str, nicks: &[String], groups: &[String]) -> (usize, Vec<
             .is_some_and(|beginning| beginning.eq_ignore_ascii_case(word))
             || candidate.to_lowercase().starts_with(&word.to_lowercase())
     };
-    let command = before.split_whitespace().next().unwrap_or_default();
+    let mut words = before.split_whitespace();
+    let (command, arguments) = (words.next().unwrap_or_default(), words.count());
+    let takes_group =
+        matches!(command, "/join" | "/leave" | "/switch" | "/who") || command.eq_ignore_ascii_case("JOINGROUP");
     let is_command = before.is_empty() && word.starts_with('/');
     // Nicks are seldom written in capitals.
     let is_in_capitals = word.len() > 1 && word.bytes().all(|byte| byte.is_ascii_uppercase());
@@ -296,11 +299,15 @@ pub fn complete(text: &str, nicks: &[String], groups: &[String]) -> (usize, Vec<
     let candidates: Vec<(String, String)> = if is_command {
         let names = COMMANDS.iter().map(|(name, _, _)| format!("/{name}"));
         names.map(|name| (name.clone(), name + " ")).collect()
-    } else if matches!(command, "/join" | "/leave" | "/switch") || command.eq_ignore_ascii_case("JOINGROUP") {
-        groups
-            .iter()
-            .map(|group| (group.clone(), format!("{group} ")))
-            .collect()
+    } else if takes_group && arguments > 0 {
+        // The user is the one who types.
+        return (start, Vec::new());
+    } else if takes_group {
+        let groups = groups.iter();
+        groups.map(|group| (group.clone(), format!("{group} "))).collect()
+    } else if matches!(command, "HISTORY" | "/history") && arguments == 0 {
+        let spans = ["TODAY", "H", "DATE"].map(str::to_owned);
+        spans.map(|span| (span.clone(), span + " ")).into()
     } else if word.is_empty() && before.is_empty() {
         return (0, Vec::new());
     } else {
@@ -309,11 +316,15 @@ pub fn complete(text: &str, nicks: &[String], groups: &[String]) -> (usize, Vec<
         // At the beginning of a line a nick is an address, and one with an @ is whom alone it is for: what is meant for one
         // must not become public by a space that was forgotten.
         let (call, mention) = if before.is_empty() { (": ", "@ ") } else { (" ", "@") };
-        let called = nicks.iter().map(|nick| (nick.clone(), format!("{nick}{call}")));
+        let is_mention = word.starts_with('@');
+        let called = nicks.iter().map(|nick| match is_mention && before.is_empty() {
+            false => (nick.clone(), format!("{nick}{call}")),
+            true => (nick.clone(), format!("@ {nick} ")),
+        });
         let mentioned = nicks
             .iter()
             .map(|nick| (format!("@{nick}"), format!("{mention}{nick} ")));
-        let mentioned = mentioned.filter(|_| word.starts_with('@'));
+        let mentioned = mentioned.filter(|_| is_mention);
         old_commands.chain(called).chain(mentioned).collect()
     };
     let fitting = candidates.into_iter().filter(|(typed, _)| fits(typed));
@@ -459,8 +470,13 @@ mod tests {
         assert_eq!(complete("hello DEN"), (6, vec!["dennis ".to_owned()]));
         assert_eq!(complete("hello @den"), (6, vec!["@dennis ".to_owned()]));
         assert_eq!(complete("@den"), (0, vec!["@ dennis ".to_owned()]), "for dennis alone");
+        let named_so = super::complete("@den", &["@dennis".to_owned()], &[]);
+        assert_eq!(named_so, (0, vec!["@ @dennis ".to_owned()]));
         assert_eq!(complete("@ den"), (2, vec!["dennis ".to_owned()]));
         assert_eq!(complete("ask é"), (4, vec!["Émile ".to_owned()]));
+        assert_eq!(complete("/who t"), (5, vec!["team ".to_owned()]));
+        assert_eq!(complete("/join team d"), (11, Vec::new()));
+        assert_eq!(complete("HISTORY T"), (8, vec!["TODAY ".to_owned()]));
         assert_eq!(complete("/switch t"), (8, vec!["team ".to_owned()]));
         assert_eq!(complete(""), (0, Vec::new()));
         assert_eq!(complete("x y z"), (4, Vec::new()));

@@ -55,7 +55,7 @@ pub async fn run(options: Options, who: Who, form: Form, count: Option<u64>) -> 
         () = stop.wait() => Ok(()),
         () = reader_gone() => Ok(()),
     };
-    if ended.is_ok() && listening.joined {
+    if listening.joined {
         // The ring finds a lost leave by itself: it is not worth waiting long.
         leave(&mut session, who.group).await;
     }
@@ -102,10 +102,12 @@ impl Listening {
                 Err(Failure::new(exit_of(code), refusal(&ask, code, &message, false)))
             }
             SessionEvent::Ended { message, .. } => {
+                self.joined = false;
                 let message = format!("{}. Run the command again to join anew.", ended(&message));
                 Err(Failure::new(Exit::Failed, message))
             }
             SessionEvent::Removed { group } => {
+                self.joined = false;
                 let message = format!("no longer in group {group}. Run the command again to join anew.");
                 Err(Failure::new(Exit::Failed, message))
             }

@@ -26,6 +26,7 @@ pub mod text;
 pub mod view;
 
 use std::borrow::Cow;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -69,10 +70,21 @@ impl Stop {
     /// Waits for one of them.
     pub async fn wait(&mut self) {
         tokio::select! {
-            _ = self.interrupt.recv() => {}
+            _ = self.interrupt.recv() => INTERRUPTED.store(true, Ordering::Relaxed),
             _ = self.terminate.recv() => {}
             () = self.hang_up.recv() => {}
         }
+    }
+}
+
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// After an orderly end: a program that was interrupted dies of that, so that a shell that waits for it knows, and ends its
+/// loop, too.
+pub fn end_if_interrupted() {
+    if INTERRUPTED.load(Ordering::Relaxed) {
+        // If even this fails, there is still the exit code.
+        let _alive = signal_hook::low_level::emulate_default_handler(signal_hook::consts::SIGINT);
     }
 }
 

@@ -181,6 +181,8 @@ struct Pipe {
     is_at_end: bool,
     /// Nobody reads the answers any more.
     is_closed: bool,
+    /// Answers could not be written, which was said, or will be.
+    is_mute: bool,
 }
 
 /// Runs until the input ends and everything is answered, a signal comes, or nobody reads the output any more.
@@ -197,13 +199,14 @@ pub async fn run(options: Options) -> Result<(), Failure> {
         refused: None,
         is_at_end: false,
         is_closed: false,
+        is_mute: false,
     };
     let ran = tokio::select! {
         ran = pipe.talk(&mut stop) => ran,
         () = reader_gone() => Ok(true),
     };
     let interrupted = matches!(ran, Ok(false));
-    if ran.is_ok() {
+    if ran.is_ok() || pipe.is_mute {
         // The ring finds a lost leave by itself: it is not worth waiting long.
         let _ = tokio::time::timeout(LEAVE_TIMEOUT, pipe.leave_all()).await;
     }
@@ -417,11 +420,13 @@ impl Pipe {
     fn judge(&mut self, written: io::Result<()>) -> Result<(), Failure> {
         match written {
             Ok(()) => Ok(()),
+            Err(_) if self.is_mute => Ok(()),
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
                 self.is_closed = true;
                 Ok(())
             }
             Err(error) => {
+                self.is_mute = true;
                 let message = format!("standard output cannot be written: {error}");
                 Err(Failure::new(Exit::Failed, message))
             }

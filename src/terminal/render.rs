@@ -100,7 +100,13 @@ pub fn rich(event: &Event, around: Around<'_>) -> Option<Styled> {
             let line = time.with(PRIVATE, format!("{group}(private){mark} "));
             let line = match around.own {
                 true => line.with(PRIVATE, "you to ").foreign(PRIVATE, &it.to),
-                false => line.foreign(PRIVATE, &it.from).with(PRIVATE, " to you"),
+                false => {
+                    // Who is called so is not the reader.
+                    let quote = if it.from.eq_ignore_ascii_case("you") { "'" } else { "" };
+                    line.with(PRIVATE, quote)
+                        .foreign(PRIVATE, &it.from)
+                        .with(PRIVATE, format!("{quote} to you"))
+                }
             };
             line.with(PRIVATE, ": ").foreign(NORMAL, &it.text)
         }

@@ -106,6 +106,8 @@ struct Sending {
     gate: Arc<Gate>,
     started: Instant,
     out: io::BufWriter<io::Stdout>,
+    /// Why numbers could not be printed.
+    unprinted: Option<io::Error>,
 }
 
 /// Joins, sends, prints the numbers, leaves.
@@ -132,6 +134,7 @@ pub async fn run(options: Options, who: Who, sent: Sent, timeout: Option<Duratio
         gate: Arc::default(),
         started: Instant::now(),
         out: io::BufWriter::with_capacity(64 * 1024, io::stdout()),
+        unprinted: None,
     };
     let ended = sending.run(&mut session, &mut stop, timeout).await;
     session.close().await;
@@ -239,11 +242,11 @@ impl Sending {
                         self.acknowledged += 1;
                         self.settled(tag);
                         self.repeated += u64::from(repeated);
-                        // Whoever reads the numbers may stop reading: the lines are sent all the same.
-                        let _ = match self.sent.json {
+                        let written = match self.sent.json {
                             true => writeln!(self.out, "{{\"seq\":{seq},\"repeated\":{repeated}}}"),
                             false => writeln!(self.out, "{seq}"),
                         };
+                        self.note(written);
                     }
                     Ask::Join { .. } => {
                         self.hear_again();
@@ -303,7 +306,8 @@ impl Sending {
                         if self.sent.json {
                             let code = code.map_or("refused", |code| code.name());
                             let line = serde_json::json!({"refused": code, "message": message});
-                            let _ = writeln!(self.out, "{}", harmless_json(&line.to_string()));
+                            let written = writeln!(self.out, "{}", harmless_json(&line.to_string()));
+                            self.note(written);
                         }
                         if self.refused <= REPORTS_MAX {
                             complain(&failure);
@@ -404,14 +408,26 @@ impl Sending {
     }
 
     fn flush(&mut self) {
-        let _ = self.out.flush();
+        let written = self.out.flush();
+        self.note(written);
+    }
+
+    /// Whoever reads the numbers may stop reading: the lines are sent all the same. They are, too, where the numbers cannot
+    /// be written, but that is told.
+    fn note(&mut self, written: io::Result<()>) {
+        if let Err(error) = written
+            && error.kind() != io::ErrorKind::BrokenPipe
+        {
+            self.unprinted.get_or_insert(error);
+        }
     }
 
     fn progress(&self) -> String {
         match &self.phase {
             Phase::Joining => "Nothing was sent".to_owned(),
+            Phase::Reading(_) if self.acknowledged == 1 => "1 line was acknowledged".to_owned(),
             Phase::Reading(_) => format!("{} lines were acknowledged", self.acknowledged),
-            _ => format!("{} of {} lines were acknowledged", self.acknowledged, self.lines),
+            _ => format!("acknowledged: {} of {}", self.acknowledged, in_lines(self.lines)),
         }
     }
 
@@ -436,20 +452,33 @@ impl Sending {
 
     fn result(self) -> Result<(), Failure> {
         if self.refused > REPORTS_MAX {
-            complain(format_args!("{} more lines were refused", self.refused - REPORTS_MAX));
+            complain(format_args!("refused, too: {}", in_lines(self.refused - REPORTS_MAX)));
         }
         let refused = self.refusal.map(|exit| {
-            let message = format!("{} of {} lines were refused", self.refused, self.lines);
+            let message = format!("refused: {} of {}", self.refused, in_lines(self.lines));
             Failure::new(exit, message)
         });
         match (refused, self.unsent) {
-            (None, None) => Ok(()),
+            (None, None) => match self.unprinted {
+                None => Ok(()),
+                Some(error) => {
+                    let message = format!("everything is acknowledged, but the numbers cannot be written: {error}");
+                    Err(Failure::new(Exit::Failed, message))
+                }
+            },
             (Some(failure), None) | (None, Some(failure)) => Err(failure),
             (Some(refused), Some(unsent)) => {
                 complain(&unsent);
                 Err(refused)
             }
         }
+    }
+}
+
+fn in_lines(count: u64) -> String {
+    match count {
+        1 => "1 line".to_owned(),
+        count => format!("{count} lines"),
     }
 }
 

@@ -121,6 +121,8 @@ enum Banner {
     None,
     /// The view that names the lost nodes comes next.
     Due,
+    /// The view names nobody as lost.
+    Spared,
     Shown,
     /// The ring answers again; lines that were typed meanwhile still wait for their numbers.
     Returning {
@@ -233,7 +235,7 @@ impl View {
         let opened = opening.map(|opening| opening.since + OPENING_MS).min();
         let returned = match self.banner {
             Banner::Returning { at } => Some(at + RETURNING_MS),
-            Banner::None | Banner::Due | Banner::Shown => None,
+            Banner::None | Banner::Due | Banner::Spared | Banner::Shown => None,
         };
         [shown, folded, opened, returned].into_iter().flatten().min()
     }
@@ -330,6 +332,7 @@ impl View {
     /// Who is in a group, for completion and warnings.
     pub fn know(&mut self, group: &str, members: &[GroupMember]) {
         if let Some(seat) = self.seats.get_mut(group) {
+            seat.nicks.keep(&members.iter().map(|it| it.member).collect());
             let learn = |it: &GroupMember| seat.nicks.learn(it.member, &it.user);
             let alike: Vec<String> = members.iter().filter_map(learn).collect();
             self.warn_of(alike);
@@ -393,6 +396,13 @@ impl View {
         }
     }
 
+    /// What was held goes again, as another request: its place among the own lines is the same.
+    pub fn sent_again(&mut self, held: u64, tag: u64) {
+        if let Some(it) = self.under_way.iter_mut().find(|it| it.tag == held) {
+            (it.tag, it.is_held) = (tag, false);
+        }
+    }
+
     /// An own line has its outcome.
     pub fn settled(&mut self, tag: u64, now: Millis) {
         self.under_way.retain(|it| it.tag != tag);
@@ -422,7 +432,7 @@ impl View {
     /// Nicks to complete, those of the present group, without the own one.
     pub fn nicks(&self) -> Vec<String> {
         let seat = self.present.as_ref().and_then(|group| self.seats.get(group));
-        seat.map(|seat| seat.nicks.without(seat.member)).unwrap_or_default()
+        seat.map(|seat| seat.nicks.others()).unwrap_or_default()
     }
 
     /// Groups to complete.
@@ -463,6 +473,7 @@ impl View {
                 && own
             {
                 seat.member = Some(it.member);
+                seat.nicks.am(it.member);
             }
         }
         let opening = group_of(event).and_then(|group| self.seats.get_mut(group)?.opening.as_mut());

@@ -499,6 +499,27 @@ fn a_foreground_supervisor_obeys_its_stdin_and_outlives_it() {
 }
 
 #[test]
+fn what_a_console_runs_ends_with_its_supervisor() {
+    for signal in [Signal::SIGTERM, Signal::SIGKILL] {
+        let mut ring = Ring::new();
+        let child = ring.foreground(&["up", "-n", "1"], Stdio::piped());
+        let pid = u64::from(child.id());
+        let words = format!("wait --for members>=9 --timeout {}", 2_000_000 + pid);
+        let mut stdin = child.stdin.take().unwrap();
+        stdin.write_all(format!("{words}\n").as_bytes()).unwrap();
+        let runs = || {
+            let processes = std::fs::read_dir("/proc").unwrap();
+            let mut lines = processes.filter_map(|it| std::fs::read(it.ok()?.path().join("cmdline")).ok());
+            lines.any(|line| String::from_utf8_lossy(&line).replace('\0', " ").contains(&words))
+        };
+        wait_for("the command to run", runs);
+        send_signal(pid, signal);
+        ring.foreground.last_mut().unwrap().wait().unwrap();
+        wait_for("the command to end", || !runs());
+    }
+}
+
+#[test]
 fn quit_and_a_second_interrupt_end_it() {
     let mut ring = Ring::new();
     let child = ring.foreground(&["up", "-n", "1"], Stdio::piped());

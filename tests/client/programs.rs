@@ -1,5 +1,6 @@
 //! `chaley` as scripts use it.
 
+use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -113,8 +114,52 @@ pub async fn listen(url: &str) {
         .await
         .expect("an end in time")
         .expect("waited for");
-    assert_eq!(status.code(), Some(0));
+    // A shell that runs it in a loop ends the loop, too.
+    assert_eq!(status.signal(), Some(2));
     let free = run(url, &["send", "-g", "12", "-u", "EVE", "the nick is free again"]).await;
+    assert_code(&free, 0);
+    a_full_disk_is_told(url).await;
+}
+
+/// Whose output cannot be written fails, and has left its group all the same.
+async fn a_full_disk_is_told(url: &str) {
+    for (arguments, told) in [
+        (
+            &["send", "-g", "12", "-u", "full", "said"][..],
+            "the numbers cannot be written",
+        ),
+        (
+            &["listen", "-g", "12", "-u", "full"],
+            "standard output cannot be written",
+        ),
+    ] {
+        let full = std::fs::File::options().write(true).open("/dev/full").expect("opened");
+        let mut program = chaley(url, arguments);
+        program.stdin(Stdio::null()).stdout(full).stderr(Stdio::piped());
+        let ended = program.spawn().expect("started").wait_with_output();
+        let ended = tokio::time::timeout(PATIENCE, ended)
+            .await
+            .expect("in time")
+            .expect("waited for");
+        let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+        assert!(
+            ended.status.code() == Some(1) && said.contains(told),
+            "{arguments:?} {said}"
+        );
+    }
+    let mut pipe = chaley(url, &["pipe"]);
+    let full = std::fs::File::options().write(true).open("/dev/full").expect("opened");
+    pipe.stdin(Stdio::piped()).stdout(full).stderr(Stdio::null());
+    let mut pipe = pipe.spawn().expect("started");
+    let join = "{\"op\":\"join\",\"group\":\"12\",\"user\":\"full\"}\n";
+    let mut orders = pipe.stdin.take().expect("piped");
+    orders.write_all(join.as_bytes()).await.expect("written");
+    let ended = tokio::time::timeout(PATIENCE, pipe.wait())
+        .await
+        .expect("in time")
+        .expect("waited for");
+    assert_eq!(ended.code(), Some(1));
+    let free = run(url, &["send", "-g", "12", "-u", "full", "nobody has the nick"]).await;
     assert_code(&free, 0);
 }
 

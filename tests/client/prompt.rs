@@ -162,7 +162,7 @@ pub async fn paste(url: &str) {
     terminal.sees("[5]✓ dennis: three").await;
     // Nobody has read the last lines: they are said, and not done.
     terminal.paste("four\nfive\nsix\n/msg eve psst\nLEAVEGROUP\n\n/quit");
-    terminal.sees("| and 4 more").await;
+    terminal.sees("| and 3 more").await;
     terminal.press("y");
     terminal.sees("[11]✓ dennis: /quit").await;
     assert!(terminal.shows("[9]✓ dennis: /msg eve psst") && terminal.shows("[10]✓ dennis: LEAVEGROUP"));

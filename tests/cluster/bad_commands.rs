@@ -219,7 +219,7 @@ fn lines(ring: &Cluster) {
     let ran = with_input(ring.chaley(&["send", "-g", "2", "-u", "liner", "-"]), &input);
     let expected = [
         "chat.max_text_bytes",
-        "1 of 4 lines were refused",
+        "refused: 1 of 4 lines",
         "2 lines were not sent; the first, line 4, is not UTF-8",
     ];
     refused(&ran, 65, &expected);

@@ -28,6 +28,7 @@ mod recovery;
 mod seeds;
 mod silence;
 mod talk;
+mod tour;
 mod useless_nodes;
 
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};

@@ -295,15 +295,17 @@ fn rule_4_who_has_just_started_waits_for_everyone() {
 fn rule_5_who_is_not_synced_proposes_nothing() {
     let three = [member(1), member(2), member(3)];
     let proposes = |synced: bool| {
-        let mut tail = Lone::new(member(3), &views(&three), synced, 0);
+        // A joiner: its store knows no view. It is synced by a predecessor that is.
+        let mut tail = Lone::new(member(3), &[], false, 0);
         tail.connect(&views(&three));
         tail.pass(4 * timing().grace_ms, true, |tail| {
             for heard in 1..=2 {
-                tail.hear_from(heard, tail.progress(0, false));
+                tail.hear_from(heard, tail.progress(0, synced));
             }
         });
-        tail.pass(4 * timing().grace_ms, true, |tail| {
-            tail.hear_from(1, tail.progress(0, false));
+        assert_eq!(tail.node.is_synced(), synced);
+        tail.pass(200, true, |tail| {
+            tail.hear_from(1, tail.progress(0, synced));
             tail.step(Input::Returned { to: member(2) });
         });
         tail.did(|effect| matches!(effect, Effect::Propose(_)))

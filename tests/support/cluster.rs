@@ -167,6 +167,12 @@ impl Cluster {
         }
     }
 
+    /// Somebody else has started it: it is taken down with this value all the same.
+    pub fn adopt(&mut self) {
+        self.is_up = true;
+        self.pids();
+    }
+
     /// Its `cluster.toml`.
     pub fn toml(&self) -> PathBuf {
         self.directory.path().join("cluster.toml")

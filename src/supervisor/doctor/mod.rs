@@ -95,10 +95,10 @@ impl Findings {
 pub fn doctor(settings: Result<Settings, Failure>, directory: Option<&Path>, json: bool) -> Result<u8, Failure> {
     let mut findings = Findings::default();
     let open_secret = settings.as_ref().ok().and_then(Settings::open_secret);
-    let config = match settings {
+    let settings = match settings {
         Ok(settings) => {
             findings.ok("the settings can be used; `chaleyd config show --origin` shows them");
-            Some(settings.config)
+            Some(settings)
         }
         Err(failure) => {
             findings.error(
@@ -108,7 +108,7 @@ pub fn doctor(settings: Result<Settings, Failure>, directory: Option<&Path>, jso
             None
         }
     };
-    let running = directory.and_then(|directory| ring::examine(directory, config.as_ref(), &mut findings));
+    let running = directory.and_then(|directory| ring::examine(directory, settings.as_ref(), &mut findings));
     if let Some(directory) = directory {
         machine::examine(directory, running.as_ref(), &mut findings);
     }
@@ -121,7 +121,7 @@ pub fn doctor(settings: Result<Settings, Failure>, directory: Option<&Path>, jso
             format!("`chmod 600 {}`", file.display()),
         );
     }
-    if let Some(config) = &config {
+    if let Some(Settings { config, .. }) = &settings {
         broker::examine(config, running.as_ref(), &mut findings);
         choices(config, &mut findings);
     }

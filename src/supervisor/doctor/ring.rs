@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::{Findings, advice};
-use crate::config::{Config, shown};
+use crate::config::{Settings, shown};
 use crate::control::{Answer, Failure, NodeCondition, NodeRow, Request, StateReport, call, exit};
 use crate::supervisor::events::{self, What};
 use crate::supervisor::launch::names_its_nodes;
@@ -24,7 +24,7 @@ pub struct Running {
     pub broker_url: String,
 }
 
-pub fn examine(directory: &Path, config: Option<&Config>, findings: &mut Findings) -> Option<Running> {
+pub fn examine(directory: &Path, settings_here: Option<&Settings>, findings: &mut Findings) -> Option<Running> {
     let asked = call(directory, &Request::Settings, PATIENCE).and_then(|settings| {
         let summary = call(directory, &Request::Summary, PATIENCE)?;
         Ok((settings, summary))
@@ -46,9 +46,11 @@ pub fn examine(directory: &Path, config: Option<&Config>, findings: &mut Finding
                 examine_node(node, &report, findings);
             }
             let ids: Vec<u16> = report.nodes.iter().map(|node| node.id).collect();
-            if let Some(config) = config {
+            if let Some(Settings { config, .. }) = settings_here {
                 let mut here = config.flat();
-                if names_its_nodes(config, &nodes) {
+                // Whoever says nothing of the nodes wants no others than those that there are.
+                let are_meant = settings_here.is_some_and(|it| it.is_set("cluster.nodes"));
+                if !are_meant || names_its_nodes(config, &nodes) {
                     here.remove("cluster.nodes");
                 }
                 compare(&here, &settings, findings);
@@ -69,7 +71,7 @@ pub fn examine(directory: &Path, config: Option<&Config>, findings: &mut Finding
             if failure.code == exit::UNAVAILABLE {
                 failed_start(directory, findings);
             }
-            if let Some(config) = config {
+            if let Some(Settings { config, .. }) = settings_here {
                 foreign_stores(directory, &config.cluster.nodes.ids(), findings);
             }
             None

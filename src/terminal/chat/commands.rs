@@ -183,7 +183,13 @@ impl Chat {
                 None
             }
         };
-        self.send(group.to_owned(), to, text, key).await;
+        self.send_new(group, to, text, key).await;
+    }
+
+    pub(super) async fn send_new(&mut self, group: &str, to: Option<String>, text: String, key: Option<String>) {
+        let tag = self.send(group, to.clone(), text.clone(), key).await;
+        let now = self.now();
+        self.view.under_way(tag, group, to.as_deref(), &text, now);
     }
 
     /// A line that came too fast goes again, under its key.
@@ -192,29 +198,18 @@ impl Chat {
             return;
         };
         self.pending = self.pending.saturating_sub(1);
-        self.view.settled(held.tag, self.now());
-        let tag = self.send(group, None, text, key).await;
+        let tag = self.send(&group, None, text, key).await;
+        self.view.sent_again(held.tag, tag);
         self.pace.sent(tag);
     }
 
-    pub(super) async fn send(&mut self, group: String, to: Option<String>, text: String, key: Option<String>) -> u64 {
+    async fn send(&mut self, group: &str, to: Option<String>, text: String, key: Option<String>) -> u64 {
         self.pending += 1;
-        let ask = match to.clone() {
-            None => Ask::Say {
-                group: group.clone(),
-                text: text.clone(),
-                key,
-            },
-            Some(to) => Ask::Tell {
-                group: group.clone(),
-                to,
-                text: text.clone(),
-                key,
-            },
+        let group = group.to_owned();
+        let ask = match to {
+            None => Ask::Say { group, text, key },
+            Some(to) => Ask::Tell { group, to, text, key },
         };
-        let tag = self.ask(ask).await;
-        let now = self.now();
-        self.view.under_way(tag, &group, to.as_deref(), &text, now);
-        tag
+        self.ask(ask).await
     }
 }

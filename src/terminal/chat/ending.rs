@@ -94,7 +94,7 @@ impl Chat {
             _ if unanswered > 0 => {
                 let advice = match kept {
                     0 => String::new(),
-                    kept if kept >= unanswered => "; they are kept, and sent when you join again".to_owned(),
+                    kept if kept >= unanswered => "; kept, and sent when you join again".to_owned(),
                     kept => format!("; {kept} of them kept, and sent when you join again"),
                 };
                 let message = format!("lines without a number at the end: {unanswered}{advice}");

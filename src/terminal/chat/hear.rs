@@ -183,7 +183,7 @@ impl Chat {
             )),
         }
         for unsent in left {
-            self.send(group.to_owned(), None, unsent.text, Some(unsent.key)).await;
+            self.send_new(group, None, unsent.text, Some(unsent.key)).await;
         }
     }
 

@@ -69,12 +69,15 @@ impl Paste {
 
     /// Its beginning, and the question.
     pub(super) fn rows(&self) -> Vec<Styled> {
-        let lines = self.text.lines().count();
-        let beginning = self.text.lines().take(LINES_SHOWN);
+        // Blank ones are not sent.
+        let lines = self.text.lines().filter(|line| !line.is_empty()).count();
+        // The row that tells of one more would have room for it.
+        let shown = if lines == LINES_SHOWN + 1 { lines } else { LINES_SHOWN };
+        let beginning = self.text.lines().filter(|line| !line.is_empty()).take(shown);
         let mut rows: Vec<Styled> = beginning
             .map(|line| Styled::new(WAITING, "| ").foreign(WAITING, line))
             .collect();
-        match lines.saturating_sub(LINES_SHOWN) {
+        match lines.saturating_sub(shown) {
             0 => {}
             more => rows.push(Styled::new(WAITING, format!("| and {more} more"))),
         }

@@ -196,6 +196,18 @@ fn an_interruption_has_one_banner_and_one_end() {
             "-- back after 230 ms, nothing missed; ring 1 => 3 => 1"
         ]
     );
+    // Who comes to the ring interrupts nothing.
+    let grown = SessionEvent::View {
+        epoch: 8,
+        members: vec![1, 3, 2],
+        head: 1,
+        lost: vec![],
+    };
+    view.hear(&interrupted(Cause::ViewChanged), 0);
+    view.hear(&grown, 0);
+    assert!(!view.is_interrupted());
+    view.hear(&SessionEvent::Back { after_ms: 5 }, 0);
+    assert!(lines(&mut view).is_empty());
     view.hear(&interrupted(Cause::Disconnected), 0);
     view.hear(&SessionEvent::Back { after_ms: 4000 }, 0);
     assert_eq!(
@@ -280,6 +292,20 @@ fn several_groups_say_which_is_which() {
     assert_eq!(view.nicks(), [""; 0]);
     view.switch(Some("1"));
     assert_eq!(view.nicks(), [""; 0], "the only other one spoke with the own number");
+}
+
+#[test]
+fn a_line_that_goes_again_keeps_its_place() {
+    let mut view = view(Form::Rich);
+    joined(&mut view, "eve");
+    for (tag, text) in [(1, "first"), (2, "second")] {
+        view.under_way(tag, "1", None, text, 0);
+    }
+    view.held(1);
+    view.sent_again(1, 3);
+    assert_eq!(above(&view, 200), ["[…] eve: first", "[…] eve: second"]);
+    view.settled(3, 200);
+    assert_eq!(above(&view, 200), ["[…] eve: second"]);
 }
 
 #[test]

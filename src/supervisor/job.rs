@@ -1,0 +1,66 @@
+//! A command in front of a terminal, as a shell runs one: in a process group of its own that has the terminal meanwhile,
+//! so that Ctrl-C is for the command and reaches nobody else.
+
+use std::io::IsTerminal;
+use std::os::fd::AsFd;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+
+use nix::sys::signal::{SigSet, Signal, killpg};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::{Pid, getpgrp, tcsetpgrp};
+
+use super::process::die_with_parent;
+
+/// How a command came to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    ByItself,
+    /// By Ctrl-C.
+    Interrupted,
+}
+
+/// Runs a command to its end; it reads nothing, and what goes wrong it writes where all else is written. It dies with this
+/// thread.
+pub fn run(command: &mut Command) -> std::io::Result<Ended> {
+    let output = std::io::stdout().as_fd().try_clone_to_owned()?;
+    command.stdin(Stdio::null()).stderr(output);
+    die_with_parent(command);
+    if !std::io::stdin().is_terminal() {
+        command.status()?;
+        return Ok(Ended::ByItself);
+    }
+    let child = command.process_group(0).spawn()?;
+    let group = Pid::from_raw(child.id().cast_signed());
+    give_terminal_to(group);
+    let ended = wait(group);
+    give_terminal_to(getpgrp());
+    ended
+}
+
+fn wait(group: Pid) -> std::io::Result<Ended> {
+    loop {
+        match waitpid(group, Some(WaitPidFlag::WUNTRACED)) {
+            // Nobody could call it back.
+            Ok(WaitStatus::Stopped(..)) => killpg(group, Signal::SIGCONT)?,
+            Ok(WaitStatus::Signaled(_, Signal::SIGINT, _)) => return Ok(Ended::Interrupted),
+            Ok(WaitStatus::Exited(..) | WaitStatus::Signaled(..)) => return Ok(Ended::ByItself),
+            Ok(_) | Err(nix::Error::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Without a terminal, or with one that is somebody else's, there is nothing to give. It is taken back only by a thread that
+/// [`writes_behind_jobs`].
+fn give_terminal_to(group: Pid) {
+    let _not_ours = tcsetpgrp(std::io::stdin().as_fd(), group);
+}
+
+/// While a command has the terminal, this thread, and those that it starts, may write to it and take it back. Otherwise the
+/// kernel would stop the process for that.
+pub fn writes_behind_jobs() -> std::io::Result<()> {
+    let mut stop = SigSet::empty();
+    stop.add(Signal::SIGTTOU);
+    Ok(stop.thread_block()?)
+}
