@@ -14,15 +14,18 @@ use std::io::{BufRead, IsTerminal, Read};
 use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
+use nix::sys::signal::{SigSet, Signal};
 use rustyline::completion::Completer;
 use rustyline::error::ReadlineError;
 use rustyline::highlight::Highlighter;
 use rustyline::hint::Hinter;
 use rustyline::history::FileHistory;
-use rustyline::validate::Validator;
+use rustyline::validate::{ValidationContext, ValidationResult, Validator};
 use rustyline::{Context, Editor, Helper};
 use tokio::sync::mpsc;
 
@@ -76,8 +79,26 @@ enum Entry {
     Wrong(String),
 }
 
+/// Whose an interrupt is. Ctrl-C is a key while a line is edited, and reaches a command that runs. In the moments between the
+/// two it reaches whoever has the terminal's console, and means neither the supervisor nor the ring.
+#[derive(Debug, Clone, Default)]
+pub struct Interrupts {
+    is_between: Arc<AtomicBool>,
+}
+
+impl Interrupts {
+    /// Whether one that comes now is to have no effect.
+    pub fn are_stray(&self) -> bool {
+        self.is_between.load(Ordering::Relaxed)
+    }
+
+    fn set_stray(&self, is_between: bool) {
+        self.is_between.store(is_between, Ordering::Relaxed);
+    }
+}
+
 /// Starts reading stdin, if it is ours to read.
-pub fn start(plan: &Plan, news: mpsc::Sender<News>) {
+pub fn start(plan: &Plan, news: mpsc::Sender<News>, interrupts: Interrupts) {
     let stdin = std::io::stdin();
     let terminal = stdin.is_terminal();
     // A background job that reads its terminal is stopped by the kernel, and every node's supervision with it.
@@ -89,6 +110,8 @@ pub fn start(plan: &Plan, news: mpsc::Sender<News>) {
         directory: cluster.state_dir.clone(),
         environment: environment(Some(&cluster.name), plan.settings_file.as_deref()),
         supervisor: Some(news),
+        interrupts,
+        edits: Cell::new(false),
         interrupted_at: Cell::new(None),
     };
     std::thread::spawn(move || console.run(terminal));
@@ -102,9 +125,19 @@ pub fn attach(place: &PlaceArguments, directory: &Path) -> Result<u8, Failure> {
         directory: directory.to_owned(),
         environment: environment(place.cluster.as_deref(), place.config.as_deref()),
         supervisor: None,
+        interrupts: Interrupts::default(),
+        edits: Cell::new(false),
         interrupted_at: Cell::new(None),
     };
-    console.run(std::io::stdin().is_terminal());
+    let terminal = std::io::stdin().is_terminal();
+    if terminal {
+        // No key of its user is meant to end it by a signal.
+        let interrupt = SigSet::from_iter([Signal::SIGINT]);
+        interrupt
+            .thread_block()
+            .map_err(|error| Failure::machine("blocking SIGINT", error))?;
+    }
+    console.run(terminal);
     Ok(exit::DONE)
 }
 
@@ -121,16 +154,19 @@ struct Console {
     environment: Vec<(String, OsString)>,
     /// The supervisor in whose process this runs.
     supervisor: Option<mpsc::Sender<News>>,
+    interrupts: Interrupts,
+    /// Keys come as keys while a line is typed.
+    edits: Cell<bool>,
     /// When Ctrl-C last ended a command.
     interrupted_at: Cell<Option<Instant>>,
 }
 
 impl Console {
     fn run(&self, terminal: bool) {
-        if terminal {
-            self.edit(&self.directory.join("console.history"));
-        } else {
-            self.read();
+        // Without an editor the terminal still gives whole lines.
+        match self.editor() {
+            Ok(editor) if terminal && can_draw() => self.edit(editor),
+            _ => self.read(terminal),
         }
     }
 
@@ -141,9 +177,12 @@ impl Console {
         }
     }
 
-    fn read(&self) {
+    fn read(&self, terminal: bool) {
         let mut stdin = std::io::stdin().lock();
         loop {
+            if terminal {
+                print(PROMPT);
+            }
             let mut line = Vec::new();
             match stdin.by_ref().take(MAX_LINE_BYTES).read_until(b'\n', &mut line) {
                 Ok(0) | Err(_) => return,
@@ -153,18 +192,17 @@ impl Console {
         }
     }
 
-    fn edit(&self, history: &Path) {
-        // Without an editor the terminal still gives whole lines.
-        let Ok(mut editor) = self.editor() else {
-            return self.read();
-        };
+    fn edit(&self, mut editor: Editor<Completion, FileHistory>) {
+        let history = &self.directory.join("console.history");
         let _first_time = editor.load_history(history);
+        self.edits.set(true);
         if self.supervisor.is_some()
             && let Ok(printer) = editor.create_external_printer()
         {
             self.tell(News::Console(Box::new(printer)));
         }
         loop {
+            self.interrupts.set_stray(true);
             match editor.readline(PROMPT) {
                 Ok(line) => {
                     let _only_comfort = editor.save_history(history);
@@ -184,6 +222,7 @@ impl Console {
                 }
             }
         }
+        self.interrupts.set_stray(false);
         self.tell(News::ConsoleEnded);
     }
 
@@ -199,7 +238,7 @@ impl Console {
             .max_history_size(MAX_HISTORY)?
             .completion_type(rustyline::CompletionType::List);
         let mut editor = Editor::with_config(config.build())?;
-        editor.set_helper(Some(Completion::new(self.directory.clone())));
+        editor.set_helper(Some(Completion::new(self.directory.clone(), self.interrupts.clone())));
         Ok(editor)
     }
 
@@ -228,6 +267,7 @@ impl Console {
 
     /// Leaves; the supervisor in whose process this runs ends with it.
     fn quit(&self) {
+        self.interrupts.set_stray(false);
         self.tell(News::ConsoleEnded);
         self.tell(News::Quit);
     }
@@ -254,13 +294,20 @@ impl Console {
             .args(colour())
             .envs(self.environment.iter().cloned())
             .env(environment_name("cluster.state_dir"), &self.directory);
-        match job::run(&mut command) {
+        let begun = || self.interrupts.set_stray(false);
+        let over = || self.interrupts.set_stray(self.edits.get());
+        match job::run(&mut command, begun, over) {
             Ok(Ended::Interrupted) => self.interrupted_at.set(Some(Instant::now())),
             // What went wrong it has said itself.
             Ok(Ended::ByItself) => {}
             Err(failure) => error(&format!("{}: {failure}", words.join(" "))),
         }
     }
+}
+
+/// What the terminal is called says whether a line can be edited there.
+fn can_draw() -> bool {
+    std::env::var("TERM").is_ok_and(|term| !matches!(term.as_str(), "" | "dumb" | "cons25" | "emacs"))
 }
 
 /// As this process was told.
@@ -276,13 +323,15 @@ fn colour() -> Option<&'static str> {
 /// does not tell when it is interrupted: it asks for a hint after each change of the line.
 struct Completion {
     directory: PathBuf,
+    interrupts: Interrupts,
     is_typed: Cell<bool>,
 }
 
 impl Completion {
-    fn new(directory: PathBuf) -> Completion {
+    fn new(directory: PathBuf, interrupts: Interrupts) -> Completion {
         Completion {
             directory,
+            interrupts,
             is_typed: Cell::new(false),
         }
     }
@@ -348,13 +397,21 @@ impl Hinter for Completion {
 
     fn hint(&self, line: &str, _: usize, _: &Context<'_>) -> Option<String> {
         self.is_typed.set(!line.is_empty());
+        // Keys come as keys by now.
+        self.interrupts.set_stray(false);
         None
     }
 }
 
 impl Highlighter for Completion {}
 
-impl Validator for Completion {}
+impl Validator for Completion {
+    /// Called last before keys come as signals again.
+    fn validate(&self, _: &mut ValidationContext<'_>) -> rustyline::Result<ValidationResult> {
+        self.interrupts.set_stray(true);
+        Ok(ValidationResult::Valid(None))
+    }
+}
 
 impl Helper for Completion {}
 
@@ -502,7 +559,7 @@ mod tests {
 
     #[test]
     fn words_are_completed_in_their_places() {
-        let completion = Completion::new(PathBuf::from("/nowhere"));
+        let completion = Completion::new(PathBuf::from("/nowhere"), Interrupts::default());
         let history = FileHistory::new();
         let complete = |line: &str| completion.complete(line, line.len(), &Context::new(&history)).unwrap();
         assert_eq!(complete("KILL"), (0, vec!["killnode ".to_owned()]));

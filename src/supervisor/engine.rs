@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::broker::Broker;
 use super::calls::Wait;
-use super::console;
+use super::console::{self, Interrupts};
 use super::ending::Ending;
 use super::events::{EventLog, What};
 use super::helpers::Helper;
@@ -112,6 +112,8 @@ pub struct Supervisor {
     pub(super) messages: mpsc::Sender<ChildMessage>,
     pub(super) news: mpsc::Sender<News>,
     mode: Mode,
+    /// Which of them are the console's.
+    interrupts: Interrupts,
     next_log_check: Instant,
 }
 
@@ -166,6 +168,7 @@ impl Supervisor {
             mode,
             messages,
             news,
+            interrupts: Interrupts::default(),
             next_log_check: Instant::now() + LOG_CHECK,
         };
         supervisor.serve(inputs).await
@@ -184,7 +187,9 @@ impl Supervisor {
                 Some(message) = inputs.messages.recv() => self.on_child(message),
                 Some(call) = inputs.calls.recv() => self.on_call(call),
                 Some(news) = inputs.news.recv() => self.on_news(news),
-                _ = interrupt.recv() => self.interrupted(),
+                _ = interrupt.recv() => if !self.interrupts.are_stray() {
+                    self.interrupted();
+                },
                 _ = terminate.recv() => self.interrupted(),
                 () = hangup.recv() => self.hung_up(),
                 () = sleep_until(self.next_deadline()) => {}
@@ -421,7 +426,7 @@ impl Supervisor {
         self.events.note(None, What::Ready { epoch: self.view().0 });
         self.journal.ready();
         if self.mode == Mode::Foreground {
-            console::start(&self.plan, self.news.clone());
+            console::start(&self.plan, self.news.clone(), self.interrupts.clone());
         }
     }
 

@@ -2,7 +2,7 @@
 //! so that Ctrl-C is for the command and reaches nobody else.
 
 use std::io::IsTerminal;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
@@ -21,8 +21,8 @@ pub enum Ended {
 }
 
 /// Runs a command to its end; it reads nothing, and what goes wrong it writes where all else is written. It dies with this
-/// thread.
-pub fn run(command: &mut Command) -> std::io::Result<Ended> {
+/// thread. `begun` is called when it has the terminal, `over` before that is taken back.
+pub fn run(command: &mut Command, begun: impl FnOnce(), over: impl FnOnce()) -> std::io::Result<Ended> {
     let output = std::io::stdout().as_fd().try_clone_to_owned()?;
     command.stdin(Stdio::null()).stderr(output);
     die_with_parent(command);
@@ -30,12 +30,30 @@ pub fn run(command: &mut Command) -> std::io::Result<Ended> {
         command.status()?;
         return Ok(Ended::ByItself);
     }
-    let child = command.process_group(0).spawn()?;
-    let group = Pid::from_raw(child.id().cast_signed());
-    give_terminal_to(group);
-    let ended = wait(group);
-    give_terminal_to(getpgrp());
+    command.process_group(0);
+    take_terminal(command)?;
+    // When this returns, the command is executed, and has the terminal.
+    let child = command.spawn()?;
+    begun();
+    let ended = wait(Pid::from_raw(child.id().cast_signed()));
+    over();
+    give_terminal_to(std::io::stdin().as_fd(), getpgrp());
     ended
+}
+
+/// Has the command take the terminal before it is executed: no key is for the command's parent from then on.
+fn take_terminal(command: &mut Command) -> std::io::Result<()> {
+    let terminal = std::io::stdin().as_fd().try_clone_to_owned()?;
+    // SAFETY: between fork and exec only async-signal-safe calls are made: sigprocmask, getpid and tcsetpgrp.
+    unsafe {
+        command.pre_exec(move || {
+            writes_behind_jobs()?;
+            give_terminal_to(terminal.as_fd(), nix::unistd::getpid());
+            // What its parent does not want to hear of, the command does.
+            Ok(SigSet::empty().thread_set_mask()?)
+        });
+    }
+    Ok(())
 }
 
 fn wait(group: Pid) -> std::io::Result<Ended> {
@@ -53,14 +71,12 @@ fn wait(group: Pid) -> std::io::Result<Ended> {
 
 /// Without a terminal, or with one that is somebody else's, there is nothing to give. It is taken back only by a thread that
 /// [`writes_behind_jobs`].
-fn give_terminal_to(group: Pid) {
-    let _not_ours = tcsetpgrp(std::io::stdin().as_fd(), group);
+fn give_terminal_to(terminal: BorrowedFd<'_>, group: Pid) {
+    let _not_ours = tcsetpgrp(terminal, group);
 }
 
 /// While a command has the terminal, this thread, and those that it starts, may write to it and take it back. Otherwise the
 /// kernel would stop the process for that.
 pub fn writes_behind_jobs() -> std::io::Result<()> {
-    let mut stop = SigSet::empty();
-    stop.add(Signal::SIGTTOU);
-    Ok(stop.thread_block()?)
+    Ok(SigSet::from_iter([Signal::SIGTTOU]).thread_block()?)
 }
