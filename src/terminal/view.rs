@@ -245,7 +245,7 @@ impl View {
         if let Banner::Returning { at } = self.banner
             && now >= at + RETURNING_MS
         {
-            self.say_back(now.saturating_sub(self.interrupted_at));
+            self.say_back(at.saturating_sub(self.interrupted_at));
         }
         if now >= self.crowd.last_at + FOLD_QUIET_MS {
             self.end_crowd();
@@ -406,8 +406,9 @@ impl View {
     /// An own line has its outcome.
     pub fn settled(&mut self, tag: u64, now: Millis) {
         self.under_way.retain(|it| it.tag != tag);
-        if let Banner::Returning { .. } = self.banner
-            && self.under_way.is_empty()
+        // What is typed from then on does not belong to the interruption.
+        if let Banner::Returning { at } = self.banner
+            && self.under_way.iter().all(|it| it.since > at)
         {
             self.say_back(now.saturating_sub(self.interrupted_at));
         }
