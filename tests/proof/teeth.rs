@@ -2,7 +2,7 @@
 //!
 //! `cargo test --profile prove --features sabotage --test proof teeth::table -- --ignored --nocapture` shows every bug
 //! to every check and prints the table of `teeth.md`; it fails if a bug is caught by none, or if a check catches
-//! something where there is no bug. `teeth::gate` is the short form: all bugs but the rare ones, until one check, those
+//! something where there is no bug. `teeth::gate` is the short form: until one check, those
 //! that cost little first, catches it within a small budget.
 //!
 //! A bug runs in a child process of this test binary: the switch is one for the whole process, and a bug that hangs or
@@ -29,9 +29,6 @@ const CLEAN: &str = "clean";
 
 /// A child process that has not ended by then is ended: its bug makes the check hang, or the budget is too large.
 const CHILD_MAX: Duration = Duration::from_secs(600);
-
-/// Bugs that take more than the gate's budget.
-const RARE: &[Bug] = &[Bug::IncarnationIgnored, Bug::UnsyncedResumes, Bug::AdmissionCached];
 
 const POLL: Duration = Duration::from_millis(5);
 
@@ -206,8 +203,7 @@ fn bugs() -> Vec<Option<Bug>> {
 
 #[test]
 fn gate() {
-    let mut bugs = bugs();
-    bugs.retain(|bug| bug.is_none_or(|bug| !RARE.contains(&bug)));
+    let bugs = bugs();
     let caught = side_by_side(&bugs, |bug| {
         let mut checks = Check::ALL.into_iter();
         checks.find_map(|check| match show(*bug, check, check.gate_budget()) {
