@@ -33,10 +33,12 @@ pub fn run(command: &mut Command, begun: impl FnOnce(), over: impl FnOnce()) -> 
     command.process_group(0);
     take_terminal(command)?;
     // When this returns, the command is executed, and has the terminal.
-    let child = command.spawn()?;
-    begun();
-    let ended = wait(Pid::from_raw(child.id().cast_signed()));
-    over();
+    let ended = command.spawn().and_then(|child| {
+        begun();
+        let ended = wait(Pid::from_raw(child.id().cast_signed()));
+        over();
+        ended
+    });
     give_terminal_to(std::io::stdin().as_fd(), getpgrp());
     ended
 }
@@ -44,10 +46,9 @@ pub fn run(command: &mut Command, begun: impl FnOnce(), over: impl FnOnce()) -> 
 /// Has the command take the terminal before it is executed: no key is for the command's parent from then on.
 fn take_terminal(command: &mut Command) -> std::io::Result<()> {
     let terminal = std::io::stdin().as_fd().try_clone_to_owned()?;
-    // SAFETY: between fork and exec only async-signal-safe calls are made: sigprocmask, getpid and tcsetpgrp.
+    // SAFETY: between fork and exec only async-signal-safe calls are made: getpid, tcsetpgrp and sigprocmask.
     unsafe {
         command.pre_exec(move || {
-            writes_behind_jobs()?;
             give_terminal_to(terminal.as_fd(), nix::unistd::getpid());
             // What its parent does not want to hear of, the command does.
             Ok(SigSet::empty().thread_set_mask()?)
