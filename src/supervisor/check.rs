@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::commands::{STATE_TIMEOUT, strange_answer};
 use super::engine::count;
 use super::output::print_line;
-use crate::control::{Answer, Failure, NodeCondition, NodeRow, Request, StateReport, call, exit};
+use crate::control::{Answer, Failure, NodeCondition, NodeRow, Request, STATUS_INTERVAL_MS, StateReport, call, exit};
 
 /// How long nodes are watched, so that all are seen to have applied equally much. In a busy ring they may not be.
 const COMPARE_WITHIN: Duration = Duration::from_secs(2);
@@ -49,13 +49,19 @@ pub fn troubles(report: &StateReport) -> Vec<String> {
     found
 }
 
-/// Whom a node has not heard for longer than the ring takes for alive: a broker that hangs looks up to everybody.
-fn silence(node: &NodeRow, at_most_ms: u64) -> Option<String> {
+/// Neighbours that beat are heard at least so often, and reported, too.
+const HEARD_WITHIN_MS: u64 = 1000 + 2 * STATUS_INTERVAL_MS;
+
+/// Whom a node has not heard for longer than the ring takes for alive: a broker that hangs looks up to everybody. A
+/// supervisor of an earlier version does not say how long that is.
+fn silence(node: &NodeRow, suspect_after_ms: u64) -> Option<String> {
     let since = node.report_age_ms?;
     let heard = node.heard.iter().filter_map(|it| Some((it.node, it.ms? + since)));
     let (silent, ms) = heard.max_by_key(|(_, ms)| *ms)?;
+    let at_most_ms = HEARD_WITHIN_MS.max(suspect_after_ms + 2 * STATUS_INTERVAL_MS);
     let seconds = Duration::from_millis(ms).as_secs_f64();
-    (ms > at_most_ms).then(|| format!("node {} has not heard node {silent} for {seconds:.1} s", node.id))
+    (suspect_after_ms > 0 && ms > at_most_ms)
+        .then(|| format!("node {} has not heard node {silent} for {seconds:.1} s", node.id))
 }
 
 /// `chaleyd check --json`.
@@ -244,8 +250,14 @@ pub mod tests {
             .map(|(node, ms)| Heard { node, ms })
             .to_vec();
         assert_eq!(troubles(&ring), Vec::<String>::new());
+        ring.nodes[0].report_age_ms = Some(620);
+        assert_eq!(troubles(&ring), ["node 1 has not heard node 2 for 1.6 s"]);
+        // However soon it suspects: nodes report now and then only.
+        ring.suspect_after_ms = 15;
         ring.nodes[0].report_age_ms = Some(220);
-        assert_eq!(troubles(&ring), ["node 1 has not heard node 2 for 1.2 s"]);
+        assert_eq!(troubles(&ring), Vec::<String>::new());
+        (ring.suspect_after_ms, ring.nodes[0].report_age_ms) = (0, Some(9000));
+        assert_eq!(troubles(&ring), Vec::<String>::new(), "of an earlier version");
     }
 
     #[test]

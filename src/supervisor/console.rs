@@ -14,8 +14,7 @@ use std::io::{BufRead, IsTerminal, Read};
 use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
@@ -30,7 +29,7 @@ use rustyline::{Context, Editor, Helper};
 use tokio::sync::mpsc;
 
 use super::arguments::{Arguments, Command, PlaceArguments};
-use super::engine::News;
+use super::engine::{News, count};
 use super::job::{self, Ended};
 use super::output::{error, print, print_line};
 use super::{Plan, SETTINGS_FILE};
@@ -41,8 +40,10 @@ use crate::control::{Answer, Failure, Request, call, exit};
 const MAX_LINE_BYTES: u64 = 4096;
 /// Commands that the arrow keys bring back.
 const MAX_HISTORY: usize = 500;
-/// For so long after a command that Ctrl-C ended, Ctrl-C on an empty line does not leave the console.
+/// For so long after a command Ctrl-C on an empty line does not leave the console: it was meant for the command.
 const IMPATIENCE: Duration = Duration::from_secs(1);
+/// So late the supervisor may hear of an interrupt.
+const HEARD_LATE: Duration = Duration::from_millis(250);
 const PROMPT: &str = "chaleyd> ";
 /// How long the supervisor may take to say which nodes there are.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -67,6 +68,16 @@ const COMMANDS: [(&str, &str, &str); 16] = [
     ("quit", "", ""),
 ];
 
+/// What comes after a line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Next {
+    More,
+    /// Ctrl-C ended what it did.
+    Interrupted,
+    /// There is nothing more to read for.
+    Leave,
+}
+
 /// What a line asks for.
 #[derive(Debug, PartialEq, Eq)]
 enum Entry {
@@ -83,17 +94,35 @@ enum Entry {
 /// two it reaches whoever has the terminal's console, and means neither the supervisor nor the ring.
 #[derive(Debug, Clone, Default)]
 pub struct Interrupts {
-    is_between: Arc<AtomicBool>,
+    stray: Arc<Mutex<Stray>>,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+enum Stray {
+    #[default]
+    Never,
+    Now,
+    /// One that was sent before may be heard of later, on a machine that is busy.
+    Until(Instant),
 }
 
 impl Interrupts {
-    /// Whether one that comes now is to have no effect.
+    /// Whether one that is heard of now has no effect.
     pub fn are_stray(&self) -> bool {
-        self.is_between.load(Ordering::Relaxed)
+        match *self.stray.lock().unwrap_or_else(PoisonError::into_inner) {
+            Stray::Never => false,
+            Stray::Now => true,
+            Stray::Until(end) => Instant::now() < end,
+        }
     }
 
     fn set_stray(&self, is_between: bool) {
-        self.is_between.store(is_between, Ordering::Relaxed);
+        let mut stray = self.stray.lock().unwrap_or_else(PoisonError::into_inner);
+        match (is_between, *stray) {
+            (true, _) => *stray = Stray::Now,
+            (false, Stray::Now) => *stray = Stray::Until(Instant::now() + HEARD_LATE),
+            (false, _) => {}
+        }
     }
 }
 
@@ -112,7 +141,7 @@ pub fn start(plan: &Plan, news: mpsc::Sender<News>, interrupts: Interrupts) {
         supervisor: Some(news),
         interrupts,
         edits: Cell::new(false),
-        interrupted_at: Cell::new(None),
+        ran_at: Cell::new(None),
     };
     std::thread::spawn(move || console.run(terminal));
 }
@@ -127,7 +156,7 @@ pub fn attach(place: &PlaceArguments, directory: &Path) -> Result<u8, Failure> {
         supervisor: None,
         interrupts: Interrupts::default(),
         edits: Cell::new(false),
-        interrupted_at: Cell::new(None),
+        ran_at: Cell::new(None),
     };
     let terminal = std::io::stdin().is_terminal();
     if terminal {
@@ -157,8 +186,8 @@ struct Console {
     interrupts: Interrupts,
     /// Keys come as keys while a line is typed.
     edits: Cell<bool>,
-    /// When Ctrl-C last ended a command.
-    interrupted_at: Cell<Option<Instant>>,
+    /// When the last command ended.
+    ran_at: Cell<Option<Instant>>,
 }
 
 impl Console {
@@ -186,7 +215,7 @@ impl Console {
             let mut line = Vec::new();
             match stdin.by_ref().take(MAX_LINE_BYTES).read_until(b'\n', &mut line) {
                 Ok(0) | Err(_) => return,
-                Ok(_) if self.obey(&String::from_utf8_lossy(&line)) => {}
+                Ok(_) if self.obey(&String::from_utf8_lossy(&line)) != Next::Leave => {}
                 Ok(_) => return,
             }
         }
@@ -206,15 +235,14 @@ impl Console {
             match editor.readline(PROMPT) {
                 Ok(line) => {
                     let _only_comfort = editor.save_history(history);
-                    // A paste may have several.
-                    if !line.lines().all(|line| self.obey(line)) {
+                    if self.obey_all(&line) == Next::Leave {
                         break;
                     }
                 }
                 Err(ReadlineError::Signal(_)) => {}
                 // As in a shell: Ctrl-C throws away what is being typed.
                 Err(ReadlineError::Interrupted) if editor.helper().is_some_and(Completion::takes_line) => {}
-                Err(ReadlineError::Interrupted) if self.was_just_interrupted() => {}
+                Err(ReadlineError::Interrupted) if self.has_just_run() => {}
                 // Ctrl-C on an empty line, Ctrl-D and a terminal that is gone all mean to leave.
                 Err(_) => {
                     self.quit();
@@ -226,10 +254,29 @@ impl Console {
         self.tell(News::ConsoleEnded);
     }
 
-    /// Whether Ctrl-C is pressed once more because a command seemed not to end.
-    fn was_just_interrupted(&self) -> bool {
-        let at = self.interrupted_at.get();
+    /// Whether Ctrl-C may be meant for a command that has ended by now.
+    fn has_just_run(&self) -> bool {
+        let at = self.ran_at.get();
         at.is_some_and(|at| at.elapsed() < IMPATIENCE)
+    }
+
+    /// A paste may have several lines. Who interrupts one does not want those behind it.
+    fn obey_all(&self, lines: &str) -> Next {
+        let mut lines = lines.lines();
+        while let Some(line) = lines.next() {
+            match self.obey(line) {
+                Next::More => {}
+                Next::Leave => return Next::Leave,
+                Next::Interrupted => {
+                    let rest = lines.filter(|line| !line.trim().is_empty()).count();
+                    if rest > 0 {
+                        print_line(&format!("not run: {}", count(rest, "further line")));
+                    }
+                    return Next::More;
+                }
+            }
+        }
+        Next::More
     }
 
     fn editor(&self) -> rustyline::Result<Editor<Completion, FileHistory>> {
@@ -242,27 +289,28 @@ impl Console {
         Ok(editor)
     }
 
-    /// Does what the line says; false when there is nothing more to read for.
-    fn obey(&self, line: &str) -> bool {
+    /// Does what the line says.
+    fn obey(&self, line: &str) -> Next {
         match parse(line) {
             Entry::Nothing => {}
             Entry::Help => print(&help(self.supervisor.is_some())),
             Entry::Wrong(message) => print_line(&message),
             Entry::Quit => {
                 self.quit();
-                return false;
+                return Next::Leave;
             }
             Entry::Down if self.supervisor.is_some() => {
                 self.quit();
-                return false;
+                return Next::Leave;
             }
             Entry::Down => {
                 self.command(&["down".to_owned()]);
-                return false;
+                return Next::Leave;
             }
-            Entry::Run(words) => self.command(&words),
+            Entry::Run(words) if self.command(&words) == Ended::Interrupted => return Next::Interrupted,
+            Entry::Run(_) => {}
         }
-        true
+        Next::More
     }
 
     /// Leaves; the supervisor in whose process this runs ends with it.
@@ -273,11 +321,14 @@ impl Console {
     }
 
     /// As on the command line, for this ring. What goes on until it is interrupted would hold the prompt up for ever.
-    fn command(&self, words: &[String]) {
+    fn command(&self, words: &[String]) -> Ended {
         let arguments = match Arguments::try_parse_from(["chaleyd"].into_iter().chain(words.iter().map(String::as_str)))
         {
             Ok(arguments) => arguments,
-            Err(wrong) => return print_line(&wrong.to_string()),
+            Err(wrong) => {
+                print_line(&wrong.to_string());
+                return Ended::ByItself;
+            }
         };
         let endless = match &arguments.command {
             Command::Logs(logs) => logs.follow,
@@ -285,7 +336,8 @@ impl Console {
             _ => false,
         };
         if endless {
-            return print_line("following has no end: use another terminal for it, or leave out -f");
+            print_line("following has no end: use another terminal for it, or leave out -f");
+            return Ended::ByItself;
         }
         let mut command = std::process::Command::new("/proc/self/exe");
         command
@@ -296,12 +348,13 @@ impl Console {
             .env(environment_name("cluster.state_dir"), &self.directory);
         let begun = || self.interrupts.set_stray(false);
         let over = || self.interrupts.set_stray(self.edits.get());
-        match job::run(&mut command, begun, over) {
-            Ok(Ended::Interrupted) => self.interrupted_at.set(Some(Instant::now())),
-            // What went wrong it has said itself.
-            Ok(Ended::ByItself) => {}
-            Err(failure) => error(&format!("{}: {failure}", words.join(" "))),
-        }
+        let ended = job::run(&mut command, begun, over);
+        self.ran_at.set(Some(Instant::now()));
+        // What went wrong it has said itself.
+        ended.unwrap_or_else(|failure| {
+            error(&format!("{}: {failure}", words.join(" ")));
+            Ended::ByItself
+        })
     }
 }
 

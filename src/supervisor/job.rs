@@ -5,12 +5,33 @@ use std::io::IsTerminal;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicI32, Ordering};
 
 use nix::sys::signal::{SigSet, Signal, killpg};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{Pid, getpgrp, tcsetpgrp};
+use nix::unistd::{Pid, getpgrp, tcgetpgrp, tcsetpgrp};
 
 use super::process::die_with_parent;
+
+/// The process group that has the terminal; 0: ours.
+static IN_FRONT: AtomicI32 = AtomicI32::new(0);
+/// A command is woken up so often; nobody could call it back.
+const WAKES_MAX: u32 = 100;
+
+/// Whether the terminal is this process's.
+pub fn has_terminal() -> bool {
+    tcgetpgrp(std::io::stdin()).is_ok_and(|group| group == getpgrp())
+}
+
+/// Takes the terminal from a command that is not waited for any more; false if it is somebody else's by now.
+pub fn take_back_terminal() -> bool {
+    if let Ok(group) = tcgetpgrp(std::io::stdin())
+        && group.as_raw() == IN_FRONT.load(Ordering::Relaxed)
+    {
+        give_terminal_to(std::io::stdin().as_fd(), getpgrp());
+    }
+    has_terminal()
+}
 
 /// How a command came to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,8 +55,10 @@ pub fn run(command: &mut Command, begun: impl FnOnce(), over: impl FnOnce()) -> 
     take_terminal(command)?;
     // When this returns, the command is executed, and has the terminal.
     let ended = command.spawn().and_then(|child| {
+        let group = Pid::from_raw(child.id().cast_signed());
+        IN_FRONT.store(group.as_raw(), Ordering::Relaxed);
         begun();
-        let ended = wait(Pid::from_raw(child.id().cast_signed()));
+        let ended = wait(group);
         over();
         ended
     });
@@ -58,10 +81,14 @@ fn take_terminal(command: &mut Command) -> std::io::Result<()> {
 }
 
 fn wait(group: Pid) -> std::io::Result<Ended> {
+    let mut wakes = 0;
     loop {
         match waitpid(group, Some(WaitPidFlag::WUNTRACED)) {
-            // Nobody could call it back.
-            Ok(WaitStatus::Stopped(..)) => killpg(group, Signal::SIGCONT)?,
+            Ok(WaitStatus::Stopped(..)) if wakes < WAKES_MAX => {
+                wakes += 1;
+                killpg(group, Signal::SIGCONT)?;
+            }
+            Ok(WaitStatus::Stopped(..)) => killpg(group, Signal::SIGKILL)?,
             Ok(WaitStatus::Signaled(_, Signal::SIGINT, _)) => return Ok(Ended::Interrupted),
             Ok(WaitStatus::Exited(..) | WaitStatus::Signaled(..)) => return Ok(Ended::ByItself),
             Ok(_) | Err(nix::Error::EINTR) => {}

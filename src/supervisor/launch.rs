@@ -1,7 +1,6 @@
 //! How a supervisor comes to run, in the foreground or detached, and what happens when one runs already.
 
 use std::collections::BTreeMap;
-use std::io::IsTerminal;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -33,14 +32,15 @@ pub fn foreground(plan: Plan) -> Result<(), Failure> {
         }
     };
     // The console changes how the terminal behaves, and may be cut off in the middle.
-    job::writes_behind_jobs().map_err(|error| Failure::machine("blocking SIGTTOU", error))?;
     let stdin = std::io::stdin();
-    let terminal = stdin
-        .is_terminal()
-        .then(|| nix::sys::termios::tcgetattr(&stdin).ok())
-        .flatten();
+    let terminal = job::has_terminal().then(|| nix::sys::termios::tcgetattr(&stdin).ok());
+    if terminal.is_some() {
+        job::writes_behind_jobs().map_err(|error| Failure::machine("blocking SIGTTOU", error))?;
+    }
     let outcome = supervise(plan, place, Audience::Stdout, Mode::Foreground);
-    if let Some(terminal) = terminal {
+    if let Some(terminal) = terminal.flatten()
+        && job::take_back_terminal()
+    {
         let _gone = nix::sys::termios::tcsetattr(&stdin, nix::sys::termios::SetArg::TCSADRAIN, &terminal);
     }
     outcome

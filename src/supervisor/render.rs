@@ -243,11 +243,10 @@ impl<const N: usize> Table<N> {
         }
         let mut left_out = [false; N];
         for title in dispensable {
-            let shown = widths
-                .iter()
-                .zip(&left_out)
-                .filter(|(width, left_out)| **width > 0 && !**left_out);
-            if shown.map(|(width, _)| width + 2).sum::<usize>() <= columns {
+            // What has no title is a remark, which may be as long as it is.
+            let shown = widths.iter().zip(&left_out).zip(self.head);
+            let shown = shown.filter(|((_, left_out), title)| !**left_out && !title.is_empty());
+            if shown.map(|((width, _), _)| width + 2).sum::<usize>() <= columns {
                 break;
             }
             if let Some(at) = self.head.iter().position(|head| head == title) {

@@ -305,7 +305,7 @@ pub fn complete(text: &str, nicks: &[String], groups: &[String]) -> (usize, Vec<
     } else if takes_group {
         let groups = groups.iter();
         groups.map(|group| (group.clone(), format!("{group} "))).collect()
-    } else if matches!(command, "HISTORY" | "/history") && arguments == 0 {
+    } else if matches!(command.to_ascii_lowercase().as_str(), "history" | "/history") && arguments == 0 {
         let spans = ["TODAY", "H", "DATE"].map(str::to_owned);
         spans.map(|span| (span.clone(), span + " ")).into()
     } else if word.is_empty() && before.is_empty() {

@@ -57,7 +57,10 @@ pub async fn run(options: Options, who: Who, form: Form, count: Option<u64>) -> 
     };
     if listening.joined {
         // The ring finds a lost leave by itself: it is not worth waiting long.
-        leave(&mut session, who.group).await;
+        tokio::select! {
+            () = leave(&mut session, who.group) => {}
+            () = stop.wait() => {}
+        }
     }
     session.close().await;
     ended

@@ -201,16 +201,21 @@ pub async fn run(options: Options) -> Result<(), Failure> {
         is_closed: false,
         is_mute: false,
     };
-    let ran = tokio::select! {
+    let mut ran = tokio::select! {
         ran = pipe.talk(&mut stop) => ran,
         () = reader_gone() => Ok(true),
     };
     let interrupted = matches!(ran, Ok(false));
     if ran.is_ok() || pipe.is_mute {
         // The ring finds a lost leave by itself: it is not worth waiting long.
-        let _ = tokio::time::timeout(LEAVE_TIMEOUT, pipe.leave_all()).await;
+        tokio::select! {
+            _ = tokio::time::timeout(LEAVE_TIMEOUT, pipe.leave_all()) => {}
+            () = stop.wait() => {}
+        }
     }
-    let _ = pipe.out.flush();
+    if let Err(failure) = pipe.flush() {
+        ran = ran.and(Err(failure));
+    }
     let unanswered = pipe.pending.len();
     pipe.session.close().await;
     ran?;

@@ -50,6 +50,8 @@ pub enum Input {
 pub struct Screen {
     pub inputs: mpsc::Receiver<Input>,
     output: Output,
+    /// Why lines could not be written.
+    unwritten: Option<io::Error>,
 }
 
 enum Output {
@@ -150,6 +152,7 @@ impl Screen {
         Screen {
             inputs,
             output: Output::Lines(io::BufWriter::new(io::stdout()), colours),
+            unwritten: None,
         }
     }
 
@@ -185,6 +188,7 @@ impl Screen {
         Ok(Screen {
             inputs,
             output: Output::Terminal(Box::new(terminal)),
+            unwritten: None,
         })
     }
 
@@ -232,7 +236,7 @@ impl Screen {
                 for it in shown {
                     match it {
                         // Whoever read the lines may have gone: what is typed is sent all the same.
-                        Shown::Line(line) => drop(writeln!(out, "{}", line.painted(*colours))),
+                        Shown::Line(line) => note(&mut self.unwritten, writeln!(out, "{}", line.painted(*colours))),
                         Shown::Complaint(text) => complain(text),
                     }
                 }
@@ -244,7 +248,7 @@ impl Screen {
     /// Nothing more waits to be printed just now.
     pub fn flush(&mut self) {
         if let Output::Lines(out, _) = &mut self.output {
-            let _ = out.flush();
+            note(&mut self.unwritten, out.flush());
         }
     }
 
@@ -288,7 +292,7 @@ impl Screen {
     }
 
     /// Prints what is left and puts the terminal back.
-    pub async fn close(mut self, shown: Vec<Shown>) {
+    pub async fn close(mut self, shown: Vec<Shown>) -> Result<(), Failure> {
         match &mut self.output {
             Output::Lines(..) => self.show(shown, Vec::new(), Styled::default()).await,
             Output::Terminal(it) => {
@@ -299,6 +303,22 @@ impl Screen {
             }
         }
         self.flush();
+        match self.unwritten {
+            None => Ok(()),
+            Some(error) => {
+                let message = format!("standard output cannot be written: {error}");
+                Err(Failure::new(Exit::Failed, message))
+            }
+        }
+    }
+}
+
+/// A reader that has enough is none of this program's business.
+fn note(unwritten: &mut Option<io::Error>, written: io::Result<()>) {
+    if let Err(error) = written
+        && error.kind() != io::ErrorKind::BrokenPipe
+    {
+        unwritten.get_or_insert(error);
     }
 }
 

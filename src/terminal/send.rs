@@ -171,7 +171,11 @@ impl Sending {
             self.send_again(&session.handle).await;
             if matches!(self.phase, Phase::Waiting) && self.acknowledged + self.refused == self.lines {
                 self.flush();
-                self.leave(session).await;
+                tokio::select! {
+                    () = self.leave(session) => {}
+                    // Everything is acknowledged.
+                    () = stop.wait() => self.phase = Phase::Done,
+                }
             }
         }
         self.result()

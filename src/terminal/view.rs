@@ -99,6 +99,8 @@ struct UnderWay {
     tag: u64,
     line: Styled,
     since: Millis,
+    /// When the ring was asked last.
+    asked_at: Millis,
     /// It waits here, not for the ring.
     is_held: bool,
     /// Said so already ([`Form::Plain`]).
@@ -384,6 +386,7 @@ impl View {
             tag,
             line: line.foreign(WAITING, &shorten(text)),
             since: now,
+            asked_at: now,
             is_held: false,
             said: false,
         });
@@ -397,9 +400,9 @@ impl View {
     }
 
     /// What was held goes again, as another request: its place among the own lines is the same.
-    pub fn sent_again(&mut self, held: u64, tag: u64) {
+    pub fn sent_again(&mut self, held: u64, tag: u64, now: Millis) {
         if let Some(it) = self.under_way.iter_mut().find(|it| it.tag == held) {
-            (it.tag, it.is_held) = (tag, false);
+            (it.tag, it.is_held, it.asked_at) = (tag, false, now);
         }
     }
 
@@ -408,7 +411,7 @@ impl View {
         self.under_way.retain(|it| it.tag != tag);
         // What is typed from then on does not belong to the interruption.
         if let Banner::Returning { at } = self.banner
-            && self.under_way.iter().all(|it| it.since > at)
+            && self.under_way.iter().all(|it| it.is_held || it.asked_at > at)
         {
             self.say_back(now.saturating_sub(self.interrupted_at));
         }
@@ -469,13 +472,13 @@ impl View {
             && let Some(seat) = self.seats.get_mut(group)
         {
             (seat.last, seat.digest) = (seq, digest.to_owned());
-            alike = note_nick(seat, event);
             if let Event::Joined(it) = event
                 && own
             {
                 seat.member = Some(it.member);
                 seat.nicks.am(it.member);
             }
+            alike = note_nick(seat, event);
         }
         let opening = group_of(event).and_then(|group| self.seats.get_mut(group)?.opening.as_mut());
         if let Some(opening) = opening {

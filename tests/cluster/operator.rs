@@ -233,6 +233,8 @@ fn the_console_completes_and_runs(ring: &Cluster) {
     console.wait_for("e");
     console.press("\u{3}");
     console.wait_for("chaleyd> ");
+    // So soon after a command it might be meant for that.
+    std::thread::sleep(Duration::from_secs(1));
     console.press("\u{3}");
     let status = console.child.wait().expect("it ends");
     assert!(status.success());
@@ -292,6 +294,12 @@ fn interrupt_what_waits(console: &mut Terminal) {
         console.wait_for("chaleyd> ");
         wait_until(PATIENCE, "the command to end", String::new, || !runs());
     }
+    // Who interrupts a command does not want those behind it, which waited for it.
+    console.press(&format!("\u{1b}[200~{words}\nstopnode 3\n\u{1b}[201~\r"));
+    wait_until(PATIENCE, "the command to run", String::new, runs);
+    console.press("\u{3}");
+    console.wait_for("not run: 1 further line");
+    console.wait_for("chaleyd> ");
     // Two commands at once, as from a paste: none is lost.
     console.press("check\rclient-url\r");
     console.wait_for("ok: 3 nodes");
@@ -321,7 +329,8 @@ fn a_slip_at_the_console_of_up_does_not_end_the_ring(ring: &mut Cluster) {
     console.wait_for("cluster.nodes = 3");
     console.wait_for("  -n");
     console.wait_for("chaleyd> ");
-    // From outside it is meant for the supervisor.
+    // From outside it is meant for the supervisor, if no command has just ended.
+    std::thread::sleep(Duration::from_millis(1500));
     crate::signal(ring.supervisor_pid(), nix::sys::signal::Signal::SIGINT);
     console.wait_for("once more ends them at once");
     console.wait_for("all nodes have ended; `chaleyd up`");

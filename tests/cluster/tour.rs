@@ -13,7 +13,7 @@ use crate::together;
 const PATIENCE: Duration = Duration::from_secs(90);
 
 /// What differs, and what stands for it. The order counts.
-const DIFFERS: [(&str, &str); 13] = [
+const DIFFERS: [(&str, &str); 12] = [
     (r"state in \S+", "state in [PLACE]"),
     (r#"ring "[^"]+""#, "ring [NAME]"),
     (r"(?m)^(View +\d+ of) \S+$", "$1 [NAME]"),
@@ -28,7 +28,6 @@ const DIFFERS: [(&str, &str); 13] = [
     (r"view \d+ -> \d+", "view [EPOCH] -> [EPOCH]"),
     (r"view \d+:", "view [EPOCH]:"),
     (r"View +\d+", "View [EPOCH]"),
-    (r"\d+( =+> \d+)+", "[RING]"),
     // A row of the table of servers.
     (
         r"(?m)^  (\d+) +ready +(head|middle|tail) +\d+ +\d+ +\d+ +\d+ +[0-9a-f]{8} +(\d+)$",
@@ -46,13 +45,18 @@ const DIFFERS_IN_CHAT: [(&str, &str); 4] = [
     ),
     // Which of an interruption's causes is seen first.
     (r"(?m)^-- .*; go on typing, nothing is lost$", "-- [BANNER]"),
-    (
-        r"(?m)^-- back after ([\d.]+ m?s), nothing missed(; ring .*)?$",
-        "-- [BACK]",
-    ),
+    (r"(?m)^-- back after [\d.]+ m?s, nothing missed", "-- [BACK]"),
 ];
 
 fn without(differs: &[(&str, &str)], text: &str) -> String {
+    let ring = regex::Regex::new(r"\d+( =+> \d+)+").expect("a pattern");
+    let members = |found: &regex::Captures<'_>| {
+        let ids: Vec<&str> = found[0].split(' ').step_by(2).collect();
+        assert_eq!(ids.first(), ids.last(), "a ring is closed: {}", &found[0]);
+        let members: std::collections::BTreeSet<&str> = ids.into_iter().collect();
+        format!("[RING of {members:?}]")
+    };
+    let text = &*ring.replace_all(text, members);
     differs.iter().fold(text.to_owned(), |text, (pattern, stands_for)| {
         let pattern = regex::Regex::new(pattern).expect("a pattern");
         pattern.replace_all(&text, *stands_for).into_owned()

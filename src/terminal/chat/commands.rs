@@ -199,7 +199,7 @@ impl Chat {
         };
         self.pending = self.pending.saturating_sub(1);
         let tag = self.send(&group, None, text, key).await;
-        self.view.sent_again(held.tag, tag);
+        self.view.sent_again(held.tag, tag, self.now());
         self.pace.sent(tag);
     }
 

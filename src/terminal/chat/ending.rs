@@ -86,9 +86,10 @@ impl Chat {
         let outboxes = self.groups.values().filter_map(|group| group.outbox.as_ref());
         let kept: usize = self.kept + outboxes.map(|outbox| outbox.public().count()).sum::<usize>();
         let shown = self.view.drain();
-        self.screen.close(shown).await;
+        let written = self.screen.close(shown).await;
         self.session.close().await;
         talked?;
+        written?;
         match self.refused {
             Some(exit) if !is_for_people => Err(Failure::new(exit, "not every line was accepted (see above)")),
             _ if unanswered > 0 => {

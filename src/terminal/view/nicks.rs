@@ -19,6 +19,8 @@ pub struct Nicks {
     appearances: BTreeMap<String, BTreeSet<u64>>,
     /// Whose program this is.
     me: Option<u64>,
+    /// How often it was said that somebody is called so.
+    said_of_you: u32,
 }
 
 #[derive(Debug)]
@@ -57,7 +59,11 @@ impl Nicks {
                 warnings,
             },
         );
-        if appearances(&nick).contains("you") {
+        if Some(member) == self.me {
+            return None;
+        }
+        if appearances(&nick).contains("you") && self.said_of_you < WARNINGS_MAX {
+            self.said_of_you += 1;
             return Some(format!("{nick} is somebody's nick here, and not you"));
         }
         let others = looks_like.into_iter().filter(|other| {

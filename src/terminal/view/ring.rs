@@ -16,7 +16,7 @@ impl View {
             SessionEvent::Interrupted { cause } => {
                 if self.banner == Banner::None {
                     // For its user it began with the oldest line that has no number.
-                    let waits_since = self.under_way.iter().find(|it| !it.is_held).map(|it| it.since);
+                    let waits_since = self.under_way.iter().find(|it| !it.is_held).map(|it| it.asked_at);
                     self.interrupted_at = waits_since.map_or(now, |since| since.min(now));
                 }
                 if *cause == Cause::ViewChanged {
@@ -40,7 +40,9 @@ impl View {
                 self.new_ring |= self.banner == Banner::Shown;
                 (self.ring, self.epoch) = (members.clone(), *epoch);
             }
-            SessionEvent::Back { .. } if self.banner == Banner::Spared => self.banner = Banner::None,
+            SessionEvent::Back { .. } if self.banner == Banner::Spared && self.missing == 0 => {
+                self.banner = Banner::None
+            }
             SessionEvent::Back { after_ms } if self.under_way.is_empty() => {
                 self.say_back((*after_ms).max(now.saturating_sub(self.interrupted_at)));
             }

@@ -311,7 +311,7 @@ fn a_line_that_goes_again_keeps_its_place() {
         view.under_way(tag, "1", None, text, 0);
     }
     view.held(1);
-    view.sent_again(1, 3);
+    view.sent_again(1, 3, 150);
     assert_eq!(above(&view, 200), ["[…] eve: first", "[…] eve: second"]);
     view.settled(3, 200);
     assert_eq!(above(&view, 200), ["[…] eve: second"]);
