@@ -140,7 +140,6 @@ pub fn start(plan: &Plan, news: mpsc::Sender<News>, interrupts: Interrupts) {
         environment: environment(Some(&cluster.name), plan.settings_file.as_deref()),
         supervisor: Some(news),
         interrupts,
-        edits: Cell::new(false),
         ran_at: Cell::new(None),
     };
     std::thread::spawn(move || console.run(terminal));
@@ -155,7 +154,6 @@ pub fn attach(place: &PlaceArguments, directory: &Path) -> Result<u8, Failure> {
         environment: environment(place.cluster.as_deref(), place.config.as_deref()),
         supervisor: None,
         interrupts: Interrupts::default(),
-        edits: Cell::new(false),
         ran_at: Cell::new(None),
     };
     let terminal = std::io::stdin().is_terminal();
@@ -184,8 +182,6 @@ struct Console {
     /// The supervisor in whose process this runs.
     supervisor: Option<mpsc::Sender<News>>,
     interrupts: Interrupts,
-    /// Keys come as keys while a line is typed.
-    edits: Cell<bool>,
     /// When the last command ended.
     ran_at: Cell<Option<Instant>>,
 }
@@ -209,6 +205,7 @@ impl Console {
     fn read(&self, terminal: bool) {
         let mut stdin = std::io::stdin().lock();
         loop {
+            self.interrupts.set_stray(false);
             if terminal {
                 print(PROMPT);
             }
@@ -224,7 +221,6 @@ impl Console {
     fn edit(&self, mut editor: Editor<Completion, FileHistory>) {
         let history = &self.directory.join("console.history");
         let _first_time = editor.load_history(history);
-        self.edits.set(true);
         if self.supervisor.is_some()
             && let Ok(printer) = editor.create_external_printer()
         {
@@ -347,7 +343,7 @@ impl Console {
             .envs(self.environment.iter().cloned())
             .env(environment_name("cluster.state_dir"), &self.directory);
         let begun = || self.interrupts.set_stray(false);
-        let over = || self.interrupts.set_stray(self.edits.get());
+        let over = || self.interrupts.set_stray(true);
         let ended = job::run(&mut command, begun, over);
         self.ran_at.set(Some(Instant::now()));
         // What went wrong it has said itself.

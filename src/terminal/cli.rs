@@ -9,7 +9,7 @@ use super::grammar::{self, HISTORY_DEFAULT};
 use super::prompt::is_terminal;
 use super::text::{Colours, Paint};
 use super::view::Form;
-use super::{chat, clock, listen, look, pipe, send};
+use super::{chat, clock, is_read_on, listen, look, pipe, send};
 use crate::broker::names::Names;
 use crate::client::address::Address;
 use crate::client::{Exit, Failure, Options, names};
@@ -433,12 +433,7 @@ impl Shared {
 fn print(bytes: &[u8]) -> Result<(), Failure> {
     use std::io::Write as _;
     let mut stdout = std::io::stdout().lock();
-    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(Failure::new(Exit::Failed, format!("stdout: {error}")))
-        }
-        _ => Ok(()),
-    }
+    is_read_on(stdout.write_all(bytes).and_then(|()| stdout.flush())).map(drop)
 }
 
 #[cfg(test)]

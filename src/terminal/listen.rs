@@ -7,7 +7,7 @@ use super::prompt::size;
 use super::render;
 use super::sanitize::harmless_json;
 use super::text::{Colours, Measure, Styled};
-use super::{Stop, TURN_MAX, complain, ended, exit_of, leave, reader_gone, refusal};
+use super::{Stop, TURN_MAX, complain, ended, exit_of, is_read_on, leave_unless_stopped, reader_gone, refusal};
 use crate::client::{Ask, Cause, Exit, Failure, Options, Session, SessionEvent, Update};
 use crate::wire::client::Event;
 
@@ -57,10 +57,7 @@ pub async fn run(options: Options, who: Who, form: Form, count: Option<u64>) -> 
     };
     if listening.joined {
         // The ring finds a lost leave by itself: it is not worth waiting long.
-        tokio::select! {
-            () = leave(&mut session, who.group) => {}
-            () = stop.wait() => {}
-        }
+        leave_unless_stopped(&mut session, who.group, &mut stop).await;
     }
     session.close().await;
     ended
@@ -206,14 +203,6 @@ impl Listening {
     }
 }
 
-/// A closed pipe is the reader's way to say that it has enough.
 fn judge(written: io::Result<()>) -> Result<Next, Failure> {
-    match written {
-        Ok(()) => Ok(Next::More),
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Next::Enough),
-        Err(error) => Err(Failure::new(
-            Exit::Failed,
-            format!("standard output cannot be written: {error}"),
-        )),
-    }
+    Ok(if is_read_on(written)? { Next::More } else { Next::Enough })
 }

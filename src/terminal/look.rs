@@ -12,7 +12,7 @@ use super::prompt::size;
 use super::query::{Found, Query, Step};
 use super::text::{Measure, NORMAL, Paint, Styled};
 use super::view::{Answers, Comparison, Form, Shown, View};
-use super::{Stop, complain, exit_of, refusal};
+use super::{Stop, complain, exit_of, is_read_on, refusal};
 use crate::client::{Ask, Exit, Failure, Options, Session, SessionEvent, Update};
 use crate::wire::client::GroupSummary;
 
@@ -291,11 +291,11 @@ impl Look {
                 }
                 Shown::Line(line) => writeln!(self.out, "{}", line.painted(self.paint.colours)),
             };
-            if !judge(written)? {
+            if !is_read_on(written)? {
                 return Ok(false);
             }
         }
-        judge(self.out.flush())
+        is_read_on(self.out.flush())
     }
 }
 
@@ -307,17 +307,5 @@ fn exists(group: &str, newest: u64) -> Result<u64, Failure> {
             Err(Failure::new(Exit::NoSuch, message))
         }
         newest => Ok(newest),
-    }
-}
-
-/// Whether to go on: a closed pipe is the reader's way to say that it has enough.
-fn judge(written: io::Result<()>) -> Result<bool, Failure> {
-    match written {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
-        Err(error) => {
-            let message = format!("standard output cannot be written: {error}");
-            Err(Failure::new(Exit::Failed, message))
-        }
     }
 }

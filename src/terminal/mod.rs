@@ -105,6 +105,27 @@ pub(crate) async fn reader_gone() {
     }
 }
 
+/// Whether somebody reads on, by what writing to standard output came to: a closed pipe is the reader's way to say that it has
+/// enough.
+pub(crate) fn is_read_on(written: std::io::Result<()>) -> Result<bool, Failure> {
+    match written {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => {
+            let message = format!("standard output cannot be written: {error}");
+            Err(Failure::new(Exit::Failed, message))
+        }
+    }
+}
+
+/// As [`leave`], unless another signal comes.
+pub(crate) async fn leave_unless_stopped(session: &mut Session, group: String, stop: &mut Stop) {
+    tokio::select! {
+        () = leave(session, group) => {}
+        () = stop.wait() => {}
+    }
+}
+
 /// Leaves the group and waits a little for the ring's word on it. Should the leave get lost, the ring finds out by itself.
 pub(crate) async fn leave(session: &mut Session, group: String) {
     let leaving = async {

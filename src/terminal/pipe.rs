@@ -11,7 +11,7 @@ use super::lines::InputLine;
 use super::prompt::{Input, Screen};
 use super::sanitize::harmless_json;
 use super::text::Colours;
-use super::{LEAVE_TIMEOUT, Stop, TURN_MAX, ended, exit_of, reader_gone};
+use super::{LEAVE_TIMEOUT, Stop, TURN_MAX, ended, exit_of, is_read_on, reader_gone};
 use crate::client::{Ask, Exit, Failure, Options, Session, SessionEvent, Update, names};
 use crate::wire::client::Event;
 
@@ -421,21 +421,16 @@ impl Pipe {
         self.judge(flushed)
     }
 
-    /// A closed pipe is the reader's way to say that it has enough.
     fn judge(&mut self, written: io::Result<()>) -> Result<(), Failure> {
-        match written {
-            Ok(()) => Ok(()),
-            Err(_) if self.is_mute => Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
-                self.is_closed = true;
-                Ok(())
-            }
-            Err(error) => {
+        match is_read_on(written) {
+            Ok(is_read) => self.is_closed |= !is_read,
+            Err(_) if self.is_mute => {}
+            Err(failure) => {
                 self.is_mute = true;
-                let message = format!("standard output cannot be written: {error}");
-                Err(Failure::new(Exit::Failed, message))
+                return Err(failure);
             }
         }
+        Ok(())
     }
 
     async fn leave_all(&mut self) {

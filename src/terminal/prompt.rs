@@ -16,12 +16,12 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
 use super::canvas::{Block, Canvas, Size, USUAL_SIZE};
-use super::complain;
 use super::editor::{Action, Complete, Editor};
 use super::keys::{Decoder, Key};
 use super::lines::{InputLine, read_line};
 use super::text::{Colours, Measure, NORMAL, Paint, Styled};
 use super::view::Shown;
+use super::{complain, is_read_on};
 use crate::client::{Exit, Failure};
 
 /// Lines typed or read ahead of the session; beyond it the reader waits.
@@ -51,7 +51,7 @@ pub struct Screen {
     pub inputs: mpsc::Receiver<Input>,
     output: Output,
     /// Why lines could not be written.
-    unwritten: Option<io::Error>,
+    unwritten: Option<Failure>,
 }
 
 enum Output {
@@ -303,22 +303,14 @@ impl Screen {
             }
         }
         self.flush();
-        match self.unwritten {
-            None => Ok(()),
-            Some(error) => {
-                let message = format!("standard output cannot be written: {error}");
-                Err(Failure::new(Exit::Failed, message))
-            }
-        }
+        self.unwritten.map_or(Ok(()), Err)
     }
 }
 
-/// A reader that has enough is none of this program's business.
-fn note(unwritten: &mut Option<io::Error>, written: io::Result<()>) {
-    if let Err(error) = written
-        && error.kind() != io::ErrorKind::BrokenPipe
-    {
-        unwritten.get_or_insert(error);
+/// Keeps the first failure.
+fn note(unwritten: &mut Option<Failure>, written: io::Result<()>) {
+    if let Err(failure) = is_read_on(written) {
+        unwritten.get_or_insert(failure);
     }
 }
 

@@ -11,7 +11,7 @@ use super::cli::Who;
 use super::lines::{InputLine, read_line};
 use super::pace::{Gate, Held, Pace};
 use super::sanitize::{harmless, harmless_json};
-use super::{Stop, TURN_MAX, complain, ended, exit_of, leave, refusal, uncertain};
+use super::{Stop, TURN_MAX, complain, ended, exit_of, is_read_on, leave_unless_stopped, refusal, uncertain};
 use crate::chat::ErrorCode;
 use crate::client::{Ask, Exit, Failure, Options, Session, SessionEvent, SessionHandle, Update};
 use crate::ring::Millis;
@@ -107,7 +107,7 @@ struct Sending {
     started: Instant,
     out: io::BufWriter<io::Stdout>,
     /// Why numbers could not be printed.
-    unprinted: Option<io::Error>,
+    unprinted: Option<Failure>,
 }
 
 /// Joins, sends, prints the numbers, leaves.
@@ -163,19 +163,15 @@ impl Sending {
                     }
                 }
                 read = end_of_reading(&mut self.phase) => self.take_end(read),
-                () = stop.wait() => return self.give_up(session, "interrupted", Exit::Failed).await,
+                () = stop.wait() => return self.give_up(session, stop, "interrupted", Exit::Failed).await,
                 () = sleep_until_or_never(self.silence_told_at) => self.tell_silence(),
                 () = sleep_until_or_never(again_at) => {}
-                () = &mut limit => return self.give_up(session, "timed out", Exit::TimedOut).await,
+                () = &mut limit => return self.give_up(session, stop, "timed out", Exit::TimedOut).await,
             }
             self.send_again(&session.handle).await;
             if matches!(self.phase, Phase::Waiting) && self.acknowledged + self.refused == self.lines {
                 self.flush();
-                tokio::select! {
-                    () = self.leave(session) => {}
-                    // Everything is acknowledged.
-                    () = stop.wait() => self.phase = Phase::Done,
-                }
+                self.leave(session, stop).await;
             }
         }
         self.result()
@@ -221,14 +217,14 @@ impl Sending {
         }
     }
 
-    async fn leave(&mut self, session: &mut Session) {
+    async fn leave(&mut self, session: &mut Session, stop: &mut Stop) {
         // Should it be somebody else's use of the id, a line was swallowed: nothing is by mere number.
         if let (1.., Some(id)) = (self.repeated, &self.sent.id) {
             complain(said_before(self.repeated, id));
         }
         self.phase = Phase::Leaving;
         // Every line is acknowledged by now.
-        leave(session, self.who.group.clone()).await;
+        leave_unless_stopped(session, self.who.group.clone(), stop).await;
         self.phase = Phase::Done;
     }
 
@@ -419,10 +415,8 @@ impl Sending {
     /// Whoever reads the numbers may stop reading: the lines are sent all the same. They are, too, where the numbers cannot
     /// be written, but that is told.
     fn note(&mut self, written: io::Result<()>) {
-        if let Err(error) = written
-            && error.kind() != io::ErrorKind::BrokenPipe
-        {
-            self.unprinted.get_or_insert(error);
+        if let Err(failure) = is_read_on(written) {
+            self.unprinted.get_or_insert(failure);
         }
     }
 
@@ -445,11 +439,11 @@ impl Sending {
         }
     }
 
-    async fn give_up(mut self, session: &mut Session, why: &str, exit: Exit) -> Result<(), Failure> {
+    async fn give_up(mut self, session: &mut Session, stop: &mut Stop, why: &str, exit: Exit) -> Result<(), Failure> {
         self.flush();
         let message = format!("{why}. {}.", self.progress());
         if !matches!(self.phase, Phase::Joining) {
-            self.leave(session).await;
+            self.leave(session, stop).await;
         }
         Err(Failure::new(exit, message))
     }
@@ -465,9 +459,9 @@ impl Sending {
         match (refused, self.unsent) {
             (None, None) => match self.unprinted {
                 None => Ok(()),
-                Some(error) => {
-                    let message = format!("everything is acknowledged, but the numbers cannot be written: {error}");
-                    Err(Failure::new(Exit::Failed, message))
+                Some(Failure { exit, message }) => {
+                    let message = format!("everything is acknowledged, but {message}");
+                    Err(Failure::new(exit, message))
                 }
             },
             (Some(failure), None) | (None, Some(failure)) => Err(failure),

@@ -77,7 +77,6 @@ pub enum Shown {
 #[derive(Debug, Default)]
 struct Seat {
     user: String,
-    member: Option<u64>,
     nicks: Nicks,
     /// What waits until the group's past is shown.
     opening: Option<Opening>,
@@ -123,8 +122,6 @@ enum Banner {
     None,
     /// The view that names the lost nodes comes next.
     Due,
-    /// The view names nobody as lost.
-    Spared,
     Shown,
     /// The ring answers again; lines that were typed meanwhile still wait for their numbers.
     Returning {
@@ -237,7 +234,7 @@ impl View {
         let opened = opening.map(|opening| opening.since + OPENING_MS).min();
         let returned = match self.banner {
             Banner::Returning { at } => Some(at + RETURNING_MS),
-            Banner::None | Banner::Due | Banner::Spared | Banner::Shown => None,
+            Banner::None | Banner::Due | Banner::Shown => None,
         };
         [shown, folded, opened, returned].into_iter().flatten().min()
     }
@@ -475,7 +472,6 @@ impl View {
             if let Event::Joined(it) = event
                 && own
             {
-                seat.member = Some(it.member);
                 seat.nicks.am(it.member);
             }
             alike = note_nick(seat, event);
@@ -507,7 +503,7 @@ impl View {
             Event::Private(it) => it.member,
             _ => return false,
         };
-        seat.is_some_and(|seat| seat.member == Some(member))
+        seat.is_some_and(|seat| seat.nicks.me() == Some(member))
     }
 
     fn show(&mut self, event: &Event, own: bool, now: Millis) {

@@ -110,10 +110,7 @@ pub async fn listen(url: &str) {
     wait_for_member(url, "12", "eve").await;
     let pid = nix::unistd::Pid::from_raw(listener.id().expect("runs") as i32);
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).expect("sent");
-    let status = tokio::time::timeout(PATIENCE, listener.wait())
-        .await
-        .expect("an end in time")
-        .expect("waited for");
+    let status = in_time(listener.wait()).await;
     // A shell that runs it in a loop ends the loop, too.
     assert_eq!(status.signal(), Some(2));
     let free = run(url, &["send", "-g", "12", "-u", "EVE", "the nick is free again"]).await;
@@ -121,12 +118,17 @@ pub async fn listen(url: &str) {
     a_full_disk_is_told(url).await;
 }
 
+async fn in_time<T>(end: impl Future<Output = std::io::Result<T>>) -> T {
+    let ended = tokio::time::timeout(PATIENCE, end).await;
+    ended.expect("an end in time").expect("waited for")
+}
+
 /// Whose output cannot be written fails, and has left its group all the same.
 async fn a_full_disk_is_told(url: &str) {
     for (arguments, told) in [
         (
             &["send", "-g", "12", "-u", "full", "said"][..],
-            "the numbers cannot be written",
+            "everything is acknowledged, but standard output cannot be written",
         ),
         (
             &["listen", "-g", "12", "-u", "full"],
@@ -136,11 +138,7 @@ async fn a_full_disk_is_told(url: &str) {
         let full = std::fs::File::options().write(true).open("/dev/full").expect("opened");
         let mut program = chaley(url, arguments);
         program.stdin(Stdio::null()).stdout(full).stderr(Stdio::piped());
-        let ended = program.spawn().expect("started").wait_with_output();
-        let ended = tokio::time::timeout(PATIENCE, ended)
-            .await
-            .expect("in time")
-            .expect("waited for");
+        let ended = in_time(program.spawn().expect("started").wait_with_output()).await;
         let said = String::from_utf8_lossy(&ended.stderr).into_owned();
         assert!(
             ended.status.code() == Some(1) && said.contains(told),
@@ -154,11 +152,7 @@ async fn a_full_disk_is_told(url: &str) {
     let join = "{\"op\":\"join\",\"group\":\"12\",\"user\":\"full\"}\n";
     let mut orders = pipe.stdin.take().expect("piped");
     orders.write_all(join.as_bytes()).await.expect("written");
-    let ended = tokio::time::timeout(PATIENCE, pipe.wait())
-        .await
-        .expect("in time")
-        .expect("waited for");
-    assert_eq!(ended.code(), Some(1));
+    assert_eq!(in_time(pipe.wait()).await.code(), Some(1));
     let free = run(url, &["send", "-g", "12", "-u", "full", "nobody has the nick"]).await;
     assert_code(&free, 0);
 }

@@ -36,33 +36,30 @@ impl Nicks {
         self.me = Some(member);
     }
 
+    pub fn me(&self) -> Option<u64> {
+        self.me
+    }
+
     /// Learns a member's nick. Returns what is to be said if it can be mistaken for another member's.
     pub fn learn(&mut self, member: u64, nick: &str) -> Option<String> {
         if self.members.len() >= MAX || self.members.contains_key(&member) {
             return None;
         }
-        let looks_like: BTreeSet<u64> = appearances(nick)
-            .iter()
-            .filter_map(|appearance| self.appearances.get(appearance))
-            .flatten()
-            .copied()
-            .collect();
-        for appearance in appearances(nick) {
-            self.appearances.entry(appearance).or_default().insert(member);
+        let appearances = appearances(nick);
+        let is_you = appearances.contains("you");
+        let mut looks_like = BTreeSet::new();
+        for appearance in appearances {
+            let members = self.appearances.entry(appearance).or_default();
+            looks_like.extend(members.iter().copied());
+            members.insert(member);
         }
-        let (warnings, nick) = (0, nick.to_owned());
-        let folded = fold_nick(&nick);
-        self.members.insert(
-            member,
-            Nick {
-                nick: nick.clone(),
-                warnings,
-            },
-        );
+        let (warnings, folded) = (0, fold_nick(nick));
+        let known = nick.to_owned();
+        self.members.insert(member, Nick { nick: known, warnings });
         if Some(member) == self.me {
             return None;
         }
-        if appearances(&nick).contains("you") && self.said_of_you < WARNINGS_MAX {
+        if is_you && self.said_of_you < WARNINGS_MAX {
             self.said_of_you += 1;
             return Some(format!("{nick} is somebody's nick here, and not you"));
         }

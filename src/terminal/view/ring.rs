@@ -30,18 +30,11 @@ impl View {
                 members, lost, epoch, ..
             } => {
                 if self.banner == Banner::Due {
-                    // Who only comes to a ring is no reason for a banner.
-                    let has_grown = !self.ring.is_empty() && self.ring.iter().all(|known| members.contains(known));
-                    self.banner = if has_grown { Banner::Spared } else { Banner::Shown };
-                    if !has_grown {
-                        self.notice(&render::interrupted(Cause::ViewChanged, lost));
-                    }
+                    self.banner = Banner::Shown;
+                    self.notice(&render::interrupted(Cause::ViewChanged, lost));
                 }
                 self.new_ring |= self.banner == Banner::Shown;
                 (self.ring, self.epoch) = (members.clone(), *epoch);
-            }
-            SessionEvent::Back { .. } if self.banner == Banner::Spared && self.missing == 0 => {
-                self.banner = Banner::None
             }
             SessionEvent::Back { after_ms } if self.under_way.is_empty() => {
                 self.say_back((*after_ms).max(now.saturating_sub(self.interrupted_at)));
@@ -65,7 +58,7 @@ impl View {
 
     /// Whether the ring does not get through just now.
     pub fn is_interrupted(&self) -> bool {
-        !matches!(self.banner, Banner::None | Banner::Spared)
+        self.banner != Banner::None
     }
 
     /// The session is over, and with it any interruption.
@@ -77,7 +70,7 @@ impl View {
     /// Where the user is, and how the ring is.
     pub fn status(&mut self) {
         let state = match self.banner {
-            Banner::None | Banner::Spared => "the ring answers",
+            Banner::None => "the ring answers",
             Banner::Due | Banner::Shown | Banner::Returning { .. } => "waiting for the ring; nothing is lost",
         };
         let ring = match self.ring.as_slice() {

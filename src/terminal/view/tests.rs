@@ -196,18 +196,6 @@ fn an_interruption_has_one_banner_and_one_end() {
             "-- back after 230 ms, nothing missed; ring 1 => 3 => 1"
         ]
     );
-    // Who comes to the ring interrupts nothing.
-    let grown = SessionEvent::View {
-        epoch: 8,
-        members: vec![1, 3, 2],
-        head: 1,
-        lost: vec![],
-    };
-    view.hear(&interrupted(Cause::ViewChanged), 0);
-    view.hear(&grown, 0);
-    assert!(!view.is_interrupted());
-    view.hear(&SessionEvent::Back { after_ms: 5 }, 0);
-    assert!(lines(&mut view).is_empty());
     view.hear(&interrupted(Cause::Disconnected), 0);
     view.hear(&SessionEvent::Back { after_ms: 4000 }, 0);
     assert_eq!(

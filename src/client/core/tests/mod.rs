@@ -35,9 +35,7 @@ fn a_lone_message_goes_at_once_and_is_acknowledged_by_its_echo() {
 
 #[test]
 fn a_strangers_number_is_not_an_acknowledgement() {
-    let mut world = World::connected();
-    world.join();
-    world.calm_down();
+    let mut world = World::joined();
     world.say("mine, number 2");
     let stranger = world.ring.stranger("1", 2);
     world.send_to_core(stranger);
@@ -76,9 +74,7 @@ fn what_waits_goes_as_one_publication_and_the_window_is_a_limit() {
 
 #[test]
 fn a_batch_stays_below_its_bytes_and_a_giant_goes_alone() {
-    let mut world = World::connected();
-    world.join();
-    world.calm_down();
+    let mut world = World::joined();
     for size in [40_000, 40_000, 200_000, 10] {
         let (group, text) = ("1".to_owned(), "x".repeat(size));
         world.core.submit(1, Ask::say(group, text), world.now).unwrap();
@@ -116,9 +112,7 @@ fn a_returned_publication_waits_longer_each_time_and_tells_once() {
 
 #[test]
 fn a_new_view_makes_all_that_waits_go_again_at_once() {
-    let mut world = World::connected();
-    world.join();
-    world.calm_down();
+    let mut world = World::joined();
     world.say("lost with the head");
     world.to_ring.clear();
     let view = world.ring.view();
@@ -171,9 +165,7 @@ fn questions_put_off_no_repetition() {
 
 #[test]
 fn a_gap_is_closed_from_history_after_a_moment() {
-    let mut world = World::connected();
-    world.join();
-    world.calm_down();
+    let mut world = World::joined();
     for n in 1..=50 {
         let parcel = world.ring.stranger("1", n);
         if n > 40 {
@@ -193,9 +185,7 @@ fn a_gap_is_closed_from_history_after_a_moment() {
 
 #[test]
 fn a_beat_shows_a_gap_when_all_is_quiet() {
-    let mut world = World::connected();
-    world.join();
-    world.calm_down();
+    let mut world = World::joined();
     let _ = world.ring.stranger("1", 1);
     let beat = world.ring.beat();
     world.send_to_core(beat);
@@ -252,9 +242,7 @@ fn a_home_of_an_older_view_does_not_say_what_a_session_is_in() {
 
 #[test]
 fn an_ended_session_hands_back_what_waits_and_sends_nothing_again() {
-    let mut world = World::connected();
-    world.join();
-    world.calm_down();
+    let mut world = World::joined();
     world.say("unsent");
     world.disconnect();
     world.to_ring.clear();
@@ -288,9 +276,7 @@ fn an_ended_session_hands_back_what_waits_and_sends_nothing_again() {
 
 #[test]
 fn who_is_told_to_be_lost_has_no_session_any_more() {
-    let mut world = World::connected();
-    world.join();
-    world.calm_down();
+    let mut world = World::joined();
     world.say("never arrives");
     world.to_ring.clear();
     let mut left = world.ring.place("1", "me", 1, None, Event::Left);
@@ -347,9 +333,7 @@ fn events_before_the_own_join_are_not_delivered() {
 
 #[test]
 fn the_hearing_of_hostile_deliveries_changes_nothing() {
-    let mut world = World::connected();
-    world.join();
-    world.calm_down();
+    let mut world = World::joined();
     let before = world.told.len();
     let history = |reference| Event::History {
         group: "1".to_owned(),

@@ -4,9 +4,7 @@ use super::*;
 
 #[test]
 fn what_is_private_comes_by_the_reply_path_or_not_at_all() {
-    let mut world = World::connected();
-    world.join();
-    world.calm_down();
+    let mut world = World::joined();
     let (_, forged) = world.ring.whisper("1", 1).expect("it is there");
     world.core.receive(forged, false, world.now);
     world.run();
@@ -22,9 +20,7 @@ fn what_is_private_comes_by_the_reply_path_or_not_at_all() {
 
 #[test]
 fn a_tell_is_acknowledged_by_the_own_copy_even_after_the_leave_behind_it() {
-    let mut world = World::connected();
-    world.join();
-    world.calm_down();
+    let mut world = World::joined();
     let (group, to, text) = ("1".to_owned(), "stranger".to_owned(), "psst".to_owned());
     let key = None;
     let tag = world.ask(Ask::Tell { group, to, text, key }).expect("taken");
@@ -43,9 +39,7 @@ fn a_tell_is_acknowledged_by_the_own_copy_even_after_the_leave_behind_it() {
 
 #[test]
 fn a_conversation_that_the_ring_has_forgotten_is_told_to_be_missing() {
-    let mut world = World::connected();
-    world.join();
-    world.calm_down();
+    let mut world = World::joined();
     for n in 1..=3 {
         let parcel = world.ring.whisper("1", n).expect("it is there");
         if n != 2 {
@@ -102,9 +96,7 @@ fn me(world: &World) -> u64 {
 
 #[test]
 fn whoever_is_new_is_heard_however_many_have_told_something_before() {
-    let mut world = World::connected();
-    world.join();
-    world.calm_down();
+    let mut world = World::joined();
     let (me, all) = (me(&world), CONVERSATIONS_MAX as u64 + 10);
     for member in 1000..1000 + all {
         let event = world.ring.tell("1", [member, me], 1, "hello");
@@ -129,9 +121,7 @@ fn whoever_is_new_is_heard_however_many_have_told_something_before() {
 
 #[test]
 fn a_conversation_that_goes_although_it_misses_something_is_told_of() {
-    let mut world = World::connected();
-    world.join();
-    world.calm_down();
+    let mut world = World::joined();
     let (group, member) = ("1".to_owned(), me(&world));
     let conversation = |with: u64| wire::client::Conversation {
         group: group.clone(),
@@ -173,9 +163,7 @@ fn a_conversation_that_goes_although_it_misses_something_is_told_of() {
 
 #[test]
 fn a_new_view_makes_nobody_ask_for_conversations_that_miss_nothing() {
-    let mut world = World::connected();
-    world.join();
-    world.calm_down();
+    let mut world = World::joined();
     let whisper = world.ring.whisper("1", 1).expect("it is there");
     world.send_to_core(whisper);
     world.calm_down();

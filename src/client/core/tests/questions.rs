@@ -4,9 +4,7 @@ use super::*;
 
 #[test]
 fn recent_is_collected_over_several_answers() {
-    let mut world = World::connected();
-    world.join();
-    world.calm_down();
+    let mut world = World::joined();
     for n in 1..=99 {
         let parcel = world.ring.stranger("1", n);
         world.send_to_core(parcel);
@@ -24,9 +22,7 @@ fn recent_is_collected_over_several_answers() {
 /// A ring that is not ours could have an answer grow without end, by going on with what was not asked for.
 #[test]
 fn an_answer_that_holds_more_than_was_asked_for_is_cut() {
-    let mut world = World::connected();
-    world.join();
-    world.calm_down();
+    let mut world = World::joined();
     world.ask(Ask::Recent {
         group: "1".to_owned(),
         count: 50,
@@ -99,13 +95,19 @@ fn placed_seq(event: &Event) -> Option<u64> {
     }
 }
 
-#[test]
-fn every_node_answers_for_its_digest_and_one_that_hangs_holds_nothing_up() {
+/// A question for digests whose answers, of nodes 1 and 2, are on their way.
+fn both_answer_for_their_digest() -> World {
     let mut world = World::connected();
     let _ = world.ring.stranger("1", 1);
     let (group, seq) = ("1".to_owned(), 1);
     world.ask(Ask::Digest { group, seq });
     world.reach_ring(0);
+    world
+}
+
+#[test]
+fn every_node_answers_for_its_digest_and_one_that_hangs_holds_nothing_up() {
+    let mut world = both_answer_for_their_digest();
     let hung = world.to_core.pop();
     world.reach_core(0);
     assert!(matches!(last_told(&world), SessionEvent::Digest { missing, .. } if missing == &[2]));
@@ -151,11 +153,7 @@ fn questions_that_go_again_together_part() {
 
 #[test]
 fn a_node_that_is_left_out_is_no_longer_waited_for() {
-    let mut world = World::connected();
-    let _ = world.ring.stranger("1", 1);
-    let (group, seq) = ("1".to_owned(), 1);
-    world.ask(Ask::Digest { group, seq });
-    world.reach_ring(0);
+    let mut world = both_answer_for_their_digest();
     world.to_core.pop();
     let (_, mut again) = world.to_core[0].clone();
     world.reach_core(0);
@@ -174,11 +172,7 @@ fn a_node_that_is_left_out_is_no_longer_waited_for() {
 
 #[test]
 fn of_a_node_that_has_come_further_the_newer_answer_is_told_too() {
-    let mut world = World::connected();
-    let _ = world.ring.stranger("1", 1);
-    let (group, seq) = ("1".to_owned(), 1);
-    world.ask(Ask::Digest { group, seq });
-    world.reach_ring(0);
+    let mut world = both_answer_for_their_digest();
     world.to_core.pop();
     let (_, further) = world.to_core[0].clone();
     let Some(Event::Digest { answer, .. }) = world.to_core[0].1.events.first_mut() else {

@@ -4,9 +4,7 @@ use super::*;
 
 /// A session that is in a group and has heard beats, which come every second.
 fn listening() -> World {
-    let mut world = World::connected();
-    world.join();
-    world.calm_down();
+    let mut world = World::joined();
     for _ in 0..2 {
         world.pass(1000);
         beat(&mut world);

@@ -49,6 +49,14 @@ impl World {
         world
     }
 
+    /// One that has joined group 1, with nothing under way.
+    pub fn joined() -> World {
+        let mut world = World::connected();
+        world.join();
+        world.calm_down();
+        world
+    }
+
     pub fn connect(&mut self) {
         if !self.connected {
             self.connected = true;
