@@ -160,7 +160,7 @@ impl Replayed {
             .members
             .get(&event.member)
             .map(|(user, is_away)| (user.as_str(), *is_away));
-        let user = event.user.as_str();
+        let user = event.user.as_ref();
         match &event.kind {
             EventKind::Joined => assert!(known.is_none() && self.members.keys().all(|&m| m < event.member)),
             EventKind::Message { .. } | EventKind::Left { .. } => assert_eq!(known.map(|(user, _)| user), Some(user)),
@@ -172,7 +172,7 @@ impl Replayed {
             EventKind::Message { .. } => {}
             kind => drop(
                 self.members
-                    .insert(event.member, (event.user.clone(), *kind == EventKind::Away)),
+                    .insert(event.member, (event.user.to_string(), *kind == EventKind::Away)),
             ),
         }
     }
@@ -229,7 +229,7 @@ proptest! {
             assert_eq!(before.outcome(*session, *n), None);
             let done = applied.events().find(|event| event.reference == Some(*n));
             let expected = match done {
-                Some(event) => Outcome::Done { group: event.group.clone(), seq: event.seq },
+                Some(event) => Outcome::Done { group: event.group.to_string(), seq: event.seq },
                 None => match applied.outputs.as_slice() {
                     [Output::Reply { reply: Reply::Refused { code, .. }, .. }] => Outcome::Refused { code: *code },
                     [Output::Reply { reply: Reply::Repeated { group, seq, n: told }, .. }] if told == n => {
@@ -261,7 +261,7 @@ proptest! {
         let mut groups: BTreeMap<String, Replayed> = BTreeMap::new();
         play(&moves, |_, _, after, applied| {
             for event in applied.events() {
-                groups.entry(event.group.clone()).or_default().hear(event);
+                groups.entry(event.group.to_string()).or_default().hear(event);
             }
             assert_eq!(after.groups().count(), groups.len());
             for view in after.groups() {
@@ -298,7 +298,7 @@ proptest! {
                 assert_eq!(event.seq, *seq + 1);
                 assert!(event.follows(*digest));
                 (*seq, *digest) = (event.seq, event.digest);
-                for (party, queue) in [&event.from, &event.to].into_iter().zip(queues) {
+                for (party, queue) in [&event.from, &event.to].into_iter().zip(queues.iter()) {
                     let members = after.who(&event.group);
                     let member = members.iter().find(|m| m.member == party.member).expect("both are members");
                     assert_eq!((member.user, after.session(member.session).unwrap().queue()), (&*party.user, queue.as_str()));
@@ -372,7 +372,7 @@ proptest! {
                     }
                     _ => continue,
                 };
-                assert_eq!(read, marks.get(&(event.group.clone(), fold_nick(&event.user))).copied());
+                assert_eq!(read, marks.get(&(event.group.to_string(), fold_nick(&event.user))).copied());
             }
         });
     }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -29,7 +30,7 @@ pub(super) struct Groups {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Group {
-    name: String,
+    name: Arc<str>,
     /// Number of the latest event.
     seq: u64,
     /// Digest chain up to the latest event.
@@ -44,7 +45,7 @@ pub(super) struct Group {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct GroupMember {
     session: SessionId,
-    user: String,
+    user: Arc<str>,
 }
 
 /// When something happened and which request, if any, is behind it.
@@ -138,7 +139,7 @@ impl Groups {
 impl Group {
     fn new(name: &str) -> Group {
         Group {
-            name: name.to_owned(),
+            name: name.into(),
             seq: 0,
             digest: Digest::ZERO,
             last_member: 0,
@@ -156,7 +157,7 @@ impl Group {
             return Err(ErrorCode::Limit);
         }
         self.last_member += 1;
-        let (member, user) = (self.last_member, user.to_owned());
+        let (member, user) = (self.last_member, Arc::<str>::from(user));
         let joined = GroupMember {
             session,
             user: user.clone(),
@@ -167,7 +168,7 @@ impl Group {
     }
 
     /// The next event of the sequence (C8). The only place where `seq` and `digest` move.
-    fn happen(&mut self, member: u64, user: String, kind: EventKind, cause: Cause) -> GroupEvent {
+    fn happen(&mut self, member: u64, user: Arc<str>, kind: EventKind, cause: Cause) -> GroupEvent {
         let mut event = GroupEvent {
             group: self.name.clone(),
             seq: self.seq + 1,

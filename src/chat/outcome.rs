@@ -33,7 +33,7 @@ impl Applied {
     /// The private ones among the outputs, in order.
     pub fn private_events(&self) -> impl Iterator<Item = &PrivateEvent> {
         self.outputs.iter().filter_map(|output| match output {
-            Output::Private { event, .. } => Some(event),
+            Output::Private { event, .. } => Some(event.as_ref()),
             Output::Event(_) | Output::Reply { .. } => None,
         })
     }
@@ -47,8 +47,11 @@ pub enum Output {
     /// To one session alone, into its queue (C12).
     Reply { queue: String, reply: Reply },
     /// To two sessions alone, the sender's and the other one's, into their queues (C16); also what the history of their
-    /// conversation keeps.
-    Private { event: PrivateEvent, queues: [String; 2] },
+    /// conversation keeps. Apart, for outputs come by the hundred, and these are larger than the others.
+    Private {
+        event: Box<PrivateEvent>,
+        queues: Box<[String; 2]>,
+    },
 }
 
 /// What one session alone is told (C12).

@@ -66,12 +66,7 @@ impl State {
             self.applied + 1,
             "entries are applied in the order of the log, each once"
         );
-        let mut step = Step {
-            index,
-            time_ms,
-            outputs: Vec::new(),
-            effects: Vec::new(),
-        };
+        let mut step = Step::new(index, time_ms, commands.len());
         for command in commands {
             match command {
                 Command::Request { session, n, action } => self.request(&mut step, *session, *n, action),

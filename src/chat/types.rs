@@ -1,6 +1,7 @@
 //! The nouns of the chat: sessions, what happened in a group, what went wrong.
 
 use std::fmt;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -218,11 +219,11 @@ impl fmt::Display for ErrorCode {
 /// every member is told; `wire::client` gives it its JSON form.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GroupEvent {
-    pub group: String,
+    pub group: Arc<str>,
     pub seq: u64,
     /// The member it is about, numbered within the group from 1; a nick that joins anew gets a new number.
     pub member: u64,
-    pub user: String,
+    pub user: Arc<str>,
     /// Milliseconds since the Unix epoch, stamped by the head, never backwards.
     pub time_ms: u64,
     /// The group's digest chain up to and including this event.

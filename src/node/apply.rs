@@ -125,7 +125,7 @@ impl Chat {
             batch.outputs(index, &result.encode());
             let mut groups: Vec<(&str, u64)> = Vec::new();
             for event in result.events() {
-                if !groups.iter().any(|(group, _)| *group == event.group) {
+                if !groups.iter().any(|(group, _)| *group == event.group.as_ref()) {
                     groups.push((&event.group, event.seq));
                 }
             }

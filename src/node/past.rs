@@ -38,7 +38,7 @@ pub fn history<P: Past>(
         let result = past.result(index)?;
         for event in result
             .events()
-            .filter(|event| event.group == group && event.seq > after)
+            .filter(|event| event.group.as_ref() == group && event.seq > after)
         {
             if events.len() >= limit || bytes > max_bytes {
                 return Ok(events);

@@ -384,13 +384,13 @@ impl Ring {
                 Output::Event(event) => {
                     let body = encode_group_events(Epoch(self.epoch), [&event]);
                     let key = Names::group_key(&event.group);
-                    self.history.entry(event.group.clone()).or_default().push(event);
+                    self.history.entry(event.group.to_string()).or_default().push(event);
                     self.deliver(&key, &body).await;
                 }
                 Output::Reply { queue, reply } => self.reply(&queue, Event::from(&reply)).await,
                 Output::Private { event, queues } => {
-                    for queue in queues {
-                        self.reply(&queue, Event::from(&event)).await;
+                    for queue in *queues {
+                        self.reply(&queue, Event::from(event.as_ref())).await;
                     }
                 }
             }

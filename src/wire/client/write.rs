@@ -31,9 +31,9 @@ impl Event {
 impl From<&GroupEvent> for Event {
     fn from(event: &GroupEvent) -> Event {
         let presence = |reason: Option<LeftReason>| Presence {
-            group: event.group.clone(),
+            group: event.group.to_string(),
             seq: event.seq,
-            user: event.user.clone(),
+            user: event.user.to_string(),
             member: event.member,
             ts: rfc3339(event.time_ms),
             digest: hex(event.digest),
@@ -47,9 +47,9 @@ impl From<&GroupEvent> for Event {
             EventKind::Away => Event::Away(presence(None)),
             EventKind::Back => Event::Back(presence(None)),
             EventKind::Message { text } => Event::Message(Message {
-                group: event.group.clone(),
+                group: event.group.to_string(),
                 seq: event.seq,
-                from: event.user.clone(),
+                from: event.user.to_string(),
                 member: event.member,
                 text: text.clone(),
                 ts: rfc3339(event.time_ms),
@@ -162,8 +162,8 @@ struct Line<'a> {
 impl<'a> Line<'a> {
     fn new(event: &'a GroupEvent, ts: Rc<str>) -> Line<'a> {
         let (from, user, text) = match &event.kind {
-            EventKind::Message { text } => (Some(event.user.as_str()), None, Some(text.as_str())),
-            _ => (None, Some(event.user.as_str()), None),
+            EventKind::Message { text } => (Some(event.user.as_ref()), None, Some(text.as_str())),
+            _ => (None, Some(event.user.as_ref()), None),
         };
         let reason = match event.kind {
             EventKind::Left { reason } => Some(reason.name()),

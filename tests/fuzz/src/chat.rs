@@ -169,7 +169,7 @@ impl World {
                     chat::Output::Private { event, .. } => {
                         let place = self.conversations.entry(event.conversation());
                         follows(place.or_insert((0, Digest::ZERO)), event);
-                        Event::from(event)
+                        Event::from(event.as_ref())
                     }
                 };
                 let told = encode_delivery(Epoch(1), &[event]);
@@ -180,7 +180,7 @@ impl World {
 
     /// Rule C8.
     fn told(&mut self, event: &GroupEvent) {
-        let (seq, digest) = self.groups.entry(event.group.clone()).or_insert((0, Digest::ZERO));
+        let (seq, digest) = self.groups.entry(event.group.to_string()).or_insert((0, Digest::ZERO));
         assert_eq!(event.seq, *seq + 1, "no gap");
         assert!(event.follows(*digest), "the chain goes on");
         (*seq, *digest) = (event.seq, event.digest);

@@ -129,7 +129,7 @@ impl Image {
             Change::Applied(results) => {
                 for result in results {
                     let index = self.applied.len() as Index + 1;
-                    let public = result.events().map(|event| (event.group.clone(), event.seq));
+                    let public = result.events().map(|event| (event.group.to_string(), event.seq));
                     let private = result.private_events().map(|event| (event.conversation(), event.seq));
                     for (name, seq) in public.chain(private) {
                         let places = self.groups.entry(name).or_default();

@@ -90,7 +90,7 @@ pub fn committed(truth: &mut Truth, entry: &Entry) -> Verdict {
         match output {
             Output::Event(event) => {
                 happened(truth, event)?;
-                reached.push((event.group.clone(), event.seq));
+                reached.push((event.group.to_string(), event.seq));
             }
             Output::Private { event, .. } => told(truth, event)?,
             Output::Reply { .. } => {}
@@ -121,7 +121,7 @@ fn told(truth: &mut Truth, event: &PrivateEvent) -> Verdict {
 }
 
 fn happened(truth: &mut Truth, event: &GroupEvent) -> Verdict {
-    let group = truth.groups.entry(event.group.clone()).or_default();
+    let group = truth.groups.entry(event.group.to_string()).or_default();
     if event.seq != group.history.len() as u64 + 1 || !event.follows(group.digest) {
         return Err(format!(
             "a group's events are numbered and chained: {event:?} after {}",
@@ -130,7 +130,7 @@ fn happened(truth: &mut Truth, event: &GroupEvent) -> Verdict {
     }
     group.digest = event.digest;
     group.history.push(Event::from(event));
-    let place = (event.group.clone(), event.seq);
+    let place = (event.group.to_string(), event.seq);
     said(truth, [&event.group, &event.user, ""], event.kind.text(), place)
 }
 
