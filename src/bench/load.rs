@@ -338,7 +338,7 @@ impl Talking {
         let event = match update {
             Update::Online => return Ok(()),
             Update::Failed(failure) => return Err(Failure::new(failure.exit.code(), failure.message)),
-            Update::Event(event) => event,
+            Update::Event(event) => *event,
         };
         match event {
             SessionEvent::Deliver { event, .. } => self.hear(&event, now_us),

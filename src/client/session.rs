@@ -28,6 +28,9 @@ pub const UPDATES_MAX: usize = 1024;
 /// Updates that wait in the session itself. Beyond it deliveries are dropped as if the wire had lost them, and come
 /// again with the history once the user has caught up.
 pub const UNTOLD_MAX: usize = 8192;
+/// See [`Patience`].
+const UNTOLD_CROWDED: usize = UNTOLD_MAX / 4;
+const USER_PATIENCE: Duration = Duration::from_millis(250);
 /// Most things taken from the broker before the user's turn comes.
 const TURN_MAX: usize = 256;
 /// How long [`Session::close`] waits for the connection's orderly end.
@@ -48,7 +51,7 @@ pub struct Options {
 pub enum Update {
     /// The first connection is there.
     Online,
-    Event(SessionEvent),
+    Event(Box<SessionEvent>),
     /// The session could not start; nothing follows.
     Failed(Failure),
 }
@@ -167,6 +170,28 @@ enum Wake {
     Gone,
 }
 
+/// With [`UNTOLD_CROWDED`] updates that the user has not taken, what the broker brings waits with it: a user that is merely
+/// late, as on a busy machine, then misses nothing. (Who misses something has to ask for it, and may never catch up while
+/// much is said.) But for [`USER_PATIENCE`] at most until most is taken, for meanwhile the connection's memory fills.
+#[derive(Default)]
+struct Patience {
+    since: Option<Instant>,
+}
+
+impl Patience {
+    /// Until when to wait, with so many updates not taken.
+    fn until(&mut self, untold: usize, now: Instant) -> Option<Instant> {
+        if untold < UNTOLD_CROWDED / 2 {
+            self.since = None;
+        }
+        if untold < UNTOLD_CROWDED {
+            return None;
+        }
+        let until = *self.since.get_or_insert(now) + USER_PATIENCE;
+        (now < until).then_some(until)
+    }
+}
+
 struct Driver {
     options: Options,
     core: Core,
@@ -174,6 +199,7 @@ struct Driver {
     taken: Vec<(u64, Ask)>,
     updates: mpsc::Sender<Update>,
     untold: VecDeque<Update>,
+    patience: Patience,
     backoff: Backoff,
     started: Instant,
 }
@@ -192,6 +218,7 @@ impl Driver {
             taken: Vec::new(),
             updates,
             untold: VecDeque::from([Update::Online]),
+            patience: Patience::default(),
             backoff: Backoff::default(),
             started: Instant::now(),
         }
@@ -233,6 +260,7 @@ impl Driver {
                 None => std::future::pending().await,
             }
         };
+        let held_until = self.patience.until(self.untold.len(), Instant::now());
         let (asks, taken) = (&mut self.asks, &mut self.taken);
         let more = async move {
             match asks {
@@ -258,6 +286,9 @@ impl Driver {
             }
         };
         let network = async move {
+            if let Some(until) = held_until {
+                tokio::time::sleep_until(until.into()).await;
+            }
             match wire {
                 Wire::Up(link) => Wake::Link(link.next().await),
                 Wire::Opening(opening) => Wake::Opened(Box::new(opening.as_mut().await)),
@@ -287,9 +318,10 @@ impl Driver {
     async fn execute(&mut self, mut wire: Wire) -> Wire {
         while let Some(output) = self.core.poll_output() {
             let done = match (output, &mut wire) {
-                (Output::Tell(SessionEvent::Deliver { .. }), _) if !self.options.deliver => Ok(()),
                 (Output::Tell(event), _) => {
-                    self.untold.push_back(Update::Event(event));
+                    if self.options.deliver || !matches!(*event, SessionEvent::Deliver { .. }) {
+                        self.untold.push_back(Update::Event(event));
+                    }
                     Ok(())
                 }
                 (Output::Publish { id, requests }, Wire::Up(link)) => match serde_json::to_vec(&requests) {
@@ -320,6 +352,10 @@ impl Driver {
                 return self.reopen();
             }
             self.take_event(event);
+            // A delivery has up to hundreds of events.
+            if self.untold.len() + self.core.outputs_waiting() >= UNTOLD_CROWDED {
+                break;
+            }
             if let Wire::Up(link) = &mut wire {
                 next = futures_util::FutureExt::now_or_never(link.next());
             }
@@ -368,13 +404,14 @@ impl Driver {
                 }
             }
             if let Err((code, message)) = self.check_and_submit(tag, &ask, now) {
-                self.untold.push_back(Update::Event(SessionEvent::Refused {
+                let refused = SessionEvent::Refused {
                     tag,
                     ask,
                     code,
                     message,
                     perhaps_ordered: false,
-                }));
+                };
+                self.untold.push_back(Update::Event(Box::new(refused)));
             }
         }
         wire
@@ -427,5 +464,27 @@ impl Driver {
             }
             Err(_) => self.reopen(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_late_user_is_waited_for_and_one_that_stays_away_is_not() {
+        let mut patience = Patience::default();
+        let start = Instant::now();
+        assert_eq!(patience.until(UNTOLD_CROWDED - 1, start), None);
+        let until = start + USER_PATIENCE;
+        assert_eq!(patience.until(UNTOLD_CROWDED, start), Some(until));
+        let later = start + USER_PATIENCE / 2;
+        assert_eq!(patience.until(UNTOLD_MAX, later), Some(until), "it has begun before");
+        assert_eq!(patience.until(UNTOLD_MAX, until), None, "that was enough");
+        // Taking a little buys no more time, taking most of it does.
+        assert_eq!(patience.until(UNTOLD_CROWDED / 2, until), None);
+        assert_eq!(patience.until(UNTOLD_CROWDED, until), None);
+        assert_eq!(patience.until(UNTOLD_CROWDED / 2 - 1, until), None);
+        assert_eq!(patience.until(UNTOLD_CROWDED, until), Some(until + USER_PATIENCE));
     }
 }

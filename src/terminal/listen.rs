@@ -85,7 +85,7 @@ impl Listening {
         match update {
             Update::Failed(failure) => Err(failure),
             Update::Online => Ok(Next::More),
-            Update::Event(event) => self.take_event(event),
+            Update::Event(event) => self.take_event(*event),
         }
     }
 

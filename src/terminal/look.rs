@@ -138,19 +138,25 @@ impl Look {
 
     async fn hear_reply(&mut self, wanted: u64) -> Result<SessionEvent, Failure> {
         loop {
-            match self.session.updates.recv().await {
-                Some(Update::Event(
-                    event @ (SessionEvent::Members { tag, .. }
-                    | SessionEvent::History { tag, .. }
-                    | SessionEvent::Groups { tag, .. }
-                    | SessionEvent::Digest { tag, .. }),
-                )) if tag == wanted => return Ok(event),
-                Some(Update::Event(SessionEvent::Refused { ask, code, message, .. })) => {
+            let event = match self.session.updates.recv().await {
+                Some(Update::Event(event)) => *event,
+                Some(Update::Failed(failure)) => return Err(failure),
+                Some(Update::Online) => continue,
+                None => return Err(Failure::new(Exit::Failed, "the session ended unexpectedly")),
+            };
+            match event {
+                SessionEvent::Members { tag, .. }
+                | SessionEvent::History { tag, .. }
+                | SessionEvent::Groups { tag, .. }
+                | SessionEvent::Digest { tag, .. }
+                    if tag == wanted =>
+                {
+                    return Ok(event);
+                }
+                SessionEvent::Refused { ask, code, message, .. } => {
                     return Err(Failure::new(exit_of(code), refusal(&ask, code, &message, false)));
                 }
-                Some(Update::Failed(failure)) => return Err(failure),
-                Some(_) => {}
-                None => return Err(Failure::new(Exit::Failed, "the session ended unexpectedly")),
+                _ => {}
             }
         }
     }

@@ -131,14 +131,13 @@ pub(crate) async fn leave(session: &mut Session, group: String) {
     let leaving = async {
         session.handle.ask(Ask::Leave { group }).await.ok()?;
         loop {
-            if let Update::Event(
-                SessionEvent::Acknowledged {
+            if let Update::Event(event) = session.updates.recv().await?
+                && let SessionEvent::Acknowledged {
                     ask: Ask::Leave { .. }, ..
                 }
                 | SessionEvent::Refused {
                     ask: Ask::Leave { .. }, ..
-                },
-            ) = session.updates.recv().await?
+                } = *event
             {
                 return Some(());
             }

@@ -299,7 +299,7 @@ impl Pipe {
         match update {
             Update::Failed(failure) => Err(failure),
             Update::Online => Ok(()),
-            Update::Event(event) => self.hear_event(event),
+            Update::Event(event) => self.hear_event(*event),
         }
     }
 

@@ -231,12 +231,19 @@ impl Sending {
     fn take(&mut self, update: Update, handle: &SessionHandle) -> Result<(), Failure> {
         match update {
             Update::Failed(failure) => Err(failure),
-            Update::Event(SessionEvent::Acknowledged {
+            Update::Online => Ok(()),
+            Update::Event(event) => self.take_event(*event, handle),
+        }
+    }
+
+    fn take_event(&mut self, event: SessionEvent, handle: &SessionHandle) -> Result<(), Failure> {
+        match event {
+            SessionEvent::Acknowledged {
                 tag,
                 ask,
                 seq,
                 repeated,
-            }) => {
+            } => {
                 match ask {
                     Ask::Say { .. } => {
                         self.acknowledged += 1;
@@ -256,11 +263,11 @@ impl Sending {
                 }
                 Ok(())
             }
-            Update::Event(SessionEvent::Refused {
+            SessionEvent::Refused {
                 ask: Ask::Join { .. },
                 code: Some(ErrorCode::NickTaken),
                 ..
-            }) if self.sent.id.is_some() && Instant::now() < self.patient_until => {
+            } if self.sent.id.is_some() && Instant::now() < self.patient_until => {
                 self.hear_again();
                 if !std::mem::replace(&mut self.is_patient, true) {
                     let (user, group) = (harmless(&self.who.user), &self.who.group);
@@ -277,22 +284,22 @@ impl Sending {
                 });
                 Ok(())
             }
-            Update::Event(SessionEvent::Refused {
+            SessionEvent::Refused {
                 tag,
                 ask: ask @ Ask::Say { .. },
                 code: Some(ErrorCode::TooFast),
                 ..
-            }) => {
+            } => {
                 self.hold(Held { tag, ask });
                 Ok(())
             }
-            Update::Event(SessionEvent::Refused {
+            SessionEvent::Refused {
                 tag,
                 ask,
                 code,
                 message,
                 perhaps_ordered,
-            }) => {
+            } => {
                 let text = match &ask {
                     Ask::Say { text, .. } if perhaps_ordered => uncertain(text, &message, false),
                     _ => refusal(&ask, code, &message, false),
@@ -318,31 +325,31 @@ impl Sending {
                     _ => Err(failure),
                 }
             }
-            Update::Event(SessionEvent::Ended { message, .. }) => {
+            SessionEvent::Ended { message, .. } => {
                 self.flush();
                 let done = self.progress();
                 let message = format!("{}. {done}. {}", ended(&message), self.what_next());
                 Err(Failure::new(Exit::Failed, message))
             }
-            Update::Event(SessionEvent::Removed { group }) => {
+            SessionEvent::Removed { group } => {
                 let message = format!("no longer in group {group}. {}. {}", self.progress(), self.what_next());
                 Err(Failure::new(Exit::Failed, message))
             }
             // With a new view the ring gives whoever is away the whole time again.
-            Update::Event(SessionEvent::View { .. }) => {
+            SessionEvent::View { .. } => {
                 self.patient_until = Instant::now() + NICK_PATIENCE;
                 Ok(())
             }
-            Update::Event(SessionEvent::Interrupted { .. }) => {
+            SessionEvent::Interrupted { .. } => {
                 self.silence_told_at.get_or_insert(Instant::now() + SILENCE_TOLD);
                 Ok(())
             }
             // Before the join is through, what is waited for is just that.
-            Update::Event(SessionEvent::Back { .. }) if !matches!(self.phase, Phase::Joining) => {
+            SessionEvent::Back { .. } if !matches!(self.phase, Phase::Joining) => {
                 self.hear_again();
                 Ok(())
             }
-            Update::Event(_) | Update::Online => Ok(()),
+            _ => Ok(()),
         }
     }
 

@@ -4,7 +4,7 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
-use chaley::client::{Ask, SessionEvent, Update};
+use chaley::client::{Ask, SessionEvent};
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::{Child, Command};
 
@@ -164,7 +164,7 @@ pub async fn wait_for_member(url: &str, group: &str, user: &str) {
         let group = group.to_owned();
         session.handle.ask(Ask::Who { group }).await.expect("taken");
         let members = loop {
-            if let Update::Event(SessionEvent::Members { members, .. }) = next(&mut session).await {
+            if let SessionEvent::Members { members, .. } = next(&mut session).await {
                 break members;
             }
         };
@@ -177,10 +177,10 @@ pub async fn wait_for_member(url: &str, group: &str, user: &str) {
     session.handle.ask(Ask::Leave { group }).await.expect("taken");
     while !matches!(
         next(&mut session).await,
-        Update::Event(SessionEvent::Acknowledged {
+        SessionEvent::Acknowledged {
             ask: Ask::Leave { .. },
             ..
-        })
+        }
     ) {}
     session.close().await;
 }

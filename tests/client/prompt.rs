@@ -3,7 +3,7 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use chaley::client::{Ask, Session, SessionEvent, Update};
+use chaley::client::{Ask, Session, SessionEvent};
 use chaley::wire::client::Event;
 
 use super::programs::chaley;
@@ -77,13 +77,13 @@ pub async fn fail_over(url: &str, ring: &FakeRing) {
     let mut texts = Vec::new();
     loop {
         match next(&mut eve).await {
-            Update::Event(SessionEvent::Deliver {
+            SessionEvent::Deliver {
                 event: Event::Message(it),
                 own: false,
-            }) => texts.push(it.text),
-            Update::Event(SessionEvent::Deliver {
+            } => texts.push(it.text),
+            SessionEvent::Deliver {
                 event: Event::Left(it), ..
-            }) => {
+            } => {
                 assert_eq!(it.user, "dennis");
                 break;
             }
@@ -458,7 +458,7 @@ pub async fn unsent(url: &str, ring: &FakeRing) {
     let (group, count) = ("79".to_owned(), 100);
     eve.handle.ask(Ask::Recent { group, count }).await.expect("taken");
     let events = loop {
-        if let Update::Event(SessionEvent::Recent { events, .. }) = next(&mut eve).await {
+        if let SessionEvent::Recent { events, .. } = next(&mut eve).await {
             break events;
         }
     };
@@ -534,7 +534,7 @@ pub async fn held(url: &str) {
         let text = format!("line {number}");
         say(&eve, "83", &text).await;
         let is_said = |event: &SessionEvent| matches!(event, SessionEvent::Acknowledged { ask: Ask::Say { text: said, .. }, .. } if *said == text);
-        while !matches!(next(&mut eve).await, Update::Event(event) if is_said(&event)) {}
+        while !matches!(next(&mut eve).await, event if is_said(&event)) {}
     }
     let asked = Instant::now();
     let pid = nix::unistd::Pid::from_raw(i32::try_from(terminal.pid()).expect("a pid"));
@@ -545,9 +545,9 @@ pub async fn held(url: &str) {
     assert!(!terminal.shows("line 99"), "{}", terminal.picture());
     // It has left in good order.
     loop {
-        if let Update::Event(SessionEvent::Deliver {
+        if let SessionEvent::Deliver {
             event: Event::Left(it), ..
-        }) = next(&mut eve).await
+        } = next(&mut eve).await
         {
             assert_eq!((it.user.as_str(), it.reason.as_deref()), ("dennis", Some("asked")));
             break;
@@ -572,10 +572,10 @@ pub async fn latency(url: &str) {
         say(&eve, "80", &text).await;
         let heard = loop {
             match next(&mut eve).await {
-                Update::Event(SessionEvent::Deliver {
+                SessionEvent::Deliver {
                     event: Event::Message(it),
                     ..
-                }) if it.text == text => break Instant::now(),
+                } if it.text == text => break Instant::now(),
                 _ => {}
             }
         };

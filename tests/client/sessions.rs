@@ -19,7 +19,17 @@ pub fn options(url: &str) -> Options {
     }
 }
 
-pub async fn next(session: &mut Session) -> Update {
+pub async fn next(session: &mut Session) -> SessionEvent {
+    loop {
+        match next_update(session).await {
+            Update::Online => {}
+            Update::Event(event) => return *event,
+            Update::Failed(failure) => panic!("{failure}"),
+        }
+    }
+}
+
+async fn next_update(session: &mut Session) -> Update {
     let update = tokio::time::timeout(PATIENCE, session.updates.recv()).await;
     update.expect("an update in time").expect("the session runs")
 }
@@ -30,11 +40,10 @@ pub async fn join(url: &str, group: &str, user: &str) -> Session {
     session.handle.ask(Ask::Join { group, user }).await.expect("taken");
     loop {
         match next(&mut session).await {
-            Update::Event(SessionEvent::Acknowledged {
+            SessionEvent::Acknowledged {
                 ask: Ask::Join { .. }, ..
-            }) => return session,
-            Update::Event(SessionEvent::Refused { message, .. }) => panic!("{message}"),
-            Update::Failed(failure) => panic!("{failure}"),
+            } => return session,
+            SessionEvent::Refused { message, .. } => panic!("{message}"),
             _ => {}
         }
     }
@@ -65,14 +74,12 @@ impl Heard {
     async fn more(&mut self, session: &mut Session, lines: usize) {
         while self.acknowledged.len() < lines || self.texts.len() < lines {
             match next(session).await {
-                Update::Event(SessionEvent::Acknowledged { seq, .. }) => self.acknowledged.push(seq),
-                Update::Event(SessionEvent::Deliver {
+                SessionEvent::Acknowledged { seq, .. } => self.acknowledged.push(seq),
+                SessionEvent::Deliver {
                     event: Event::Message(it),
                     ..
-                }) => self.texts.push((it.seq, it.text)),
-                Update::Event(event) => self.rest.push(event),
-                Update::Online => {}
-                Update::Failed(failure) => panic!("{failure}"),
+                } => self.texts.push((it.seq, it.text)),
+                event => self.rest.push(event),
             }
         }
     }
@@ -88,7 +95,7 @@ pub fn assert_once_in_order(heard: &Heard, lines: usize) {
 
 pub async fn no_ring(url: &str) {
     let mut session = Session::spawn(options(url));
-    let Update::Failed(failure) = next(&mut session).await else {
+    let Update::Failed(failure) = next_update(&mut session).await else {
         panic!("there is no ring");
     };
     assert_eq!(failure.exit, Exit::Unavailable);
@@ -120,7 +127,7 @@ pub async fn head_dies(url: &str, ring: &FakeRing) {
     }
     let interrupted = async {
         loop {
-            if let Update::Event(SessionEvent::Interrupted { .. }) = next(&mut session).await {
+            if let SessionEvent::Interrupted { .. } = next(&mut session).await {
                 return;
             }
         }
@@ -130,12 +137,12 @@ pub async fn head_dies(url: &str, ring: &FakeRing) {
     let (mut back, mut texts) = (0, Vec::new());
     while texts.len() < 99 || back == 0 {
         match next(&mut session).await {
-            Update::Event(SessionEvent::Back { .. }) => back += 1,
-            Update::Event(SessionEvent::Interrupted { .. }) => panic!("one banner is enough"),
-            Update::Event(SessionEvent::Deliver {
+            SessionEvent::Back { .. } => back += 1,
+            SessionEvent::Interrupted { .. } => panic!("one banner is enough"),
+            SessionEvent::Deliver {
                 event: Event::Message(it),
                 ..
-            }) if it.text != "line 0" => texts.push(it.text),
+            } if it.text != "line 0" => texts.push(it.text),
             _ => {}
         }
     }
@@ -162,20 +169,15 @@ pub async fn expired(url: &str, ring: &FakeRing) {
     let (mut refused, mut ended) = (false, false);
     while !refused || !ended {
         match next(&mut session).await {
-            Update::Event(SessionEvent::Refused { .. }) => refused = true,
-            Update::Event(SessionEvent::Ended { .. }) => ended = true,
-            Update::Event(SessionEvent::Acknowledged { .. }) => panic!("nothing is sent again"),
+            SessionEvent::Refused { .. } => refused = true,
+            SessionEvent::Ended { .. } => ended = true,
+            SessionEvent::Acknowledged { .. } => panic!("nothing is sent again"),
             _ => {}
         }
     }
     let (group, user) = ("4".to_owned(), "alice".to_owned());
     session.handle.ask(Ask::Join { group, user }).await.expect("taken");
-    let rejoined = async {
-        while !matches!(
-            next(&mut session).await,
-            Update::Event(SessionEvent::Acknowledged { .. })
-        ) {}
-    };
+    let rejoined = async { while !matches!(next(&mut session).await, SessionEvent::Acknowledged { .. }) {} };
     rejoined.await;
     session.close().await;
 }
@@ -193,8 +195,8 @@ pub async fn questions(url: &str) {
     let (mut members, mut recent) = (None, None);
     while members.is_none() || recent.is_none() {
         match next(&mut session).await {
-            Update::Event(SessionEvent::Members { members: list, .. }) => members = Some(list.len()),
-            Update::Event(SessionEvent::Recent { events, .. }) => recent = Some(events.len()),
+            SessionEvent::Members { members: list, .. } => members = Some(list.len()),
+            SessionEvent::Recent { events, .. } => recent = Some(events.len()),
             _ => {}
         }
     }
@@ -210,7 +212,7 @@ pub async fn broker_dies(broker: &mut TestBroker) {
     broker.kill();
     say(&session, "60", "while the broker was down".to_owned()).await;
     loop {
-        if let Update::Event(SessionEvent::Interrupted { .. }) = next(&mut session).await {
+        if let SessionEvent::Interrupted { .. } = next(&mut session).await {
             break;
         }
     }
@@ -220,11 +222,11 @@ pub async fn broker_dies(broker: &mut TestBroker) {
     let mut refused = None;
     loop {
         match next(&mut session).await {
-            Update::Event(SessionEvent::Refused {
+            SessionEvent::Refused {
                 ask: Ask::Say { text, .. },
                 ..
-            }) => refused = Some(text),
-            Update::Event(SessionEvent::Ended { groups, .. }) => {
+            } => refused = Some(text),
+            SessionEvent::Ended { groups, .. } => {
                 assert_eq!(groups, ["60"]);
                 break;
             }
@@ -282,10 +284,10 @@ pub async fn slow_user(url: &str) {
     sending.await.expect("sent");
     let mut texts = 0;
     while texts < lines {
-        if let Update::Event(SessionEvent::Deliver {
+        if let SessionEvent::Deliver {
             event: Event::Message(it),
             ..
-        }) = next(&mut slow).await
+        } = next(&mut slow).await
         {
             assert_eq!(it.text, format!("line {texts}"));
             texts += 1;

@@ -232,7 +232,7 @@ async fn next(session: &mut Session) -> SessionEvent {
         let update = tokio::time::timeout(DEADLINE, session.updates.recv()).await;
         match update.expect("an update in time").expect("the session runs") {
             Update::Online => {}
-            Update::Event(event) => return event,
+            Update::Event(event) => return *event,
             Update::Failed(failure) => panic!("{failure}"),
         }
     }

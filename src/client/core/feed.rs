@@ -73,8 +73,24 @@ impl Feed {
         self.heard = self.heard.max(seq);
     }
 
-    /// Keeps an event that has not been delivered yet.
-    pub fn offer(&mut self, seq: u64, event: Event) {
+    /// Takes an event that has not been delivered yet. One that is next, and before nothing that waits, is given back at
+    /// once; the others wait for their turn, see [`Feed::pop`].
+    pub fn accept(&mut self, seq: u64, event: Event) -> Option<Event> {
+        match &mut self.position {
+            Position::Following { next, .. } if *next == seq && self.waiting.is_empty() => {
+                *next = next.saturating_add(1);
+                self.gap_since = None;
+                self.hear(seq);
+                Some(event)
+            }
+            Position::Following { .. } | Position::Unknown => {
+                self.keep(seq, event);
+                None
+            }
+        }
+    }
+
+    fn keep(&mut self, seq: u64, event: Event) {
         self.hear(seq);
         match self.position {
             Position::Following { next, .. } if seq < next => return,
@@ -91,7 +107,7 @@ impl Feed {
         }
     }
 
-    /// The next event in order, if it is there.
+    /// The next event in order, if it has come and waits.
     pub fn pop(&mut self) -> Option<Event> {
         let Position::Following { next, .. } = &mut self.position else {
             return None;

@@ -608,6 +608,6 @@ impl Core {
     }
 
     fn tell(&mut self, event: SessionEvent) {
-        self.outputs.push_back(Output::Tell(event));
+        self.outputs.push_back(Output::Tell(Box::new(event)));
     }
 }

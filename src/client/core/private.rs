@@ -23,8 +23,8 @@ impl Core {
         let Some(feed) = self.conversation(&name, with, now) else {
             return;
         };
-        feed.offer(private.seq, Event::Private(private));
-        self.advance_conversation(&name, with, now);
+        let ready = feed.accept(private.seq, Event::Private(private));
+        self.advance_conversation(&name, with, ready, now);
     }
 
     /// What is known of the conversation with a member, which begins if it was not heard of so far. None for those who are no
@@ -71,15 +71,17 @@ impl Core {
         }
     }
 
-    /// Delivers what is next in a private conversation.
-    fn advance_conversation(&mut self, name: &str, with: u64, now: Millis) {
+    /// Delivers what is next in a private conversation: what is `ready`, and what waits behind it.
+    fn advance_conversation(&mut self, name: &str, with: u64, ready: Option<Event>, now: Millis) {
         let Some(feed) = self.groups.get_mut(name).and_then(|group| group.feed_mut(Some(with))) else {
             return;
         };
-        while let Some(event) = feed.pop() {
+        let mut next = ready.or_else(|| feed.pop());
+        while let Some(event) = next {
             let own = matches!(&event, Event::Private(private) if feed.member() == Some(private.member));
-            self.outputs
-                .push_back(Output::Tell(SessionEvent::Deliver { event, own }));
+            let told = Box::new(SessionEvent::Deliver { event, own });
+            self.outputs.push_back(Output::Tell(told));
+            next = feed.pop();
         }
         feed.note_gap(now);
     }

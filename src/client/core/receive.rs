@@ -167,7 +167,7 @@ impl Core {
             progress = true;
         }
         let (name, seq) = (it.group.to_owned(), it.seq);
-        group.feed.offer(seq, without_mark(event));
+        let ready = group.feed.accept(seq, without_mark(event));
         if let Some(seq) = last_read {
             let group = name.clone();
             self.tell(SessionEvent::LastRead { group, seq });
@@ -175,7 +175,7 @@ impl Core {
         if progress {
             self.progressed(now);
         }
-        self.advance(&name, now);
+        self.advance(&name, ready, now);
     }
 
     /// The ring gave an outcome.
@@ -186,13 +186,14 @@ impl Core {
         self.hold.clear();
     }
 
-    /// Delivers what is next in a group.
-    fn advance(&mut self, name: &str, now: Millis) {
+    /// Delivers what is next in a group: what is `ready`, and what waits behind it.
+    fn advance(&mut self, name: &str, ready: Option<Event>, now: Millis) {
         let Some(group) = self.groups.get_mut(name) else {
             return;
         };
         let member = group.feed.member();
-        while let Some(event) = group.feed.pop() {
+        let mut next = ready.or_else(|| group.feed.pop());
+        while let Some(event) = next {
             let own = placed(&event).is_some_and(|it| Some(it.member) == member);
             let left = match &event {
                 Event::Left(left) if own => Some(left.reason.clone()),
@@ -202,8 +203,8 @@ impl Core {
                 }
                 _ => None,
             };
-            self.outputs
-                .push_back(Output::Tell(SessionEvent::Deliver { event, own }));
+            let told = Box::new(SessionEvent::Deliver { event, own });
+            self.outputs.push_back(Output::Tell(told));
             match left {
                 // Whoever is lost in one group has been away for too long: the ring has ended the session.
                 Some(Some(reason)) if reason == "lost" => {
@@ -212,6 +213,7 @@ impl Core {
                 Some(_) => return self.close(name),
                 None => {}
             }
+            next = group.feed.pop();
         }
         group.feed.note_gap(now);
     }
@@ -413,7 +415,7 @@ impl Core {
                 self.on_placed(event, false, now);
             }
         }
-        self.advance(name, now);
+        self.advance(name, None, now);
         let Some(group) = self.groups.get_mut(name) else {
             return;
         };

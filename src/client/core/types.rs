@@ -170,8 +170,8 @@ pub enum Output {
     /// Bind the queue to a group's events before going on.
     Bind(String),
     Unbind(String),
-    /// Tell the user.
-    Tell(SessionEvent),
+    /// Tell the user. Events are large, and handed on several times.
+    Tell(Box<SessionEvent>),
 }
 
 /// What a user is told.

@@ -37,7 +37,7 @@ impl Chat {
             while self.is_moving() {
                 tokio::select! {
                     update = self.session.updates.recv() => match update {
-                        Some(Update::Event(event)) => self.hear_event(event).await,
+                        Some(Update::Event(event)) => self.hear_event(*event).await,
                         Some(_) => {}
                         None => return,
                     },

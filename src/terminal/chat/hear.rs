@@ -20,7 +20,7 @@ impl Chat {
             Update::Failed(failure) => Err(failure),
             Update::Online => Ok(()),
             Update::Event(event) => {
-                self.hear_event(event).await;
+                self.hear_event(*event).await;
                 Ok(())
             }
         }

@@ -365,7 +365,7 @@ impl Listening {
                 Output::Bind(group) | Output::Unbind(group) => {
                     assert!(GROUPS.contains(&group.as_str()), "only what was asked for: {group}");
                 }
-                Output::Tell(event) => self.hear(event),
+                Output::Tell(event) => self.hear(*event),
             }
         }
         if let Some(deadline) = self.core.deadline() {

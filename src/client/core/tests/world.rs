@@ -92,7 +92,7 @@ impl World {
                 Output::Unbind(group) => {
                     self.bound.remove(&group);
                 }
-                Output::Tell(event) => self.told.push(event),
+                Output::Tell(event) => self.told.push(*event),
             }
         }
     }

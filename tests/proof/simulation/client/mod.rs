@@ -142,7 +142,7 @@ impl World {
         while let Some(output) = self.clients[client].core.poll_output() {
             let connection = self.clients[client].connection;
             match (output, connection) {
-                (Output::Tell(event), _) => self.user_hears(client, event)?,
+                (Output::Tell(event), _) => self.user_hears(client, *event)?,
                 (Output::Publish { id, requests }, Some(connection)) => {
                     let body = serde_json::to_vec(&requests).map_err(|error| error.to_string())?;
                     self.fingerprint.add(&(client, id, &body));
