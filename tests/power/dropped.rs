@@ -55,7 +55,7 @@ const WORKS: [Work; 5] = [
     Work {
         name: "tables",
         fsync: Fsync::Always,
-        batches: 1..=32,
+        batches: 1..=56,
         sizes: workload::filling,
         pause_ms: 0,
     },
@@ -70,7 +70,7 @@ const WORKS: [Work; 5] = [
     Work {
         name: "interval tables",
         fsync: Fsync::Interval,
-        batches: 1..=32,
+        batches: 1..=56,
         sizes: workload::filling,
         pause_ms: 0,
     },
