@@ -9,7 +9,7 @@ use super::outcome::{Output, Reply};
 use super::private::{Conversations, Said, Side};
 use super::session::{Kept, MAX_GROUPS_PER_SESSION, Session, Sessions};
 use super::types::{ErrorCode, EventKind, GroupEvent, LeftReason, Party, SessionId};
-use crate::ring::{Digest, Index};
+use crate::ring::Index;
 
 // What the state's digest says of each command (C13). An event and a refusal are followed by their particulars.
 const NOTHING: u8 = 0;
@@ -20,9 +20,6 @@ pub(super) const ENDED: u8 = 4;
 const TOLD: u8 = 5;
 const REPEATED: u8 = 6;
 const READ: u8 = 7;
-
-/// What an event takes there.
-const EVENT_BYTES: usize = 1 + size_of::<Digest>();
 
 /// What requests change beside their session.
 pub(super) struct Rooms<'a> {
@@ -71,13 +68,13 @@ pub(super) struct Step {
 }
 
 impl Step {
-    /// Nothing has happened yet; each of `commands` is likely to be an event.
+    /// Nothing has happened yet; each of `commands` is likely to bring forth one thing.
     pub fn new(index: Index, time_ms: u64, commands: usize) -> Step {
         Step {
             index,
             time_ms,
             outputs: Vec::with_capacity(commands),
-            effects: Vec::with_capacity(commands * EVENT_BYTES),
+            effects: Vec::new(),
         }
     }
 
