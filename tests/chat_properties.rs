@@ -298,7 +298,7 @@ proptest! {
                 assert_eq!(event.seq, *seq + 1);
                 assert!(event.follows(*digest));
                 (*seq, *digest) = (event.seq, event.digest);
-                for (party, queue) in [&event.from, &event.to].into_iter().zip(queues.iter()) {
+                for (party, queue) in [&event.from, &event.to].into_iter().zip(queues) {
                     let members = after.who(&event.group);
                     let member = members.iter().find(|m| m.member == party.member).expect("both are members");
                     assert_eq!((member.user, after.session(member.session).unwrap().queue()), (&*party.user, queue.as_str()));

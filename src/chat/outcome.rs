@@ -47,10 +47,10 @@ pub enum Output {
     /// To one session alone, into its queue (C12).
     Reply { queue: String, reply: Reply },
     /// To two sessions alone, the sender's and the other one's, into their queues (C16); also what the history of their
-    /// conversation keeps. Apart, for outputs come by the hundred, and these are larger than the others.
+    /// conversation keeps. Boxed, or every other output would take its room.
     Private {
         event: Box<PrivateEvent>,
-        queues: Box<[String; 2]>,
+        queues: [String; 2],
     },
 }
 

@@ -235,7 +235,7 @@ impl Step {
         self.effects.extend_from_slice(&event.digest.0);
         self.outputs.push(Output::Private {
             event: Box::new(event),
-            queues: Box::new([session, theirs].map(|session| session.queue().to_owned())),
+            queues: [session, theirs].map(|session| session.queue().to_owned()),
         });
         Ok(Kept::Told { conversation, seq })
     }

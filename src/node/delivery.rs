@@ -178,7 +178,7 @@ fn frames(epoch: Epoch, results: &[std::sync::Arc<Applied>], token: u64) -> Vec<
             Output::Event(event) => groups.entry(&event.group).or_default().push(event),
             Output::Reply { queue, reply } => alone.entry(queue.as_str()).or_default().push(Event::from(reply)),
             Output::Private { event, queues } => {
-                for queue in queues.iter() {
+                for queue in queues {
                     alone
                         .entry(queue.as_str())
                         .or_default()

@@ -389,7 +389,7 @@ impl Ring {
                 }
                 Output::Reply { queue, reply } => self.reply(&queue, Event::from(&reply)).await,
                 Output::Private { event, queues } => {
-                    for queue in *queues {
+                    for queue in queues {
                         self.reply(&queue, Event::from(event.as_ref())).await;
                     }
                 }

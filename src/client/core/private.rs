@@ -79,8 +79,7 @@ impl Core {
         let mut next = ready.or_else(|| feed.pop());
         while let Some(event) = next {
             let own = matches!(&event, Event::Private(private) if feed.member() == Some(private.member));
-            let told = Box::new(SessionEvent::Deliver { event, own });
-            self.outputs.push_back(Output::Tell(told));
+            self.outputs.push_back(Output::deliver(event, own));
             next = feed.pop();
         }
         feed.note_gap(now);

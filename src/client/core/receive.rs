@@ -203,8 +203,7 @@ impl Core {
                 }
                 _ => None,
             };
-            let told = Box::new(SessionEvent::Deliver { event, own });
-            self.outputs.push_back(Output::Tell(told));
+            self.outputs.push_back(Output::deliver(event, own));
             match left {
                 // Whoever is lost in one group has been away for too long: the ring has ended the session.
                 Some(Some(reason)) if reason == "lost" => {

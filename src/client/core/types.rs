@@ -174,6 +174,12 @@ pub enum Output {
     Tell(Box<SessionEvent>),
 }
 
+impl Output {
+    pub(super) fn deliver(event: Event, own: bool) -> Output {
+        Output::Tell(Box::new(SessionEvent::Deliver { event, own }))
+    }
+}
+
 /// What a user is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SessionEvent {
