@@ -22,7 +22,7 @@ impl Core {
         };
         if fits && pending.ask.group() == group {
             self.window.resolve(n, outcome);
-            self.progressed(now);
+            self.progressed(n, now);
         }
     }
 

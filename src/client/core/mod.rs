@@ -10,7 +10,7 @@
 //!    before under the same key, have answers of their own.
 //! 3. **Go-back-N.** Everything without an outcome is published again, from the oldest on, when a view is announced,
 //!    after a reconnection, when a publication was returned or refused by the broker (after a back-off), and when
-//!    nothing came for [`RETRY_MS`] after the broker took the last publication. The ring gives a number no second
+//!    nothing came for [`RETRY_MS`], or as long as outcomes usually take, after the broker took the last publication. The ring gives a number no second
 //!    effect and answers it again, so repeating is harmless.
 //! 4. **Order.** Events of a group are delivered by their numbers, without gaps, each once, from the own join to the
 //!    own leave. A gap that stays for [`GAP_PATIENCE_MS`] is closed by asking for history. So are those of a private
@@ -30,6 +30,7 @@ mod placed;
 mod private;
 mod reads;
 mod receive;
+mod round_trip;
 mod silence;
 #[cfg(test)]
 mod tests;
@@ -45,6 +46,7 @@ use crate::wire::client::{Event, Request};
 use conversations::Conversations;
 use feed::Feed;
 use reads::{Purpose, Reads};
+use round_trip::RoundTrip;
 use silence::Hearing;
 use trouble::{Hold, Trouble};
 use window::Window;
@@ -59,15 +61,17 @@ pub const WINDOW: usize = 512;
 pub const BATCH_REQUESTS: usize = 256;
 /// About the most bytes in one publication; what is left goes into the next one, a longer request goes alone.
 pub const BATCH_BYTES: usize = 64 * 1024;
-/// Milliseconds without any outcome after which what waits is published again; doubles up to [`RETRY_MAX_MS`].
+/// Milliseconds without any outcome after which what waits is published again; doubles up to [`RETRY_MAX_MS`]. A ring that
+/// takes longer than this is given as long as it usually takes.
 pub const RETRY_MS: Millis = 250;
-/// Longest wait between two repetitions.
+/// Longest wait between two repetitions, unless the ring is slower than that.
 pub const RETRY_MAX_MS: Millis = 2000;
 /// First wait after the broker returned or refused a publication (the ring has no head just now).
 pub const RETURNED_MS: Millis = 10;
 /// Longest such wait.
 pub const RETURNED_MAX_MS: Millis = 200;
-/// Milliseconds that a gap may stay before history is asked: deliveries and replies come from different nodes.
+/// Milliseconds that a gap may stay before history is asked, or as many as outcomes usually take: deliveries and replies
+/// come from different nodes.
 pub const GAP_PATIENCE_MS: Millis = 50;
 /// Milliseconds without any outcome after which the user is told that the ring does not answer.
 pub const STALL_MS: Millis = 1000;
@@ -171,7 +175,7 @@ pub struct Core {
     hold: Hold,
     /// When the window last moved, was last published or last confirmed.
     active_at: Millis,
-    retry_ms: Millis,
+    round_trip: RoundTrip,
     /// When the last outcome came, or the window stopped being empty.
     progress_at: Millis,
     hearing: Hearing,
@@ -198,7 +202,7 @@ impl Core {
             next_publication: 1,
             hold: Hold::none(),
             active_at: 0,
-            retry_ms: RETRY_MS,
+            round_trip: RoundTrip::default(),
             progress_at: 0,
             hearing: Hearing::default(),
             went_back: None,
@@ -347,7 +351,7 @@ impl Core {
         self.window.go_back(0);
         self.active_at = now;
         self.hearing.heard(now);
-        if self.window.ever_published() {
+        if self.window.published() > 0 {
             self.link = Link::Resuming;
             self.ask_resume();
         } else {
@@ -366,6 +370,7 @@ impl Core {
     /// The connection and its queue are gone.
     pub fn disconnected(&mut self, now: Millis) {
         self.unconfirmed.clear();
+        self.round_trip.lost();
         if self.link != Link::Ended {
             self.link = Link::Down;
             self.interrupt(Cause::Disconnected, now);
@@ -396,6 +401,7 @@ impl Core {
         let lowest = self.unconfirmed.remove(&id).unwrap_or(Some(0));
         if let Some(lowest) = lowest {
             self.window.go_back(lowest);
+            self.round_trip.lost();
         }
         self.reads.repeat_all();
         self.hold.put_off(now);
@@ -406,7 +412,7 @@ impl Core {
         self.reads.repeat_late(now);
         if self.retry_is_due(now) {
             self.window.go_back(0);
-            self.retry_ms = (self.retry_ms * 2).min(RETRY_MAX_MS);
+            self.round_trip.repeated();
             self.active_at = now;
         }
         if self.link != Link::Ended && !self.window.is_empty() && now >= self.progress_at + STALL_MS {
@@ -415,10 +421,16 @@ impl Core {
         if self.listens() && self.trouble.is_none() && self.hearing.is_silence(now) {
             self.interrupt(Cause::NoAnswer, self.hearing.at());
         }
-        let late = |feed: &Feed| feed.gap_since().is_some_and(|since| now >= since + GAP_PATIENCE_MS);
+        let patience = self.gap_patience_ms();
+        let late = |feed: &Feed| feed.gap_since().is_some_and(|since| now >= since + patience);
         for (name, with) in self.places(late) {
             self.ask_catch_up(&name, with);
         }
+    }
+
+    /// A slow ring's deliveries may be on their way still, and to ask for them would make it slower.
+    fn gap_patience_ms(&self) -> Millis {
+        self.round_trip.usual_ms().max(GAP_PATIENCE_MS)
     }
 
     /// Whether beats are to come.
@@ -447,7 +459,7 @@ impl Core {
         self.link == Link::Up
             && self.window.awaits_outcome()
             && self.unconfirmed.values().all(Option::is_none)
-            && now >= self.active_at + self.retry_ms
+            && now >= self.active_at + self.round_trip.timeout_ms()
     }
 
     /// When [`Core::tick`] has something to do at the latest, if nothing else happens.
@@ -456,7 +468,8 @@ impl Core {
         let gaps = feeds
             .filter(|feed| !self.reads.are_about(feed))
             .filter_map(Feed::gap_since);
-        let mut earliest = gaps.map(|since| since + GAP_PATIENCE_MS).min();
+        let patience = self.gap_patience_ms();
+        let mut earliest = gaps.map(|since| since + patience).min();
         let mut consider = |at: Option<Millis>| earliest = earliest.into_iter().chain(at).min();
         if matches!(self.link, Link::Up | Link::Resuming) {
             consider(self.reads.deadline());
@@ -464,7 +477,7 @@ impl Core {
             consider(self.hold.until().filter(|_| may_publish));
         }
         if self.link == Link::Up && self.window.awaits_outcome() && self.unconfirmed.values().all(Option::is_none) {
-            consider(Some(self.active_at + self.retry_ms));
+            consider(Some(self.active_at + self.round_trip.timeout_ms()));
         }
         if self.link != Link::Ended && !self.window.is_empty() && self.trouble.is_none() {
             consider(Some(self.progress_at + STALL_MS));
@@ -492,6 +505,7 @@ impl Core {
             return;
         }
         while self.has_unpublished() && self.unconfirmed.len() < UNCONFIRMED_MAX {
+            let published = self.window.published();
             let mut requests = self.take_reads(now);
             let lowest = if self.window_is_due() {
                 self.window
@@ -507,6 +521,9 @@ impl Core {
             self.unconfirmed.insert(id, lowest);
             if lowest.is_some() {
                 self.active_at = now;
+            }
+            if self.window.published() > published {
+                self.round_trip.published(self.window.published(), now);
             }
             self.outputs.push_back(Output::Publish { id, requests });
         }
@@ -524,7 +541,8 @@ impl Core {
     fn take_reads(&mut self, now: Millis) -> Vec<Request> {
         let resuming = self.link == Link::Resuming;
         let wanted = |purpose: &Purpose| !resuming || matches!(purpose, Purpose::Resume { .. });
-        let asked = self.reads.publish(BATCH_REQUESTS / 2, now, wanted);
+        let usual_ms = self.round_trip.usual_ms();
+        let asked = self.reads.publish(BATCH_REQUESTS / 2, now, usual_ms, wanted);
         asked
             .into_iter()
             .filter_map(|(reference, purpose)| self.read_request(reference, purpose))

@@ -67,7 +67,7 @@ impl Core {
             let (seq, repeated) = (private.seq, false);
             self.window
                 .resolve(private.reference, Outcome::Ordered { seq, repeated });
-            self.progressed(now);
+            self.progressed(private.reference, now);
         }
     }
 

@@ -175,8 +175,16 @@ impl Reads {
     }
 
     /// Marks up to `limit` waiting questions as asked and returns them; of those with large answers only as many as leave
-    /// no more than [`LARGE_READS_IN_FLIGHT`] without one.
-    pub fn publish(&mut self, limit: usize, now: Millis, wanted: impl Fn(&Purpose) -> bool) -> Vec<(u64, Purpose)> {
+    /// no more than [`LARGE_READS_IN_FLIGHT`] without one. What has no answer in time is asked again: no sooner than after
+    /// `usual_ms`, which an outcome takes just now.
+    pub fn publish(
+        &mut self,
+        limit: usize,
+        now: Millis,
+        usual_ms: Millis,
+        wanted: impl Fn(&Purpose) -> bool,
+    ) -> Vec<(u64, Purpose)> {
+        let least = usual_ms.max(RETRY_MS);
         let mut asked = Vec::new();
         let mut large = self.large_in_flight();
         for (reference, read) in &mut self.pending {
@@ -186,7 +194,9 @@ impl Reads {
             let is_large = read.purpose.is_large();
             if read.state == State::Waiting && wanted(&read.purpose) && !(is_large && large == LARGE_READS_IN_FLIGHT) {
                 large += usize::from(is_large);
-                let mut wait = RETRY_MS.saturating_mul(1 << read.attempts.min(8)).min(RETRY_MAX_MS);
+                let mut wait = least
+                    .saturating_mul(1 << read.attempts.min(8))
+                    .min(RETRY_MAX_MS.max(least));
                 if read.attempts > 0 {
                     // Answers that came together and found no room in the queue do not come together again.
                     wait += wait * (*reference % SPREAD) / SPREAD;

@@ -7,7 +7,7 @@ use super::placed::{answers, placed, without_mark};
 use super::reads::Purpose;
 use super::trouble::{Cause, Trouble};
 use super::window::Outcome;
-use super::{Ask, Core, Group, Link, Output, Phase, RETRY_MS, RETURNED_MS, SessionEvent};
+use super::{Ask, Core, Group, Link, Output, Phase, RETURNED_MS, SessionEvent};
 use crate::chat::ErrorCode;
 use crate::ring::Millis;
 use crate::wire::client::{Conversation, Delivery, Event, ResumedGroup};
@@ -140,7 +140,7 @@ impl Core {
             return;
         };
         let own = reply || group.feed.member() == Some(it.member);
-        let mut progress = false;
+        let mut resolved = None;
         let mut last_read = None;
         if own
             && let Some(n) = it.reference
@@ -164,7 +164,7 @@ impl Core {
             }
             let (seq, repeated) = (it.seq, false);
             self.window.resolve(n, Outcome::Ordered { seq, repeated });
-            progress = true;
+            resolved = Some(n);
         }
         let (name, seq) = (it.group.to_owned(), it.seq);
         let ready = group.feed.accept(seq, without_mark(event));
@@ -172,17 +172,17 @@ impl Core {
             let group = name.clone();
             self.tell(SessionEvent::LastRead { group, seq });
         }
-        if progress {
-            self.progressed(now);
+        if let Some(n) = resolved {
+            self.progressed(n, now);
         }
         self.advance(&name, ready, now);
     }
 
-    /// The ring gave an outcome.
-    pub(super) fn progressed(&mut self, now: Millis) {
+    /// The ring gave an outcome of request `n`.
+    pub(super) fn progressed(&mut self, n: u64, now: Millis) {
         self.active_at = now;
         self.progress_at = now;
-        self.retry_ms = RETRY_MS;
+        self.round_trip.resolved(n, now);
         self.hold.clear();
     }
 
@@ -240,6 +240,7 @@ impl Core {
             return;
         }
         self.window.go_back(0);
+        self.round_trip.lost();
         self.reads.repeat_all();
         self.hold.clear();
         self.active_at = now;
@@ -521,7 +522,7 @@ impl Core {
             | ErrorCode::Limit
             | ErrorCode::Other => {
                 self.window.resolve(reference, Outcome::Refused { code, message });
-                self.progressed(now);
+                self.progressed(reference, now);
             }
         }
     }
@@ -536,6 +537,7 @@ impl Core {
         }
         self.went_back = Some((n, now + RETURNED_MS));
         self.window.go_back(n);
+        self.round_trip.lost();
     }
 
     fn on_read_refused(&mut self, purpose: Purpose, code: ErrorCode, message: String, now: Millis) {

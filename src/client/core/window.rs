@@ -71,9 +71,9 @@ impl Window {
         self.next_n
     }
 
-    /// Whether anything of this session ever left this process.
-    pub fn ever_published(&self) -> bool {
-        self.published > 0
+    /// Highest number that ever left this process; 0 if none did.
+    pub fn published(&self) -> u64 {
+        self.published
     }
 
     /// Whether the ring ever gave an outcome, that is, knows the session.

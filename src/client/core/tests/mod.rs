@@ -163,6 +163,39 @@ fn questions_put_off_no_repetition() {
     assert_eq!(repeated, 1, "after RETRY_MS, and then after twice as long");
 }
 
+/// A ring that has too much to do must not get more to do because it is slow.
+#[test]
+fn what_a_slow_ring_has_under_way_is_not_sent_again_and_again() {
+    let mut world = World::joined();
+    let mut published = Vec::new();
+    for round in 0..20 {
+        world.say("slowly");
+        let mut under_way = Vec::new();
+        for _ in 0..30 {
+            for (id, requests) in std::mem::take(&mut world.to_ring) {
+                world.core.confirmed(id, world.now);
+                under_way.push(requests);
+            }
+            world.pass(100);
+        }
+        published.push(under_way.len());
+        for parcel in under_way
+            .iter()
+            .flat_map(|requests| world.ring.take(requests))
+            .collect::<Vec<_>>()
+        {
+            world.send_to_core(parcel);
+        }
+        // Who is new in a slow ring hears of its beats before what they tell of has come.
+        while !world.to_core.is_empty() {
+            world.reach_core(0);
+        }
+        assert_eq!(world.outcomes().len(), round + 2);
+    }
+    assert_eq!(published.first(), Some(&4), "after 250, 750 and 1750 ms");
+    assert_eq!(published.last(), Some(&1));
+}
+
 #[test]
 fn a_gap_is_closed_from_history_after_a_moment() {
     let mut world = World::joined();
