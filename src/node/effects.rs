@@ -281,9 +281,11 @@ impl Engine {
                 self.become_head()?;
             }
             let me = self.ring.me();
+            // The newest first: if one is bound still, it is that.
             let former = self
                 .former_heads
                 .iter()
+                .rev()
                 .copied()
                 .filter(|member| *member != me)
                 .collect();

@@ -32,8 +32,9 @@ const EVENTS_IN_ONE_GO: usize = 256;
 /// heartbeats, come in between. Thus neither a slow disk nor clients that ask for much make this node look dead.
 const TURN: Duration = Duration::from_millis(10);
 
-/// Heads of past views whose request queues a new head unbinds: a frozen one is in the last few views.
-const FORMER_HEADS: usize = 64;
+/// Heads of past views whose request queues a new head unbinds: a frozen one is in the last few views, for the broker gives
+/// up its connection, and its queue with that, within `LOCKED_MS`.
+const FORMER_HEADS: usize = 16;
 
 /// A mailbox that is locked for so long is not a former self of this node that the broker still has to give up: that
 /// takes it about three times `HEARTBEAT_SECONDS` of the connection.

@@ -1,10 +1,11 @@
 //! What changes on the broker while a session lasts: leading, a new mailbox, probes. One worker, one order at a time, so
 //! that the link's task goes on publishing meanwhile.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::{try_join_all, try_join3};
+use futures_util::future::try_join3;
 use lapin::options::{QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{Channel, Connection};
@@ -63,6 +64,9 @@ pub(super) struct Worker {
     pub(super) mailbox: Mailbox,
     pub(super) outputs: Outputs,
     leading: Option<Leading>,
+    /// Queues of former heads that this session has unbound. A member leads under its incarnation no second time, so that is
+    /// done: it costs the broker much more than a message, in the very moment in which everybody waits for the new head.
+    unbound: BTreeSet<String>,
     /// Readers; they end with the worker.
     tasks: JoinSet<()>,
 }
@@ -82,6 +86,7 @@ impl Worker {
             mailbox,
             outputs,
             leading: None,
+            unbound: BTreeSet::new(),
             tasks: JoinSet::new(),
         }
     }
@@ -118,9 +123,13 @@ impl Worker {
         }
         // Clients wait for this. What a former head's queue gets until it is unbound is a copy that nobody orders.
         let _ = self.outputs.events.send(LinkEvent::Leading).await;
-        let queues = former.into_iter().map(|member| self.names.requests_queue(member));
-        let unbind = queues.filter(|queue| *queue != own).map(|queue| self.unbind(queue));
-        try_join_all(unbind).await.map(|_| ())
+        for queue in former.into_iter().map(|member| self.names.requests_queue(member)) {
+            if queue != own && !self.unbound.contains(&queue) {
+                self.unbind(queue.clone()).await?;
+                self.unbound.insert(queue);
+            }
+        }
+        Ok(())
     }
 
     async fn bind(&self, channel: &Channel, queue: &str) -> lapin::Result<()> {
