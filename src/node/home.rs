@@ -14,6 +14,10 @@ use crate::wire::client::Event;
 /// The sessions are looked after in so many turns within one beat interval, so that beats do not come in bursts.
 pub const TURNS: u64 = 10;
 
+/// A session takes so much of its home's time at least: with very many each has its beat less often, for a beat alone costs
+/// the broker as much as a message does, and all of them come out of what is left for those.
+const SESSION_MS: Millis = 5;
+
 /// After an own reconnection clients have so long to come back before they are `away`.
 const RECONNECT_GRACE_MS: Millis = 3000;
 
@@ -86,13 +90,14 @@ impl Home {
 
     /// Looks after a part of the sessions.
     pub fn turn(&mut self, now: Millis, me: Member, view: &View, state: &State, cluster: &str) -> Turn {
-        self.next_turn_at = now + (self.beat_ms / TURNS).max(1);
         self.turn = (self.turn + 1) % TURNS;
         let mut turn = Turn::default();
         let mine = |session: &SessionView<'_>| {
             session.id().0 as u64 % TURNS == self.turn && home(session.id(), &view.members) == Some(me)
         };
         let sessions: Vec<SessionView<'_>> = state.sessions().filter(mine).collect();
+        let many = SESSION_MS.saturating_mul(sessions.len() as Millis);
+        self.next_turn_at = now + (self.beat_ms / TURNS).max(many).max(1);
         for session in sessions {
             self.look_after(now, &session, cluster, &mut turn);
         }
@@ -141,6 +146,61 @@ impl Home {
                     });
                 }
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chat::Action;
+    use crate::ring::{Epoch, Incarnation, NodeId};
+
+    const ME: Member = Member {
+        id: NodeId(1),
+        incarnation: Incarnation(1),
+    };
+
+    /// Of so many sessions, when the turns of a node that is home to all of them come, and how many beats each has.
+    fn turns(sessions: u64) -> Vec<(Millis, usize)> {
+        let view = View {
+            epoch: Epoch(1),
+            members: vec![ME],
+        };
+        let mut state = State::new();
+        for n in 0..sessions {
+            let (group, user, queue) = (n.to_string(), "eve".to_owned(), format!("q{n}"));
+            let join = Command::Request {
+                session: SessionId(u128::from(n)),
+                n: 1,
+                action: Action::Join { group, user, queue },
+            };
+            state.apply(n + 1, 0, &[join]);
+        }
+        let mut home = Home::new(1000, 30_000);
+        let mut turns = Vec::new();
+        for now in (0..).filter(|now| now % 10 == 0) {
+            if home.is_due(now) {
+                turns.push((now, home.turn(now, ME, &view, &state, "c").beats.len()));
+            }
+            if turns.len() > TURNS as usize {
+                break;
+            }
+        }
+        turns
+    }
+
+    #[test]
+    fn all_have_a_beat_in_one_interval_and_very_many_in_as_long_as_they_take() {
+        for (sessions, last_turn_at) in [(0, 1000), (10, 1000), (200, 1000), (400, 2000)] {
+            let turns = turns(sessions);
+            let beats: usize = turns.iter().take(TURNS as usize).map(|(_, beats)| beats).sum();
+            assert_eq!(beats as u64, sessions);
+            assert_eq!(
+                turns.last().map(|(at, _)| *at),
+                Some(last_turn_at),
+                "{sessions} sessions"
+            );
         }
     }
 }

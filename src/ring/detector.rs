@@ -39,9 +39,9 @@ impl Timing {
         }
     }
 
-    /// The same while nothing is: up to three times as long, and so short that silence of four of them is not suspicious.
+    /// The same while nothing is: up to four times as long, and so short that silence of three of them is not suspicious.
     pub fn calm_heartbeat_ms(&self) -> Millis {
-        (self.suspect_after_ms / 16).clamp(self.heartbeat_ms, 3 * self.heartbeat_ms)
+        (self.suspect_after_ms / 12).clamp(self.heartbeat_ms, 4 * self.heartbeat_ms)
     }
 
     /// Silence for less is never suspicious.
@@ -421,8 +421,8 @@ mod tests {
         let calm = [Timing::usual(), quick, slow.clone()].map(|timing| timing.calm_heartbeat_ms());
         assert_eq!(
             calm,
-            [60, 25, 150],
-            "three heartbeats, a sixteenth of the suspicion, one heartbeat"
+            [80, 33, 150],
+            "four heartbeats, a twelfth of the suspicion, one heartbeat"
         );
         assert_eq!(
             (Timing::usual().probe_ms(), slow.probe_ms()),
