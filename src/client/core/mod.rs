@@ -59,6 +59,8 @@ pub use types::{Ask, AskError, Output, SessionEvent};
 pub const WINDOW: usize = 512;
 /// Most requests in one publication; what is left goes into the next one.
 pub const BATCH_REQUESTS: usize = 256;
+/// So many wait for nothing: they cost the broker little more than one does.
+const MANY_REQUESTS: usize = 64;
 /// About the most bytes in one publication; what is left goes into the next one, a longer request goes alone.
 pub const BATCH_BYTES: usize = 64 * 1024;
 /// Milliseconds without any outcome after which what waits is published again; doubles up to [`RETRY_MAX_MS`]. A ring that
@@ -70,8 +72,8 @@ pub const RETRY_MAX_MS: Millis = 2000;
 pub const RETURNED_MS: Millis = 10;
 /// Longest such wait.
 pub const RETURNED_MAX_MS: Millis = 200;
-/// Milliseconds that a gap may stay before history is asked, or as many as outcomes usually take: deliveries and replies
-/// come from different nodes.
+/// Milliseconds that a gap may stay before history is asked, or as many as outcomes usually take, up to [`RETRY_MAX_MS`]:
+/// deliveries and replies come from different nodes.
 pub const GAP_PATIENCE_MS: Millis = 50;
 /// Milliseconds without any outcome after which the user is told that the ring does not answer.
 pub const STALL_MS: Millis = 1000;
@@ -430,7 +432,7 @@ impl Core {
 
     /// A slow ring's deliveries may be on their way still, and to ask for them would make it slower.
     fn gap_patience_ms(&self) -> Millis {
-        self.round_trip.usual_ms().max(GAP_PATIENCE_MS)
+        self.round_trip.usual_ms().clamp(GAP_PATIENCE_MS, RETRY_MAX_MS)
     }
 
     /// Whether beats are to come.
@@ -529,13 +531,13 @@ impl Core {
         }
     }
 
-    /// A lone request goes at once. While another one is on its way to the broker, new ones wait for its confirm and
-    /// travel together, unless they fill a publication: small ones are what costs the broker most.
+    /// A lone request goes at once. While another one has no outcome yet, new ones wait for that and travel together (as
+    /// bytes do in TCP: Nagle, RFC 896), unless they are many: on a busy machine it is small publications that all others
+    /// wait for, at each of their hops.
     fn window_is_due(&self) -> bool {
-        let on_the_way = || self.unconfirmed.values().any(Option::is_some);
         self.link == Link::Up
             && self.window.has_unpublished()
-            && (self.window.is_urgent(BATCH_REQUESTS, BATCH_BYTES) || !on_the_way())
+            && (self.window.is_urgent(MANY_REQUESTS, BATCH_BYTES) || !self.window.awaits_outcome())
     }
 
     fn take_reads(&mut self, now: Millis) -> Vec<Request> {

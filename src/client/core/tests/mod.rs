@@ -48,28 +48,32 @@ fn a_strangers_number_is_not_an_acknowledgement() {
 #[test]
 fn what_waits_goes_as_one_publication_and_the_window_is_a_limit() {
     let mut world = World::connected();
+    let say = |world: &mut World| world.core.submit(1, Ask::say("1", "x"), 1);
+    let sizes = |world: &World| -> Vec<usize> { world.to_ring.iter().map(|(_, requests)| requests.len()).collect() };
     world.join();
-    for _ in 0..WINDOW - 1 {
-        let (group, text) = ("1".to_owned(), "x".to_owned());
-        world.core.submit(1, Ask::say(group, text), 1).unwrap();
-    }
-    assert_eq!(world.core.room(), 0);
-    let (group, text) = ("1".to_owned(), "x".to_owned());
-    assert_eq!(world.core.submit(1, Ask::say(group, text), 1), Err(AskError::Full));
-    world.run();
-    let sizes: Vec<usize> = world.to_ring.iter().map(|(_, requests)| requests.len()).collect();
-    assert_eq!(
-        sizes,
-        [1, BATCH_REQUESTS],
-        "what fills no publication waits for the confirm"
-    );
-    let (id, _) = world.to_ring.remove(1);
+    assert_eq!(sizes(&world), [1], "a lone one goes at once");
     world.core.confirmed(1, world.now);
-    world.core.confirmed(id, world.now);
+    for _ in 1..MANY_REQUESTS {
+        say(&mut world).unwrap();
+    }
     world.run();
-    assert_eq!(world.to_ring[1].1.len(), WINDOW - 1 - BATCH_REQUESTS);
+    assert_eq!(sizes(&world), [1], "a few wait for the outcome");
+    while world.core.room() > 0 {
+        say(&mut world).unwrap();
+    }
+    assert_eq!(say(&mut world), Err(AskError::Full));
+    world.run();
+    let rest = WINDOW - 1 - BATCH_REQUESTS;
+    assert_eq!(sizes(&world), [1, BATCH_REQUESTS, rest], "many wait for nothing");
     world.calm_down();
     assert_eq!(world.core.room(), WINDOW);
+    say(&mut world).unwrap();
+    world.run();
+    (1..MANY_REQUESTS).for_each(|_| say(&mut world).unwrap());
+    world.run();
+    world.reach_ring(0);
+    world.reach_core(0);
+    assert_eq!(sizes(&world), [MANY_REQUESTS - 1], "what waited goes as one");
 }
 
 #[test]

@@ -23,11 +23,13 @@ fn a_tell_is_acknowledged_by_the_own_copy_even_after_the_leave_behind_it() {
     let mut world = World::joined();
     let (group, to, text) = ("1".to_owned(), "stranger".to_owned(), "psst".to_owned());
     let key = None;
-    let tag = world.ask(Ask::Tell { group, to, text, key }).expect("taken");
-    world.reach_ring(0);
-    let copy = world.to_core.remove(0);
+    let tag = world.next_tag;
+    world.next_tag += 1;
+    let tell = Ask::Tell { group, to, text, key };
+    world.core.submit(tag, tell, world.now).expect("taken");
     world.ask(Ask::Leave { group: "1".to_owned() });
     world.reach_ring(0);
+    let copy = world.to_core.remove(0);
     world.reach_core(0);
     assert!(world.core.groups.is_empty(), "the own leave was delivered");
     assert!(!world.outcomes().contains(&tag));
