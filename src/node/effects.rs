@@ -4,6 +4,7 @@ use super::apply::lost_entry;
 use super::engine::Engine;
 use super::requests::probe_command;
 use super::start::{END_LOST, Fatal};
+use super::ticks::Said;
 use crate::broker::link::{Exchange, Lane, Publication};
 use crate::broker::names::Names;
 use crate::chat::decode;
@@ -77,6 +78,9 @@ impl Engine {
     // ---- messages -------------------------------------------------------------------------------------------------
 
     fn send(&mut self, to: Member, epoch: Epoch, message: Message) {
+        if !self.said.allows(to, &message) {
+            return;
+        }
         let token = match message {
             Message::Loop { sent_at } => LOOP_TOKENS + sent_at,
             _ => NO_TOKEN,
@@ -265,6 +269,7 @@ impl Engine {
         batch.commit()?;
         tracing::info!(epoch = view.epoch.0, ring = %ids(&view.members), by = record.by.id.0, cause = %record.cause, "enters a view");
         self.remember_head(view.head());
+        self.said = Said::default();
         self.home.view_changed();
         self.event(NodeEvent::Entered {
             at_us: monotonic_us(),

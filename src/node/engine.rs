@@ -16,7 +16,7 @@ use super::home::Home;
 use super::pipe::{Order, Reports};
 use super::signals::EndSignals;
 use super::start::{Fatal, timing, wall_clock_ms};
-use super::ticks::Ticks;
+use super::ticks::{Said, Ticks};
 use crate::broker::link::{LinkEvent, LinkHandle};
 use crate::broker::names::Names;
 use crate::chat::SessionId;
@@ -66,6 +66,7 @@ pub struct Engine {
     /// Only at the head.
     pub(super) head: Option<Head>,
     pub(super) delivery: Delivery,
+    pub(super) said: Said,
     pub(super) home: Home,
     /// Reads that wait until this node has applied so far.
     pub(super) reads: Vec<(Index, crate::wire::frame::Read)>,
@@ -144,6 +145,7 @@ impl Engine {
             reports,
             head: None,
             delivery: Delivery::default(),
+            said: Said::default(),
             home,
             reads: Vec::new(),
             former_heads: VecDeque::new(),
@@ -213,7 +215,7 @@ impl Engine {
                 // What waits in the mailbox goes before a tick (duty 3 of the ring).
                 () = &mut tick => {
                     ticks.ticked(Instant::now());
-                    self.begin_turn(&mut events).and_then(|()| self.step(Input::Tick))
+                    self.begin_turn(&mut events).and_then(|()| self.tick())
                 }
                 event = events.recv() => match event {
                     Some(event) => self.event_in(event).and_then(|()| self.begin_turn(&mut events)),
@@ -253,6 +255,13 @@ impl Engine {
             }
         }
         Ok(())
+    }
+
+    fn tick(&mut self) -> Result<(), Fatal> {
+        self.said.tick();
+        let done = self.step(Input::Tick);
+        self.said.ticked();
+        done
     }
 
     pub(super) fn past(&self) -> PastOf<'_> {

@@ -4,10 +4,48 @@
 use std::time::{Duration, Instant};
 
 use super::home::TURNS;
-use crate::ring::{Index, Millis, Timing};
+use crate::ring::{Index, Member, Message, Millis, Timing};
 
 /// So long after something moved, more is expected to follow.
 const CALM_AFTER: Duration = Duration::from_secs(1);
+
+/// As many messages to a neighbour between two ticks say what its heartbeat would: the last one tells of all that the one
+/// before it has moved, and they flow, so that the next one will tell of what that has.
+const AS_GOOD_AS_A_BEAT: u32 = 2;
+
+/// Whom so much has been said to since the last tick that a heartbeat tells it nothing. The wire may lose one anyway.
+#[derive(Debug, Default)]
+pub struct Said {
+    to: Option<Member>,
+    count: u32,
+    /// While a tick is under way.
+    enough: Option<Member>,
+}
+
+impl Said {
+    /// Whether this message is to be sent.
+    pub fn allows(&mut self, to: Member, message: &Message) -> bool {
+        let is_beat = matches!(message, Message::Beat { want_sync: false, .. });
+        if is_beat && self.enough == Some(to) {
+            return false;
+        }
+        if is_beat || matches!(message, Message::Entries { .. }) {
+            self.count = if self.to == Some(to) { self.count + 1 } else { 1 };
+            self.to = Some(to);
+        }
+        true
+    }
+
+    /// What follows is said because a tick has come.
+    pub fn tick(&mut self) {
+        self.enough = self.to.take().filter(|_| self.count >= AS_GOOD_AS_A_BEAT);
+        self.count = 0;
+    }
+
+    pub fn ticked(&mut self) {
+        *self = Said::default();
+    }
+}
 
 /// The ticks of a node, without the clock.
 #[derive(Debug)]
@@ -58,6 +96,7 @@ impl Ticks {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ring::{Incarnation, NodeId, Progress};
 
     fn timing() -> Timing {
         Timing {
@@ -106,6 +145,43 @@ mod tests {
                 "{client_beat_ms}"
             );
         }
+    }
+
+    #[test]
+    fn a_heartbeat_is_spared_to_whom_two_messages_went_since_the_last_one() {
+        let [one, two] = [1, 2].map(|id| Member {
+            id: NodeId(id),
+            incarnation: Incarnation(1),
+        });
+        let progress = Progress {
+            log_end: 0,
+            commit: 0,
+            delivered: 0,
+            synced: true,
+        };
+        let beat = |want_sync| Message::Beat { progress, want_sync };
+        let frame = Message::Entries {
+            first: 1,
+            entries: Vec::new(),
+            progress,
+        };
+        let mut said = Said::default();
+        for (frames, beats) in [(0, true), (1, true), (2, false), (3, false), (0, true)] {
+            assert!((0..frames).all(|_| said.allows(one, &frame)));
+            said.tick();
+            assert_eq!(said.allows(one, &beat(false)), beats, "after {frames}");
+            assert!(said.allows(two, &beat(false)), "to another");
+            assert!(said.allows(one, &beat(true)), "with a question in it");
+            said.ticked();
+        }
+        // News of commits is no heartbeat, but as good as one.
+        assert!((0..3).all(|_| said.allows(one, &beat(false))));
+        said.tick();
+        assert!(!said.allows(one, &beat(false)));
+        said.ticked();
+        assert!(said.allows(one, &frame) && said.allows(two, &frame) && said.allows(one, &frame));
+        said.tick();
+        assert!(said.allows(one, &beat(false)), "not one after the other");
     }
 
     #[test]
