@@ -1,7 +1,7 @@
 //! Rules 1, 2, 3 and 6: who orders, what is appended and passed on, what is committed, how a link is made again.
 
 use chaley::ring::{
-    CATCH_UP_WINDOW, DropReason, Entry, Halt, Input, LINK_WINDOW, Message, Note, ORDER_WINDOW, Progress, Role,
+    CATCH_UP_WINDOW, DropReason, Effect, Entry, Halt, Input, LINK_WINDOW, Message, Note, ORDER_WINDOW, Progress, Role,
 };
 
 use crate::alone::{Alone, Done, HEARTBEAT_MS, at, beat, entries, join, log_of, record, sync};
@@ -47,6 +47,30 @@ fn the_head_orders_up_to_a_window_beyond_the_commit_and_two_of_a_link_beyond_the
     assert!(head.node.can_order());
     head.order();
     assert!(!head.node.can_order());
+}
+
+/// Rules 2 and 3: nobody waits for what a node applies, everybody for the frame; which has the news of the commit in it.
+#[test]
+fn a_frame_is_passed_on_before_what_it_commits_is_applied() {
+    let mut middle = Alone::settled(2, &[1, 2, 3], 1);
+    middle.hear(3, sync(1));
+    let done = middle.hear(
+        1,
+        Message::Entries {
+            first: 2,
+            entries: log_of(2).split_off(1),
+            progress: Progress { commit: 1, ..at(2) },
+        },
+    );
+    let [
+        Effect::Append(_),
+        Effect::SendEntries { progress, .. },
+        Effect::Commit { upto: 1 },
+    ] = done.0.as_slice()
+    else {
+        panic!("{:?}", done.0)
+    };
+    assert_eq!(progress.commit, 1);
 }
 
 /// Rule 6: the window of a link is moved by its other end, not by who is further round the ring.

@@ -212,9 +212,13 @@ impl Node {
         let grew = !fresh.is_empty();
         self.append(now, fresh, effects);
         self.become_synced(effects);
-        self.learn(progress, effects);
+        let learned = self.learn_commit(progress);
         if grew {
+            // Before what is committed is applied: everybody waits for the frame, and for that nobody.
             self.pump(effects);
+        }
+        effects.extend(learned);
+        if grew {
             self.commit_as_tail(effects);
             self.acknowledge(from, effects);
         }
@@ -298,13 +302,16 @@ impl Node {
 
     /// Commit and delivery as others tell of them, as far as this log reaches (rule 3).
     pub(super) fn learn(&mut self, progress: Progress, effects: &mut Vec<Effect>) {
+        effects.extend(self.learn_commit(progress));
+    }
+
+    fn learn_commit(&mut self, progress: Progress) -> Option<Effect> {
         let reach = sabotage::or(self.log_end, Bug::CommitBeyondLog, progress.commit);
         let commit = progress.commit.min(reach);
-        if commit > self.commit {
-            self.commit = commit;
-            effects.push(Effect::Commit { upto: commit });
-        }
+        let learned = (commit > self.commit).then_some(Effect::Commit { upto: commit });
+        self.commit = self.commit.max(commit);
         self.delivered = self.delivered.max(progress.delivered.min(self.commit));
+        learned
     }
 
     /// Rule 7: a joiner counts once it has reached the log end that its synced predecessor reports in this view.
