@@ -415,9 +415,10 @@ impl LinkHandle {
         self.acks.try_send((tag, up_to)).map_err(|_| NotSent::Full)
     }
 
-    /// Become head: declare and consume this member's request queue, bind it, report [`LinkEvent::Leading`], then unbind
-    /// the queue of every member in `former`. Done again at each reconnection, after the register was read, until
-    /// [`LinkHandle::unlead`]; a node that wants to judge the register first calls that on [`LinkEvent::Down`].
+    /// Become head: bind this member's request queue and read it, report [`LinkEvent::Leading`], then unbind
+    /// the queue of every member in `former`, in this order, each once on a connection. Done again at each reconnection,
+    /// after the register was read, until [`LinkHandle::unlead`]; a node that wants to judge the register first calls that
+    /// on [`LinkEvent::Down`].
     pub fn lead(&self, former: Vec<Member>) -> Result<(), NotSent> {
         self.order(Command::Lead { former })
     }

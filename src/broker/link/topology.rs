@@ -1,11 +1,14 @@
 //! What changes on the broker while a session lasts: leading, a new mailbox, probes. One worker, one order at a time, so
 //! that the link's task goes on publishing meanwhile.
+//!
+//! Every member has its request queue from the beginning, unbound: whoever becomes head has only to bind it. To declare a
+//! durable queue takes the broker several times as long, and everybody in the chat would wait for that.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::try_join3;
+use futures_util::future::try_join;
 use lapin::options::{QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{Channel, Connection};
@@ -29,6 +32,8 @@ const ORDER_DEADLINE: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
 pub(super) enum Order {
+    /// The first one, which nobody gives.
+    StandBy,
     /// With the number that this time of leading has.
     Lead {
         former: Vec<Member>,
@@ -42,6 +47,7 @@ pub(super) enum Order {
 impl Order {
     fn name(&self) -> &'static str {
         match self {
+            Order::StandBy => "declaring the request queue",
             Order::Lead { .. } => "opening the request queue",
             Order::Unlead => "closing the request queue",
             Order::SetMember(_) => "opening a mailbox",
@@ -50,7 +56,14 @@ impl Order {
     }
 }
 
-/// This member's request queue, consumed.
+/// This member's request queue, consumed and not bound.
+struct RequestQueue {
+    name: String,
+    channel: Channel,
+    feed: Feed,
+}
+
+/// The same, bound and read.
 struct Leading {
     queue: String,
     channel: Channel,
@@ -63,6 +76,7 @@ pub(super) struct Worker {
     pub(super) member: Member,
     pub(super) mailbox: Mailbox,
     pub(super) outputs: Outputs,
+    standby: Option<RequestQueue>,
     leading: Option<Leading>,
     /// Queues of former heads that this session has unbound. A member leads under its incarnation no second time, so that is
     /// done: it costs the broker much more than a message, in the very moment in which everybody waits for the new head.
@@ -85,6 +99,7 @@ impl Worker {
             member,
             mailbox,
             outputs,
+            standby: None,
             leading: None,
             unbound: BTreeSet::new(),
             tasks: JoinSet::new(),
@@ -92,10 +107,17 @@ impl Worker {
     }
 
     pub(super) async fn run(mut self, mut orders: mpsc::Receiver<Order>) {
-        while let Some(order) = orders.recv().await {
+        let mut order = Order::StandBy;
+        loop {
             let name = order.name();
             let failed = match tokio::time::timeout(ORDER_DEADLINE, self.obey(order)).await {
-                Ok(Ok(())) => continue,
+                Ok(Ok(())) => match orders.recv().await {
+                    Some(next) => {
+                        order = next;
+                        continue;
+                    }
+                    None => return,
+                },
                 Ok(Err(error)) => error.to_string(),
                 Err(_) => format!("no answer to {name} within {} s", ORDER_DEADLINE.as_secs()),
             };
@@ -105,6 +127,7 @@ impl Worker {
 
     async fn obey(&mut self, order: Order) -> lapin::Result<()> {
         match order {
+            Order::StandBy => self.stand_by().await,
             Order::Lead { former, generation } => self.lead(former, generation).await,
             Order::Unlead => self.unlead().await,
             Order::SetMember(member) => self.set_member(member).await,
@@ -141,10 +164,25 @@ impl Worker {
             .await
     }
 
-    /// Declares, consumes and binds the request queue, in this order, because it deletes itself when its last consumer
-    /// goes. A queue whose consumer went down together with the broker comes back with that without one, and expires.
-    /// All is sent at once: the chat stands still until it is done, and the broker keeps a channel's order.
-    async fn open_requests(&mut self, queue: String, generation: u64) -> lapin::Result<()> {
+    /// Declares and consumes this member's request queue, unless that is done. One of a former incarnation goes.
+    async fn stand_by(&mut self) -> lapin::Result<()> {
+        let own = self.names.requests_queue(self.member);
+        if self.standby.as_ref().is_some_and(|standby| standby.name == own) {
+            return Ok(());
+        }
+        if let Some(former) = self.standby.take() {
+            // With its last consumer goes the queue.
+            let reason = short("another incarnation".to_owned());
+            self.tasks
+                .spawn(async move { drop(former.channel.close(200, reason).await) });
+        }
+        self.standby = Some(self.declare_requests(own).await?);
+        Ok(())
+    }
+
+    /// Declared before it is consumed before it is bound, because it deletes itself when its last consumer goes. A queue
+    /// whose consumer went down together with the broker comes back with that without one, and expires.
+    async fn declare_requests(&self, name: String) -> lapin::Result<RequestQueue> {
         let channel = self.connection.create_channel().await?;
         let options = QueueDeclareOptions {
             durable: true,
@@ -162,14 +200,25 @@ impl Worker {
         );
         let expires = AMQPValue::LongLongInt(REQUESTS_EXPIRE.as_millis() as i64);
         arguments.insert(short("x-expires".to_owned()), expires);
+        // Both are sent at once: the broker keeps a channel's order.
+        let declare = channel.queue_declare(short(name.clone()), options, arguments);
+        let consume = Feed::open_unacknowledged(channel.clone(), name.clone(), REQUESTS_PREFETCH);
+        let (_, feed) = try_join(declare, consume).await?;
+        Ok(RequestQueue { name, channel, feed })
+    }
+
+    /// Binds this member's request queue and reads it.
+    async fn open_requests(&mut self, queue: String, generation: u64) -> lapin::Result<()> {
+        let RequestQueue { channel, feed, .. } = match self.standby.take() {
+            Some(standby) if standby.name == queue => standby,
+            Some(_) | None => self.declare_requests(queue.clone()).await?,
+        };
         let notice = Notice::Requests {
             channel: Some(channel.clone()),
             generation,
         };
         let _ = self.outputs.notices.send(notice).await;
-        let declare = channel.queue_declare(short(queue.clone()), options, arguments);
-        let consume = Feed::open_unacknowledged(channel.clone(), queue.clone(), REQUESTS_PREFETCH);
-        let (_, feed, ()) = try_join3(declare, consume, self.bind(&channel, &queue)).await?;
+        self.bind(&channel, &queue).await?;
         let reader = RequestReader {
             feed,
             channel: channel.clone(),
@@ -241,7 +290,7 @@ impl Worker {
             });
         }
         let _ = self.outputs.events.send(LinkEvent::MailboxReady { member }).await;
-        Ok(())
+        self.stand_by().await
     }
 
     async fn probe(&self, queue: String) -> lapin::Result<()> {
