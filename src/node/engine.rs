@@ -229,7 +229,12 @@ impl Engine {
                 Err(left) if left.code == 0 => return self.end("left the view", events).await,
                 Err(fatal) => return Err(fatal),
             }
-            ticks.look(self.ring.progress().log_end, self.ring.is_calm(), self.turn_began);
+            let progress = self.ring.progress();
+            ticks.look(
+                (progress.log_end, progress.commit),
+                self.ring.is_calm(),
+                self.turn_began,
+            );
         }
     }
 

@@ -1,5 +1,6 @@
 //! When to tell the ring the time, at which its heartbeats go out: often while anything is under way, seldom in a ring in
-//! which nothing has moved for a while. An idle ring is mostly heartbeats.
+//! which nothing has moved for a while, and at once when what is under way stands still. An idle ring is mostly heartbeats;
+//! and where a member has died, nothing else is left that could come back from its mailbox.
 
 use std::time::{Duration, Instant};
 
@@ -8,6 +9,12 @@ use crate::ring::{Index, Member, Message, Millis, Timing};
 
 /// So long after something moved, more is expected to follow.
 const CALM_AFTER: Duration = Duration::from_secs(1);
+
+/// What is under way moves on within so many hundredths of a heartbeat in a ring that is well.
+const STANDSTILL_PERCENT: u32 = 40;
+
+/// For so many heartbeats a standstill is looked into more often; then it is no death that would be found so.
+const STANDSTILL_BEATS: u32 = 5;
 
 /// As many messages to a neighbour between two ticks say what its heartbeat would: the last one tells of all that the one
 /// before it has moved, and they flow, so that the next one will tell of what that has.
@@ -53,10 +60,15 @@ pub struct Ticks {
     often: Duration,
     seldom: Duration,
     last: Instant,
-    log_end: Index,
+    moved: Moved,
+    moved_at: Instant,
+    is_under_way: bool,
     stirred_at: Instant,
     is_calm: bool,
 }
+
+/// How far the log reaches, and how far it is known to be committed.
+type Moved = (Index, Index);
 
 impl Ticks {
     /// The first one is due at once. With each, the node looks after a part of the sessions that are at home at it, see
@@ -68,7 +80,9 @@ impl Ticks {
             often: Duration::from_millis(often),
             seldom: Duration::from_millis(seldom),
             last: now - Duration::from_millis(often),
-            log_end: 0,
+            moved: (0, 0),
+            moved_at: now,
+            is_under_way: false,
             stirred_at: now,
             is_calm: false,
         }
@@ -78,18 +92,31 @@ impl Ticks {
         self.last = now;
     }
 
-    /// How the ring is: what its log reaches to, and whether nothing else is under way.
-    pub fn look(&mut self, log_end: Index, nothing_under_way: bool, now: Instant) {
-        if log_end != self.log_end || !nothing_under_way {
-            self.log_end = log_end;
+    /// How the ring is: how far its log and its commit reach, and whether nothing else is under way.
+    pub fn look(&mut self, moved: Moved, nothing_under_way: bool, now: Instant) {
+        if moved.0 != self.moved.0 || !nothing_under_way {
             self.stirred_at = now;
         }
+        if moved != self.moved {
+            self.moved = moved;
+            self.moved_at = now;
+        }
+        let (log_end, commit) = moved;
+        self.is_under_way = commit < log_end;
         self.is_calm = now.saturating_duration_since(self.stirred_at) >= CALM_AFTER;
     }
 
     /// When the next one is due.
     pub fn next(&self) -> Instant {
-        self.last + if self.is_calm { self.seldom } else { self.often }
+        if self.is_calm {
+            return self.last + self.seldom;
+        }
+        let standstill = self.last.max(self.moved_at) + self.often * STANDSTILL_PERCENT / 100;
+        let is_one = self.is_under_way && standstill < self.moved_at + self.often * STANDSTILL_BEATS;
+        match self.last + self.often {
+            next if is_one => next.min(standstill),
+            next => next,
+        }
     }
 }
 
@@ -115,7 +142,7 @@ mod tests {
     /// How long after a tick at `at` the next one is due, if the log ends at `log_end` then.
     fn gap(ticks: &mut Ticks, log_end: Index, nothing_under_way: bool, at: Instant) -> Duration {
         ticks.ticked(at);
-        ticks.look(log_end, nothing_under_way, at);
+        ticks.look((log_end, log_end), nothing_under_way, at);
         ticks.next() - at
     }
 
@@ -128,7 +155,7 @@ mod tests {
         assert_eq!(gap(&mut ticks, 7, true, start + ms(999)), ms(20));
         assert_eq!(gap(&mut ticks, 7, true, start + ms(1000)), ms(80));
         // Something is ordered between two ticks: the next one is as soon as if it had been so all the time.
-        ticks.look(8, true, start + ms(1050));
+        ticks.look((8, 8), true, start + ms(1050));
         assert_eq!(ticks.next(), start + ms(1020));
         assert_eq!(gap(&mut ticks, 8, true, start + ms(2049)), ms(20));
         assert_eq!(gap(&mut ticks, 8, true, start + ms(2050)), ms(80));
@@ -145,6 +172,36 @@ mod tests {
                 "{client_beat_ms}"
             );
         }
+    }
+
+    #[test]
+    fn a_standstill_is_looked_into_at_once_and_not_for_ever() {
+        let start = Instant::now();
+        let mut ticks = Ticks::new(&timing(), 1000, start);
+        ticks.ticked(start);
+        // As long as it moves on, a tick is not due before its time.
+        for moved in 1..=6 {
+            ticks.look((moved, moved - 1), false, start + ms(3 * moved));
+            assert_eq!(ticks.next(), start + ms((3 * moved + 8).min(20)), "{moved}");
+        }
+        // It does not any more.
+        let stood = start + ms(18);
+        let mut times = vec![start + ms(20)];
+        for _ in 0..15 {
+            let now = ticks.next();
+            ticks.ticked(now);
+            ticks.look((6, 5), false, now);
+            times.push(ticks.next());
+        }
+        let waits: Vec<Duration> = times.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        assert_eq!(waits.first(), Some(&ms(8)));
+        assert_eq!(waits.last(), Some(&ms(20)));
+        let quick = waits.iter().filter(|wait| **wait == ms(8)).count();
+        assert_eq!(times[quick] - stood, ms(98), "for five heartbeats");
+        // What is committed has moved on.
+        ticks.ticked(stood + ms(500));
+        ticks.look((6, 6), false, stood + ms(500));
+        assert_eq!(ticks.next(), stood + ms(520));
     }
 
     #[test]

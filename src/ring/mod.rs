@@ -65,7 +65,8 @@
 //!    store before what follows them is done. A store that cannot be written ends the process.
 //! 2. Messages to one mailbox are published in order, on one channel, `mandatory`; report each one that is returned.
 //! 3. Everything that waits in the mailbox goes in before a `Tick`. Ticks come every [`Timing::heartbeat_ms`], or, once
-//!    the node has been calm ([`Node::is_calm`]) for a second, every [`Timing::calm_heartbeat_ms`].
+//!    the node has been calm ([`Node::is_calm`]) for a second, every [`Timing::calm_heartbeat_ms`]; and sooner, if one
+//!    likes, while what is under way stands still: heartbeats that find a mailbox gone are how a death is found.
 //! 4. Order only while [`Node::can_order`]; publish deliveries in order and report confirmed ones with `Delivered`.
 //! 5. At start, a node that is not synced draws a new incarnation and sets aside what it does not know to be committed.
 //!    One that never entered a view keeps the incarnation it has: its founding of the cluster may be on its way still.
