@@ -16,7 +16,7 @@ pub const TURNS: u64 = 10;
 
 /// A session takes so much of its home's time at least: with very many each has its beat less often, for a beat alone costs
 /// the broker as much as a message does, and all of them come out of what is left for those.
-const SESSION_MS: Millis = 5;
+const SESSION_MS: Millis = 2;
 
 /// After an own reconnection clients have so long to come back before they are `away`.
 const RECONNECT_GRACE_MS: Millis = 3000;
@@ -36,7 +36,7 @@ pub struct Home {
     turn: u64,
     /// Since when nobody may be called away: the last reconnection.
     connected_at: Millis,
-    /// Queues that beats came back from, since their session's last turn.
+    /// Queues that beats came back from, until the next turn.
     gone: BTreeSet<String>,
     /// The aways that are being waited out: which one, and since when.
     away: BTreeMap<SessionId, (Index, Millis)>,
@@ -92,15 +92,20 @@ impl Home {
     pub fn turn(&mut self, now: Millis, me: Member, view: &View, state: &State, cluster: &str) -> Turn {
         self.turn = (self.turn + 1) % TURNS;
         let mut turn = Turn::default();
-        let mine = |session: &SessionView<'_>| {
-            session.id().0 as u64 % TURNS == self.turn && home(session.id(), &view.members) == Some(me)
-        };
-        let sessions: Vec<SessionView<'_>> = state.sessions().filter(mine).collect();
-        let many = SESSION_MS.saturating_mul(sessions.len() as Millis);
-        self.next_turn_at = now + (self.beat_ms / TURNS).max(many).max(1);
-        for session in sessions {
-            self.look_after(now, &session, cluster, &mut turn);
+        for session in state.sessions() {
+            let is_due = session.id().0 as u64 % TURNS == self.turn;
+            let is_here = matches!(session.presence(), Presence::Here);
+            // Whoever is away or gone is not put off: others wait for its nick.
+            let look = is_due || !is_here || self.gone.contains(session.queue());
+            if look && home(session.id(), &view.members) == Some(me) {
+                self.look_after(now, &session, &mut turn);
+                if is_due && is_here {
+                    turn.beats.push(beat(&session, cluster));
+                }
+            }
         }
+        let many = SESSION_MS.saturating_mul(turn.beats.len() as Millis);
+        self.next_turn_at = now + (self.beat_ms / TURNS).max(many).max(1);
         self.away
             .retain(|id, (at, _)| state.session(*id).is_some_and(|session| session.away_at() == Some(*at)));
         if self.gone.len() > GONE {
@@ -109,30 +114,18 @@ impl Home {
         turn
     }
 
-    fn look_after(&mut self, now: Millis, session: &SessionView<'_>, cluster: &str, turn: &mut Turn) {
+    fn look_after(&mut self, now: Millis, session: &SessionView<'_>, turn: &mut Turn) {
         let room = turn.commands.len() < COMMANDS;
         match session.presence() {
             Presence::Here => {
                 self.away.remove(&session.id());
-                if self.gone.remove(session.queue()) && room {
+                if room && self.gone.remove(session.queue()) {
                     let queue = session.queue().to_owned();
                     turn.commands.push(Command::Away {
                         session: session.id(),
                         queue,
                     });
                 }
-                let groups = session
-                    .groups()
-                    .map(|(group, _, seq)| (group.to_owned(), seq))
-                    .collect();
-                turn.beats.push((
-                    session.queue().to_owned(),
-                    Event::Beat {
-                        cluster: cluster.to_owned(),
-                        groups,
-                        private: conversations(session),
-                    },
-                ));
             }
             Presence::Away { at } => {
                 self.gone.remove(session.queue());
@@ -148,6 +141,20 @@ impl Home {
             }
         }
     }
+}
+
+/// The queue, and what to tell it.
+fn beat(session: &SessionView<'_>, cluster: &str) -> (String, Event) {
+    let groups = session
+        .groups()
+        .map(|(group, _, seq)| (group.to_owned(), seq))
+        .collect();
+    let beat = Event::Beat {
+        cluster: cluster.to_owned(),
+        groups,
+        private: conversations(session),
+    };
+    (session.queue().to_owned(), beat)
 }
 
 #[cfg(test)]
@@ -192,7 +199,7 @@ mod tests {
 
     #[test]
     fn all_have_a_beat_in_one_interval_and_very_many_in_as_long_as_they_take() {
-        for (sessions, last_turn_at) in [(0, 1000), (10, 1000), (200, 1000), (400, 2000)] {
+        for (sessions, last_turn_at) in [(0, 1000), (10, 1000), (500, 1000), (1000, 2000)] {
             let turns = turns(sessions);
             let beats: usize = turns.iter().take(TURNS as usize).map(|(_, beats)| beats).sum();
             assert_eq!(beats as u64, sessions);

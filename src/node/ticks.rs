@@ -16,8 +16,8 @@ const STANDSTILL_PERCENT: u32 = 40;
 /// For so many heartbeats a standstill is looked into more often; then it is no death that would be found so.
 const STANDSTILL_BEATS: u32 = 5;
 
-/// As many messages to a neighbour between two ticks say what its heartbeat would: the last one tells of all that the one
-/// before it has moved, and they flow, so that the next one will tell of what that has.
+/// As many messages to a neighbour between two ticks say what its heartbeat would: the last one mostly tells of what the one
+/// before it has moved, and they flow. What it does not tell, the next one or the next tick's heartbeat does.
 const AS_GOOD_AS_A_BEAT: u32 = 2;
 
 /// Whom so much has been said to since the last tick that a heartbeat tells it nothing. The wire may lose one anyway.

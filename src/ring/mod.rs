@@ -63,7 +63,8 @@
 //!
 //! 1. Execute the effects of a step in order, before the next step; `Append`, `Enter`, `Synced` and `LeftOut` are in the
 //!    store before what follows them is done. A store that cannot be written ends the process.
-//! 2. Messages to one mailbox are published in order, on one channel, `mandatory`; report each one that is returned.
+//! 2. Messages to one mailbox are published in order, on one channel, `mandatory`; report each one that is returned. A tick's
+//!    heartbeat may be left out where other messages have just gone to the same member.
 //! 3. Everything that waits in the mailbox goes in before a `Tick`. Ticks come every [`Timing::heartbeat_ms`], or, once
 //!    the node has been calm ([`Node::is_calm`]) for a second, every [`Timing::calm_heartbeat_ms`]; and sooner, if one
 //!    likes, while what is under way stands still: heartbeats that find a mailbox gone are how a death is found.

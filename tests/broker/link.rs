@@ -152,6 +152,15 @@ async fn lead(url: &str) {
     };
     let client = crate::broker_support::Client::connect(url).await;
     assert!(!client.request(b"{}").await, "without a head a request comes back");
+    // A member's queue stands by, unbound. One that somebody has deleted is declared again.
+    let standing_by = names().requests_queue(one.member);
+    one.handle.probe_queue(standing_by.clone()).expect("taken");
+    let found = QueueFound::There;
+    let queue = standing_by.clone();
+    assert_eq!(one.next().await, LinkEvent::Probed { queue, found });
+    let deleted = client.channel().await;
+    let deleted = deleted.queue_delete(standing_by.as_str().into(), Default::default());
+    deleted.await.expect("deleted");
     one.handle.lead(vec![]).expect("taken");
     assert_eq!(one.next().await, LinkEvent::Leading);
     assert!(client.request(b"{\"n\":1}").await);

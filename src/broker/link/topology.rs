@@ -30,6 +30,9 @@ pub(super) const ORDERS: usize = 256;
 /// has new ones.
 const ORDER_DEADLINE: Duration = Duration::from_secs(10);
 
+/// To stand by may not take that long: other orders wait.
+const STAND_BY_DEADLINE: Duration = Duration::from_secs(1);
+
 #[derive(Debug)]
 pub(super) enum Order {
     /// The first one, which nobody gives.
@@ -127,7 +130,10 @@ impl Worker {
 
     async fn obey(&mut self, order: Order) -> lapin::Result<()> {
         match order {
-            Order::StandBy => self.stand_by().await,
+            Order::StandBy => {
+                self.stand_by().await;
+                Ok(())
+            }
             Order::Lead { former, generation } => self.lead(former, generation).await,
             Order::Unlead => self.unlead().await,
             Order::SetMember(member) => self.set_member(member).await,
@@ -164,11 +170,13 @@ impl Worker {
             .await
     }
 
-    /// Declares and consumes this member's request queue, unless that is done. One of a former incarnation goes.
-    async fn stand_by(&mut self) -> lapin::Result<()> {
+    /// Declares and consumes this member's request queue, unless that is done. One of a former incarnation goes. Without it
+    /// a member is as good as any: if it becomes head, it is tried again.
+    async fn stand_by(&mut self) {
         let own = self.names.requests_queue(self.member);
-        if self.standby.as_ref().is_some_and(|standby| standby.name == own) {
-            return Ok(());
+        let is_standing_by = self.standby.as_ref().is_some_and(|standby| standby.name == own);
+        if is_standing_by || self.leading.as_ref().is_some_and(|leading| leading.queue == own) {
+            return;
         }
         if let Some(former) = self.standby.take() {
             // With its last consumer goes the queue.
@@ -176,8 +184,14 @@ impl Worker {
             self.tasks
                 .spawn(async move { drop(former.channel.close(200, reason).await) });
         }
-        self.standby = Some(self.declare_requests(own).await?);
-        Ok(())
+        self.standby = match tokio::time::timeout(STAND_BY_DEADLINE, self.declare_requests(own)).await {
+            Ok(Ok(queue)) => Some(queue),
+            Ok(Err(error)) => {
+                debug!(%error, "the request queue is not declared in advance");
+                None
+            }
+            Err(_) => None,
+        };
     }
 
     /// Declared before it is consumed before it is bound, because it deletes itself when its last consumer goes. A queue
@@ -210,15 +224,19 @@ impl Worker {
     /// Binds this member's request queue and reads it.
     async fn open_requests(&mut self, queue: String, generation: u64) -> lapin::Result<()> {
         let RequestQueue { channel, feed, .. } = match self.standby.take() {
-            Some(standby) if standby.name == queue => standby,
-            Some(_) | None => self.declare_requests(queue.clone()).await?,
+            Some(standby) if standby.name == queue && self.bind(&standby.channel, &queue).await.is_ok() => standby,
+            // Perhaps somebody has deleted it.
+            Some(_) | None => {
+                let declared = self.declare_requests(queue.clone()).await?;
+                self.bind(&declared.channel, &queue).await?;
+                declared
+            }
         };
         let notice = Notice::Requests {
             channel: Some(channel.clone()),
             generation,
         };
         let _ = self.outputs.notices.send(notice).await;
-        self.bind(&channel, &queue).await?;
         let reader = RequestReader {
             feed,
             channel: channel.clone(),
@@ -290,7 +308,8 @@ impl Worker {
             });
         }
         let _ = self.outputs.events.send(LinkEvent::MailboxReady { member }).await;
-        self.stand_by().await
+        self.stand_by().await;
+        Ok(())
     }
 
     async fn probe(&self, queue: String) -> lapin::Result<()> {

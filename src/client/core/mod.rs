@@ -13,8 +13,8 @@
 //!    nothing came for [`RETRY_MS`], or as long as outcomes usually take, after the broker took the last publication. The ring gives a number no second
 //!    effect and answers it again, so repeating is harmless.
 //! 4. **Order.** Events of a group are delivered by their numbers, without gaps, each once, from the own join to the
-//!    own leave. A gap that stays for [`GAP_PATIENCE_MS`] is closed by asking for history. So are those of a private
-//!    conversation, from its first to the own leave.
+//!    own leave. A gap that stays for [`GAP_PATIENCE_MS`], or as long as outcomes take, is closed by asking for history.
+//!    So are those of a private conversation, from its first to the own leave.
 //! 5. **Binding first.** The queue is bound to a group before the join is published, so nothing falls between.
 //! 6. **Reconnecting.** A session that the ring may know resumes first and publishes nothing else until the answer.
 //! 7. **No second session in silence.** If the ring no longer knows the session, the user is told what has no outcome
@@ -503,6 +503,7 @@ impl Core {
     /// Publishes what waits, in as few publications as the limits allow.
     pub fn flush(&mut self, now: Millis) {
         self.settle(now);
+        self.round_trip.age(now);
         if self.hold.blocks(now) {
             return;
         }

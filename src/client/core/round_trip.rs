@@ -12,13 +12,17 @@ use crate::ring::Millis;
 /// Longest timeout, however slow the ring is.
 const SLOWEST_MS: Millis = 10_000;
 
+/// After so long without another outcome nobody knows how slow the ring is now: it may have been one bad moment.
+const STALE_MS: Millis = 10_000;
+
 #[derive(Debug, Default)]
 pub(super) struct RoundTrip {
     /// The number that is being timed, and when it was published.
     timed: Option<(u64, Millis)>,
     /// Eight times the smoothed time, and four times its smoothed deviation.
     smoothed: Option<(Millis, Millis)>,
-    /// Repetitions since the last outcome that was timed.
+    sampled_at: Millis,
+    /// Repetitions since the last outcome, of what is timed if anything is.
     repetitions: u32,
 }
 
@@ -36,12 +40,15 @@ impl RoundTrip {
             self.timed = None;
             if timed == n {
                 self.sample(now.saturating_sub(since));
+                self.sampled_at = now;
             }
+        }
+        if self.timed.is_none() {
+            self.repetitions = 0;
         }
     }
 
     fn sample(&mut self, took: Millis) {
-        self.repetitions = 0;
         let took = took.min(SLOWEST_MS);
         self.smoothed = Some(match self.smoothed {
             None => (8 * took, 2 * took),
@@ -55,6 +62,13 @@ impl RoundTrip {
     /// What is under way is lost, or may be.
     pub fn lost(&mut self) {
         self.timed = None;
+    }
+
+    /// Time has passed.
+    pub fn age(&mut self, now: Millis) {
+        if now.saturating_sub(self.sampled_at) >= STALE_MS {
+            self.smoothed = None;
+        }
     }
 
     /// Everything without an outcome is published again, because none came in time.
@@ -133,8 +147,20 @@ mod tests {
         round_trip.resolved(2, 4001);
         assert_eq!(round_trip.usual_ms(), 0, "1 has had its outcome out of turn, untimed");
         round_trip.published(3, 5000);
+        round_trip.repeated();
         round_trip.lost();
+        assert_eq!(round_trip.timeout_ms(), 2 * RETRY_MS);
         round_trip.resolved(3, 9000);
         assert_eq!(round_trip.usual_ms(), 0);
+        assert_eq!(round_trip.timeout_ms(), RETRY_MS, "it answers");
+    }
+
+    #[test]
+    fn one_bad_moment_is_forgotten() {
+        let mut slow = after([3000]);
+        slow.age(4000 + STALE_MS - 1);
+        assert_eq!(slow.usual_ms(), 9000);
+        slow.age(4000 + STALE_MS);
+        assert_eq!((slow.usual_ms(), slow.timeout_ms()), (0, RETRY_MS));
     }
 }
