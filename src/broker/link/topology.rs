@@ -35,8 +35,6 @@ const STAND_BY_DEADLINE: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub(super) enum Order {
-    /// The first one, which nobody gives.
-    StandBy,
     /// With the number that this time of leading has.
     Lead {
         former: Vec<Member>,
@@ -50,7 +48,6 @@ pub(super) enum Order {
 impl Order {
     fn name(&self) -> &'static str {
         match self {
-            Order::StandBy => "declaring the request queue",
             Order::Lead { .. } => "opening the request queue",
             Order::Unlead => "closing the request queue",
             Order::SetMember(_) => "opening a mailbox",
@@ -81,7 +78,7 @@ pub(super) struct Worker {
     pub(super) outputs: Outputs,
     standby: Option<RequestQueue>,
     leading: Option<Leading>,
-    /// Queues of former heads that this session has unbound. A member leads under its incarnation no second time, so that is
+    /// Queues of former heads that this session has unbound, of the few that it was told of. A member leads under its incarnation no second time, so that is
     /// done: it costs the broker much more than a message, in the very moment in which everybody waits for the new head.
     unbound: BTreeSet<String>,
     /// Readers; they end with the worker.
@@ -110,17 +107,11 @@ impl Worker {
     }
 
     pub(super) async fn run(mut self, mut orders: mpsc::Receiver<Order>) {
-        let mut order = Order::StandBy;
-        loop {
+        self.stand_by().await;
+        while let Some(order) = orders.recv().await {
             let name = order.name();
             let failed = match tokio::time::timeout(ORDER_DEADLINE, self.obey(order)).await {
-                Ok(Ok(())) => match orders.recv().await {
-                    Some(next) => {
-                        order = next;
-                        continue;
-                    }
-                    None => return,
-                },
+                Ok(Ok(())) => continue,
                 Ok(Err(error)) => error.to_string(),
                 Err(_) => format!("no answer to {name} within {} s", ORDER_DEADLINE.as_secs()),
             };
@@ -130,10 +121,6 @@ impl Worker {
 
     async fn obey(&mut self, order: Order) -> lapin::Result<()> {
         match order {
-            Order::StandBy => {
-                self.stand_by().await;
-                Ok(())
-            }
             Order::Lead { former, generation } => self.lead(former, generation).await,
             Order::Unlead => self.unlead().await,
             Order::SetMember(member) => self.set_member(member).await,

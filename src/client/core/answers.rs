@@ -21,8 +21,7 @@ impl Core {
             _ => false,
         };
         if fits && pending.ask.group() == group {
-            self.window.resolve(n, outcome);
-            self.progressed(n, now);
+            self.resolve(n, outcome, now);
         }
     }
 

@@ -10,8 +10,8 @@
 //!    before under the same key, have answers of their own.
 //! 3. **Go-back-N.** Everything without an outcome is published again, from the oldest on, when a view is announced,
 //!    after a reconnection, when a publication was returned or refused by the broker (after a back-off), and when
-//!    nothing came for [`RETRY_MS`], or as long as outcomes usually take, after the broker took the last publication. The ring gives a number no second
-//!    effect and answers it again, so repeating is harmless.
+//!    nothing came for [`RETRY_MS`], or as long as outcomes usually take, after the broker took the last publication. The
+//!    ring gives a number no second effect and answers it again, so repeating is harmless.
 //! 4. **Order.** Events of a group are delivered by their numbers, without gaps, each once, from the own join to the
 //!    own leave. A gap that stays for [`GAP_PATIENCE_MS`], or as long as outcomes take, is closed by asking for history.
 //!    So are those of a private conversation, from its first to the own leave.

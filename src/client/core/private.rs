@@ -65,9 +65,7 @@ impl Core {
             && (here || was_here())
         {
             let (seq, repeated) = (private.seq, false);
-            self.window
-                .resolve(private.reference, Outcome::Ordered { seq, repeated });
-            self.progressed(private.reference, now);
+            self.resolve(private.reference, Outcome::Ordered { seq, repeated }, now);
         }
     }
 

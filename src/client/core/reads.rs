@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::feed::Feed;
-use super::{Ask, LARGE_READS_IN_FLIGHT, READ_REFERENCE_BASE, READS_MAX, RETRY_MAX_MS, RETRY_MS};
+use super::round_trip::timeout_ms;
+use super::{Ask, LARGE_READS_IN_FLIGHT, READ_REFERENCE_BASE, READS_MAX};
 use crate::ring::Millis;
 use crate::wire::client::{Event, NodeDigest};
 
@@ -184,7 +185,6 @@ impl Reads {
         usual_ms: Millis,
         wanted: impl Fn(&Purpose) -> bool,
     ) -> Vec<(u64, Purpose)> {
-        let least = usual_ms.max(RETRY_MS);
         let mut asked = Vec::new();
         let mut large = self.large_in_flight();
         for (reference, read) in &mut self.pending {
@@ -194,9 +194,7 @@ impl Reads {
             let is_large = read.purpose.is_large();
             if read.state == State::Waiting && wanted(&read.purpose) && !(is_large && large == LARGE_READS_IN_FLIGHT) {
                 large += usize::from(is_large);
-                let mut wait = least
-                    .saturating_mul(1 << read.attempts.min(8))
-                    .min(RETRY_MAX_MS.max(least));
+                let mut wait = timeout_ms(usual_ms, read.attempts);
                 if read.attempts > 0 {
                     // Answers that came together and found no room in the queue do not come together again.
                     wait += wait * (*reference % SPREAD) / SPREAD;

@@ -162,8 +162,6 @@ impl Core {
                 }
                 _ => {}
             }
-            let (seq, repeated) = (it.seq, false);
-            self.window.resolve(n, Outcome::Ordered { seq, repeated });
             resolved = Some(n);
         }
         let (name, seq) = (it.group.to_owned(), it.seq);
@@ -173,13 +171,15 @@ impl Core {
             self.tell(SessionEvent::LastRead { group, seq });
         }
         if let Some(n) = resolved {
-            self.progressed(n, now);
+            let repeated = false;
+            self.resolve(n, Outcome::Ordered { seq, repeated }, now);
         }
         self.advance(&name, ready, now);
     }
 
-    /// The ring gave an outcome of request `n`.
-    pub(super) fn progressed(&mut self, n: u64, now: Millis) {
+    /// The ring gave the outcome of request `n`.
+    pub(super) fn resolve(&mut self, n: u64, outcome: Outcome, now: Millis) {
+        self.window.resolve(n, outcome);
         self.active_at = now;
         self.progress_at = now;
         self.round_trip.resolved(n, now);
@@ -521,8 +521,7 @@ impl Core {
             | ErrorCode::TooFast
             | ErrorCode::Limit
             | ErrorCode::Other => {
-                self.window.resolve(reference, Outcome::Refused { code, message });
-                self.progressed(reference, now);
+                self.resolve(reference, Outcome::Refused { code, message }, now);
             }
         }
     }

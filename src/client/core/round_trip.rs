@@ -84,10 +84,15 @@ impl RoundTrip {
 
     /// After how long without any outcome what waits is published again.
     pub fn timeout_ms(&self) -> Millis {
-        let usual = self.usual_ms().max(RETRY_MS);
-        let doubled = usual.saturating_mul(1 << self.repetitions.min(16));
-        doubled.min(RETRY_MAX_MS.max(usual))
+        timeout_ms(self.usual_ms(), self.repetitions)
     }
+}
+
+/// After how long what has been asked so many times more than once is asked again, if an answer usually takes so long.
+pub(super) fn timeout_ms(usual_ms: Millis, repetitions: u32) -> Millis {
+    let least = usual_ms.max(RETRY_MS);
+    let doubled = least.saturating_mul(1 << repetitions.min(16));
+    doubled.min(RETRY_MAX_MS.max(least))
 }
 
 #[cfg(test)]
