@@ -52,7 +52,8 @@ pub struct Run {
 
 impl Run {
     pub fn name(self) -> String {
-        format!("bench-{:016x}-{}", self.bench, self.number)
+        // Short, as people's names of groups are; 48 bits are still nobody else's.
+        format!("bench-{:012x}-{}", self.bench >> 16, self.number)
     }
 }
 

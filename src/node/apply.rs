@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use super::past::Past;
 use super::start::Fatal;
-use crate::chat::{Applied, Command, DecodeError, State, decode};
+use crate::chat::{Applied, Command, DecodeError, GroupEvent, PrivateEvent, State, decode};
 use crate::ring::{Entry, Index, NodeId};
 use crate::store::Store;
 
-/// Entries that are applied in one batch of the store.
+/// Entries that are applied in one go, and about as many whose results are stored in one batch.
 const APPLY_ENTRIES: usize = 256;
 const APPLY_BYTES: usize = 4 * 1024 * 1024;
 
@@ -36,6 +36,8 @@ pub struct Chat {
     pub state: State,
     recent: VecDeque<(Index, Arc<Applied>)>,
     recent_outputs: usize,
+    /// So many of the newest of them are not stored yet.
+    unstored: usize,
     last_time_ms: u64,
     /// Bytes of entries that were applied since the last snapshot.
     bytes_since_snapshot: usize,
@@ -57,6 +59,7 @@ impl Chat {
             state,
             recent: VecDeque::new(),
             recent_outputs: 0,
+            unstored: 0,
             last_time_ms: 0,
             bytes_since_snapshot: 0,
             snapshot_bytes,
@@ -81,7 +84,8 @@ impl Chat {
         self.last_time_ms
     }
 
-    /// Applies everything up to `upto` and stores what it gave. `applied` is told of each entry's commands.
+    /// Applies everything up to `upto`. What the last of it gave waits for [`Chat::store_results`]: it can be made again
+    /// from the log, and to deliver it comes first. `applied` is told of each entry's commands.
     pub fn apply_upto(
         &mut self,
         store: &mut Store,
@@ -89,6 +93,9 @@ impl Chat {
         mut applied: impl FnMut(&[Command]),
     ) -> Result<(), Fatal> {
         while self.state.applied() < upto {
+            if self.unstored >= APPLY_ENTRIES || self.recent_outputs > RECENT_OUTPUTS {
+                self.store_results(store)?;
+            }
             let wanted = usize::try_from(upto - self.state.applied())
                 .unwrap_or(usize::MAX)
                 .min(APPLY_ENTRIES);
@@ -96,13 +103,11 @@ impl Chat {
             if entries.is_empty() {
                 return Err(lost_entry(self.state.applied() + 1));
             }
-            let mut results = Vec::with_capacity(entries.len());
             for entry in &entries {
                 let (commands, result) = self.apply(entry);
                 applied(&commands);
-                results.push((entry.index, result));
+                self.keep(entry.index, result);
             }
-            self.store_results(store, results)?;
         }
         self.snapshot_if_due(store)
     }
@@ -118,11 +123,14 @@ impl Chat {
         (commands, result)
     }
 
-    fn store_results(&mut self, store: &mut Store, results: Vec<(Index, Applied)>) -> Result<(), Fatal> {
+    /// Stores what was applied last.
+    pub fn store_results(&mut self, store: &mut Store) -> Result<(), Fatal> {
+        if self.unstored == 0 {
+            return Ok(());
+        }
         let mut batch = store.batch();
-        let mut kept = Vec::with_capacity(results.len());
-        for (index, result) in results {
-            batch.outputs(index, &result.encode());
+        for (index, result) in self.unstored() {
+            batch.outputs(*index, &result.encode());
             let mut groups: Vec<(&str, u64)> = Vec::new();
             for event in result.events() {
                 if !groups.iter().any(|(group, _)| *group == event.group.as_ref()) {
@@ -130,29 +138,46 @@ impl Chat {
                 }
             }
             for (group, first_seq) in groups {
-                batch.group_index(group, first_seq, index);
+                batch.group_index(group, first_seq, *index);
             }
             let mut conversations: BTreeMap<String, u64> = BTreeMap::new();
             for event in result.private_events() {
                 conversations.entry(event.conversation()).or_insert(event.seq);
             }
             for (conversation, first_seq) in conversations {
-                batch.group_index(&conversation, first_seq, index);
+                batch.group_index(&conversation, first_seq, *index);
             }
-            kept.push((index, Arc::new(result)));
         }
         batch.commit()?;
-        kept.into_iter().for_each(|(index, result)| self.keep(index, result));
+        self.unstored = 0;
+        self.forget_oldest();
         Ok(())
     }
 
-    fn keep(&mut self, index: Index, result: Arc<Applied>) {
+    /// Whether there is something for [`Chat::store_results`].
+    pub fn has_unstored(&self) -> bool {
+        self.unstored > 0
+    }
+
+    fn unstored(&self) -> impl Iterator<Item = &(Index, Arc<Applied>)> {
+        self.recent.range(self.recent.len() - self.unstored..)
+    }
+
+    fn keep(&mut self, index: Index, result: Applied) {
         self.recent_outputs += result.outputs.len();
-        self.recent.push_back((index, result));
-        while self.recent.len() > RECENT || (self.recent_outputs > RECENT_OUTPUTS && self.recent.len() > 1) {
-            if let Some((_, oldest)) = self.recent.pop_front() {
-                self.recent_outputs -= oldest.outputs.len();
-            }
+        self.recent.push_back((index, Arc::new(result)));
+        self.unstored += 1;
+        self.forget_oldest();
+    }
+
+    /// What is stored is kept in memory only as far as there is room.
+    fn forget_oldest(&mut self) {
+        let is_too_much = |chat: &Chat| chat.recent.len() > RECENT || chat.recent_outputs > RECENT_OUTPUTS;
+        while is_too_much(self)
+            && self.recent.len() > self.unstored.max(1)
+            && let Some((_, oldest)) = self.recent.pop_front()
+        {
+            self.recent_outputs -= oldest.outputs.len();
         }
     }
 
@@ -164,6 +189,7 @@ impl Chat {
 
     /// Writes a snapshot, if anything was applied since the last one.
     pub fn snapshot(&mut self, store: &mut Store) -> Result<(), Fatal> {
+        self.store_results(store)?;
         if self.bytes_since_snapshot == 0 {
             return Ok(());
         }
@@ -209,9 +235,20 @@ impl Past for PastOf<'_> {
     }
 
     fn holders(&self, group: &str, after: u64) -> Result<impl Iterator<Item = Result<Index, Fatal>>, Fatal> {
-        let indexes = self.store.history(group, after)?;
-        Ok(indexes.map(|index| Ok(index?)))
+        let stored = self.store.history(group, after)?.map(|index| Ok(index?));
+        let unstored = self
+            .chat
+            .unstored()
+            .filter(move |(_, result)| has(result, group, after));
+        Ok(stored.chain(unstored.map(|(index, _)| Ok(*index))))
     }
+}
+
+/// Whether there is an event numbered above `after` of this group, or of the private conversation with this name.
+fn has(result: &Applied, name: &str, after: u64) -> bool {
+    let of_group = |event: &GroupEvent| event.seq > after && event.group.as_ref() == name;
+    let private = |event: &PrivateEvent| event.seq > after && event.conversation() == name;
+    result.events().any(of_group) || result.private_events().any(private)
 }
 
 /// A newer version's snapshot is whole, and to move it away would not help: the other nodes have what it has.
@@ -230,4 +267,107 @@ fn unread_snapshot(error: DecodeError) -> Fatal {
 /// The store does not hold an entry that it must hold.
 pub fn lost_entry(index: Index) -> Fatal {
     Fatal::damaged(format_args!("log lacks entry {index}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chat::{Action, SessionId, encode};
+    use crate::config::Durability;
+    use crate::node::past::history;
+    use crate::ring::{Digest, Epoch};
+
+    const SESSION: SessionId = SessionId(7);
+
+    fn request(n: u64, action: Action) -> Command {
+        Command::Request {
+            session: SESSION,
+            n,
+            action,
+        }
+    }
+
+    fn say(n: u64) -> Command {
+        let (group, text) = ("1".to_owned(), format!("text {n}"));
+        request(n, Action::Say { group, text })
+    }
+
+    /// One entry a list of commands.
+    fn append(store: &mut Store, lists: &[Vec<Command>]) {
+        let mut digest = store.digest_at(store.log_end()).unwrap().unwrap_or(Digest::ZERO);
+        for commands in lists {
+            let index = store.log_end() + 1;
+            let entry = Entry::new(digest, index, Epoch(1), index, encode(commands).into());
+            digest = entry.digest;
+            let mut batch = store.batch();
+            batch.append(&[entry]);
+            batch.commit().unwrap();
+        }
+    }
+
+    fn seqs(chat: &Chat, store: &Store, after: u64) -> Vec<u64> {
+        let past = PastOf { chat, store };
+        let events = history(&past, "1", after, 1000, usize::MAX).unwrap();
+        events.iter().map(|event| event.seq).collect()
+    }
+
+    #[test]
+    fn what_is_not_stored_yet_is_known_all_the_same_and_is_made_again_after_a_kill() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut store = Store::open(directory.path(), &Durability::default()).unwrap();
+        let (group, user, queue) = ("1".to_owned(), "eve".to_owned(), "q".to_owned());
+        let join = request(1, Action::Join { group, user, queue });
+        append(&mut store, &[vec![join, say(2)], vec![say(3)], vec![say(4), say(5)]]);
+
+        let mut chat = Chat::restore(NodeId(1), &store).unwrap();
+        chat.apply_upto(&mut store, 2, |_| {}).unwrap();
+        chat.store_results(&mut store).unwrap();
+        chat.apply_upto(&mut store, 3, |_| {}).unwrap();
+        assert!(chat.has_unstored() && store.last_applied() == 2);
+        for after in 0..=5 {
+            let expected: Vec<u64> = (after + 1..=5).collect();
+            assert_eq!(seqs(&chat, &store, after), expected);
+        }
+
+        // Killed here.
+        let mut again = Chat::restore(NodeId(1), &store).unwrap();
+        assert_eq!(seqs(&again, &store, 0), [1, 2, 3]);
+        again.apply_upto(&mut store, 3, |_| {}).unwrap();
+        again.store_results(&mut store).unwrap();
+        assert_eq!(again.state, chat.state);
+        assert_eq!(
+            (seqs(&again, &store, 0), store.last_applied()),
+            (vec![1, 2, 3, 4, 5], 3)
+        );
+    }
+
+    #[test]
+    fn a_snapshot_is_never_ahead_of_the_results() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut store = Store::open(directory.path(), &Durability::default()).unwrap();
+        append(&mut store, &[vec![say(1)], vec![say(2)]]);
+        let mut chat = Chat::restore(NodeId(1), &store).unwrap();
+        chat.apply_upto(&mut store, 2, |_| {}).unwrap();
+        chat.snapshot(&mut store).unwrap();
+        assert_eq!((chat.has_unstored(), store.last_applied()), (false, 2));
+    }
+
+    #[test]
+    fn results_are_forgotten_only_once_they_are_stored() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut store = Store::open(directory.path(), &Durability::default()).unwrap();
+        let many = (RECENT + APPLY_ENTRIES) as u64;
+        append(&mut store, &(1..=many).map(|n| vec![say(n)]).collect::<Vec<_>>());
+        let mut chat = Chat::restore(NodeId(1), &store).unwrap();
+        chat.apply_upto(&mut store, many, |_| {}).unwrap();
+        assert!(chat.unstored <= 2 * APPLY_ENTRIES && chat.recent.len() <= RECENT.max(chat.unstored));
+        assert_eq!(store.last_applied() + chat.unstored as u64, many);
+        for index in 1..=many {
+            assert_eq!(
+                chat.result(&store, index).unwrap().outputs.len(),
+                0,
+                "nobody has joined"
+            );
+        }
+    }
 }

@@ -221,13 +221,19 @@ impl Engine {
                     Some(event) => self.event_in(event).and_then(|()| self.begin_turn(&mut events)),
                     None => Err(Fatal { code: 69, message: "the link to the broker has ended".to_owned() }),
                 },
-                // The link's tasks, which share this thread, have their turn first.
+                // The link's tasks have their turn first.
                 () = tokio::task::yield_now(), if self.unfinished => self.begin_turn(&mut events),
             };
             match done.and_then(|()| self.after_inputs()) {
                 Ok(()) => {}
                 Err(left) if left.code == 0 => return self.end("left the view", events).await,
                 Err(fatal) => return Err(fatal),
+            }
+            if self.turn_is_over() || self.chat.has_unstored() {
+                // The link's tasks share this thread, and publish now what came of all this: before the disk has its turn,
+                // and though the loop never rests while events wait.
+                tokio::task::yield_now().await;
+                self.chat.store_results(&mut self.store)?;
             }
             let progress = self.ring.progress();
             ticks.look(

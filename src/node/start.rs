@@ -193,6 +193,7 @@ fn restore(id: NodeId, store: &mut Store) -> Result<Chat, Fatal> {
     let mut chat = Chat::restore(id, store)?;
     let known = committed(store);
     chat.apply_upto(store, known, |_| {})?;
+    chat.store_results(store)?;
     Ok(chat)
 }
 

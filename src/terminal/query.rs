@@ -413,7 +413,7 @@ mod tests {
             };
             let day =
                 jiff::civil::date(2026, 11, 1).saturating_add(jiff::Span::new().days((seq / self.per_day) as i64));
-            it.ts = format!("{day}T12:00:00.000Z");
+            it.ts = format!("{day}T12:00:00.000Z").into();
             Event::Message(it)
         }
 

@@ -422,12 +422,12 @@ pub(crate) mod tests {
 
     pub fn message(seq: u64, from: &str, text: &str) -> Event {
         Event::Message(Message {
-            group: "1".to_owned(),
+            group: "1".into(),
             seq,
-            from: from.to_owned(),
+            from: from.into(),
             member: 3,
             text: text.to_owned(),
-            ts: "2026-11-26T14:02:03.004Z".to_owned(),
+            ts: "2026-11-26T14:02:03.004Z".into(),
             digest: format!("{seq:032x}"),
             reference: 2,
         })

@@ -19,6 +19,7 @@ mod write;
 
 use std::collections::BTreeMap;
 
+use compact_str::CompactString;
 use serde::{Deserialize, Serialize};
 
 use crate::chat::{ErrorCode, SessionId};
@@ -295,15 +296,16 @@ pub struct Presence {
     pub read: Option<u64>,
 }
 
+/// Names and times are short, and messages come by the thousand: they are kept without an allocation each.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Message {
-    pub group: String,
+    pub group: CompactString,
     pub seq: u64,
-    pub from: String,
+    pub from: CompactString,
     pub member: u64,
     pub text: String,
     /// RFC 3339, UTC, milliseconds.
-    pub ts: String,
+    pub ts: CompactString,
     pub digest: String,
     #[serde(rename = "ref")]
     pub reference: u64,

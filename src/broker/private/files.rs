@@ -35,6 +35,11 @@ const OPEN_FILES: u64 = 65_536;
 /// What a system gives that does not tell.
 const OPEN_FILES_USUAL: u64 = 1024;
 
+/// A connection's socket buffers, in bytes; Linux doubles it. RabbitMQ reads with a buffer as large as the larger of the two,
+/// and what a connection has read last keeps such a buffer in memory: with those that Linux chooses on loopback (4 MB)
+/// 2,000 busy sessions took 8 GB.
+const SOCKET_BUFFER_BYTES: u64 = 128 * 1024;
+
 /// Channels that the clients' account may have for each of its connections, all together.
 const CLIENT_CHANNELS: u64 = 4;
 
@@ -85,6 +90,8 @@ fn configuration(directory: &Path, listen: IpAddr, credentials: &Credentials) ->
         format!("listeners.tcp.1 = {host}:{}", credentials.amqp_port),
         "tcp_listen_options.nodelay = true".to_owned(),
         "tcp_listen_options.backlog = 1024".to_owned(),
+        format!("tcp_listen_options.sndbuf = {SOCKET_BUFFER_BYTES}"),
+        format!("tcp_listen_options.recbuf = {SOCKET_BUFFER_BYTES}"),
         "auth_mechanisms.1 = PLAIN".to_owned(),
         format!("load_definitions = {}", definitions.display()),
         "heartbeat = 10".to_owned(),

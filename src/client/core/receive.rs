@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use compact_str::CompactString;
+
 use super::feed::Feed;
 use super::placed::{answers, placed, without_mark};
 use super::reads::Purpose;
@@ -164,10 +166,10 @@ impl Core {
             }
             resolved = Some(n);
         }
-        let (name, seq) = (it.group.to_owned(), it.seq);
+        let (name, seq) = (CompactString::from(it.group), it.seq);
         let ready = group.feed.accept(seq, without_mark(event));
         if let Some(seq) = last_read {
-            let group = name.clone();
+            let group = name.to_string();
             self.tell(SessionEvent::LastRead { group, seq });
         }
         if let Some(n) = resolved {

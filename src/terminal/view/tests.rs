@@ -42,7 +42,7 @@ fn a_day_is_marked_once() {
     let Event::Message(mut later) = message(5, "bob", "morning") else {
         panic!("a message")
     };
-    later.ts = "2026-11-27T08:00:00.000Z".to_owned();
+    later.ts = "2026-11-27T08:00:00.000Z".into();
     deliver(&mut view, Event::Message(later), false, 0);
     assert_eq!(
         lines(&mut view),

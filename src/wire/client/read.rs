@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 use serde::de::value::MapAccessDeserializer;
-use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 
 use super::{DELIVERY_VERSION, Delivery, Event, Message};
@@ -25,15 +25,44 @@ pub fn decode_delivery(body: &[u8]) -> Result<Delivery, DeliveryError> {
     struct Frame {
         v: u32,
         epoch: u64,
-        events: Vec<Told>,
+        events: Events,
     }
 
     let Frame { v, epoch, events } = serde_json::from_slice(body)?;
     if v != DELIVERY_VERSION {
         return Err(DeliveryError::Version(v));
     }
-    let events = events.into_iter().map(|Told(event)| event).collect();
-    Ok(Delivery { v, epoch, events })
+    Ok(Delivery {
+        v,
+        epoch,
+        events: events.0,
+    })
+}
+
+struct Events(Vec<Event>);
+
+impl<'de> Deserialize<'de> for Events {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Events, D::Error> {
+        deserializer.deserialize_seq(Each).map(Events)
+    }
+}
+
+struct Each;
+
+impl<'de> Visitor<'de> for Each {
+    type Value = Vec<Event>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of events")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut told: A) -> Result<Vec<Event>, A::Error> {
+        let mut events = Vec::new();
+        while let Some(Told(event)) = told.next_element()? {
+            events.push(event);
+        }
+        Ok(events)
+    }
 }
 
 /// An event, read in one go if it begins as a ring begins a message: with its type.

@@ -47,12 +47,12 @@ impl From<&GroupEvent> for Event {
             EventKind::Away => Event::Away(presence(None)),
             EventKind::Back => Event::Back(presence(None)),
             EventKind::Message { text } => Event::Message(Message {
-                group: event.group.to_string(),
+                group: event.group.as_ref().into(),
                 seq: event.seq,
-                from: event.user.to_string(),
+                from: event.user.as_ref().into(),
                 member: event.member,
                 text: text.clone(),
-                ts: rfc3339(event.time_ms),
+                ts: rfc3339(event.time_ms).into(),
                 digest: hex(event.digest),
                 // There is always a request behind a message.
                 reference: event.reference.unwrap_or_default(),

@@ -265,12 +265,12 @@ impl Listening {
                 [Event::Joined, Event::Left, Event::Away, Event::Back][kind](presence)
             }
             4 => Event::Message(Message {
-                group,
+                group: group.into(),
                 seq: script.near(last),
-                from: "bob\u{202e}".to_owned(),
+                from: "bob\u{202e}".into(),
                 member: script.near(1),
                 text: "\n".to_owned(),
-                ts: String::new(),
+                ts: Default::default(),
                 digest: String::new(),
                 reference: reference(script),
             }),
@@ -437,15 +437,15 @@ impl Listening {
             return;
         }
         let (group, seq) = match event {
-            Event::Joined(it) | Event::Left(it) | Event::Away(it) | Event::Back(it) => (&it.group, it.seq),
-            Event::Message(it) => (&it.group, it.seq),
+            Event::Joined(it) | Event::Left(it) | Event::Away(it) | Event::Back(it) => (it.group.as_str(), it.seq),
+            Event::Message(it) => (it.group.as_str(), it.seq),
             other => panic!("{other:?} has no place in a group"),
         };
         if let Some(last) = self.delivered.get(group) {
             let next = last.saturating_add(1);
             assert_eq!(seq, next, "without gaps, each once");
         }
-        self.delivered.insert(group.clone(), seq);
+        self.delivered.insert(group.to_owned(), seq);
         if own && matches!(event, Event::Left(_)) {
             self.left(group);
         }
@@ -470,8 +470,8 @@ fn conversation(group: &str, script: &mut Script<'_>) -> Vec<Conversation> {
 /// The number of an event of this group.
 fn place(event: &Event, name: &str) -> Option<u64> {
     let (group, seq) = match event {
-        Event::Joined(it) | Event::Left(it) | Event::Away(it) | Event::Back(it) => (&it.group, it.seq),
-        Event::Message(it) => (&it.group, it.seq),
+        Event::Joined(it) | Event::Left(it) | Event::Away(it) | Event::Back(it) => (it.group.as_str(), it.seq),
+        Event::Message(it) => (it.group.as_str(), it.seq),
         _ => return None,
     };
     (group == name).then_some(seq)

@@ -272,12 +272,12 @@ impl Ring {
     pub fn say(&mut self, group: &str, member: u64, n: u64, text: &str) -> Event {
         let state = self.groups.entry(group.to_owned()).or_default();
         let event = Event::Message(Message {
-            group: group.to_owned(),
+            group: group.into(),
             seq: state.history.len() as u64 + 1,
-            from: "somebody".to_owned(),
+            from: "somebody".into(),
             member,
             text: text.to_owned(),
-            ts: String::new(),
+            ts: Default::default(),
             digest: String::new(),
             reference: n,
         });

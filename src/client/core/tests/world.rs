@@ -161,7 +161,7 @@ impl World {
         let bound = parcel.0
             || parcel.1.events.iter().all(|event| match event {
                 Event::Joined(it) | Event::Left(it) => self.bound.contains(&it.group),
-                Event::Message(it) => self.bound.contains(&it.group),
+                Event::Message(it) => self.bound.contains(it.group.as_str()),
                 _ => true,
             });
         if self.connected && bound {
