@@ -9,7 +9,7 @@ use crate::chat::{Applied, Command, DecodeError, GroupEvent, PrivateEvent, State
 use crate::ring::{Entry, Index, NodeId};
 use crate::store::Store;
 
-/// Entries that are applied in one go, and about as many whose results are stored in one batch.
+/// Entries that are applied in one go, and how large they may be; about as many have their results stored in one batch.
 const APPLY_ENTRIES: usize = 256;
 const APPLY_BYTES: usize = 4 * 1024 * 1024;
 
@@ -36,8 +36,9 @@ pub struct Chat {
     pub state: State,
     recent: VecDeque<(Index, Arc<Applied>)>,
     recent_outputs: usize,
-    /// So many of the newest of them are not stored yet.
+    /// So many of the newest of them are not stored yet, and so many bytes of entries gave them.
     unstored: usize,
+    unstored_bytes: usize,
     last_time_ms: u64,
     /// Bytes of entries that were applied since the last snapshot.
     bytes_since_snapshot: usize,
@@ -60,6 +61,7 @@ impl Chat {
             recent: VecDeque::new(),
             recent_outputs: 0,
             unstored: 0,
+            unstored_bytes: 0,
             last_time_ms: 0,
             bytes_since_snapshot: 0,
             snapshot_bytes,
@@ -93,7 +95,8 @@ impl Chat {
         mut applied: impl FnMut(&[Command]),
     ) -> Result<(), Fatal> {
         while self.state.applied() < upto {
-            if self.unstored >= APPLY_ENTRIES || self.recent_outputs > RECENT_OUTPUTS {
+            let is_much = self.unstored >= APPLY_ENTRIES || self.unstored_bytes >= APPLY_BYTES;
+            if is_much || self.recent_outputs > RECENT_OUTPUTS {
                 self.store_results(store)?;
             }
             let wanted = usize::try_from(upto - self.state.applied())
@@ -106,6 +109,7 @@ impl Chat {
             for entry in &entries {
                 let (commands, result) = self.apply(entry);
                 applied(&commands);
+                self.unstored_bytes += entry.body.len();
                 self.keep(entry.index, result);
             }
         }
@@ -149,7 +153,7 @@ impl Chat {
             }
         }
         batch.commit()?;
-        self.unstored = 0;
+        (self.unstored, self.unstored_bytes) = (0, 0);
         self.forget_oldest();
         Ok(())
     }

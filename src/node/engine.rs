@@ -215,21 +215,28 @@ impl Engine {
                 // What waits in the mailbox goes before a tick (duty 3 of the ring).
                 () = &mut tick => {
                     ticks.ticked(Instant::now());
-                    self.begin_turn(&mut events).and_then(|()| self.tick())
+                    self.begin_turn();
+                    self.take_events(&mut events).and_then(|()| self.tick())
                 }
                 event = events.recv() => match event {
-                    Some(event) => self.event_in(event).and_then(|()| self.begin_turn(&mut events)),
+                    Some(event) => {
+                        self.begin_turn();
+                        self.event_in(event).and_then(|()| self.take_events(&mut events))
+                    }
                     None => Err(Fatal { code: 69, message: "the link to the broker has ended".to_owned() }),
                 },
                 // The link's tasks have their turn first.
-                () = tokio::task::yield_now(), if self.unfinished => self.begin_turn(&mut events),
+                () = tokio::task::yield_now(), if self.unfinished => {
+                    self.begin_turn();
+                    self.take_events(&mut events)
+                }
             };
             match done.and_then(|()| self.after_inputs()) {
                 Ok(()) => {}
                 Err(left) if left.code == 0 => return self.end("left the view", events).await,
                 Err(fatal) => return Err(fatal),
             }
-            if self.turn_is_over() || self.chat.has_unstored() {
+            if self.unfinished || self.turn_is_over() || self.chat.has_unstored() {
                 // The link's tasks share this thread, and publish now what came of all this: before the disk has its turn,
                 // and though the loop never rests while events wait.
                 tokio::task::yield_now().await;
@@ -253,18 +260,23 @@ impl Engine {
         Ok(())
     }
 
-    fn begin_turn(&mut self, events: &mut mpsc::Receiver<LinkEvent>) -> Result<(), Fatal> {
+    fn begin_turn(&mut self) {
         self.turn_began = Instant::now();
         self.unfinished = false;
+    }
+
+    /// Takes what waits, as far as it belongs into this turn.
+    fn take_events(&mut self, events: &mut mpsc::Receiver<LinkEvent>) -> Result<(), Fatal> {
         for _ in 0..EVENTS_IN_ONE_GO {
             if self.turn_is_over() {
                 break;
             }
             match events.try_recv() {
                 Ok(event) => self.event_in(event)?,
-                Err(_) => break,
+                Err(_) => return Ok(()),
             }
         }
+        self.leave_for_next_turn();
         Ok(())
     }
 

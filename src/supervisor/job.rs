@@ -7,7 +7,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicI32, Ordering};
 
-use nix::sys::signal::{SigSet, Signal, killpg};
+use nix::sys::signal::{SigHandler, SigSet, Signal, killpg, signal};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, getpgrp, tcgetpgrp, tcsetpgrp};
 
@@ -69,10 +69,13 @@ pub fn run(command: &mut Command, begun: impl FnOnce(), over: impl FnOnce()) -> 
 /// Has the command take the terminal before it is executed: no key is for the command's parent from then on.
 fn take_terminal(command: &mut Command) -> std::io::Result<()> {
     let terminal = std::io::stdin().as_fd().try_clone_to_owned()?;
-    // SAFETY: between fork and exec only async-signal-safe calls are made: getpid, tcsetpgrp and sigprocmask.
+    // SAFETY: between fork and exec only async-signal-safe calls are made: getpid, tcsetpgrp, sigaction and sigprocmask; no
+    // handler is set.
     unsafe {
         command.pre_exec(move || {
             give_terminal_to(terminal.as_fd(), nix::unistd::getpid());
+            // Whoever was started in the background of a script ignores it, and so would all that it starts.
+            signal(Signal::SIGINT, SigHandler::SigDfl)?;
             // What its parent does not want to hear of, the command does.
             Ok(SigSet::empty().thread_set_mask()?)
         });

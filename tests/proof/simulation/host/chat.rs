@@ -21,6 +21,8 @@ const SNAPSHOT_ENTRIES: u64 = 64;
 pub struct PastOf<'a> {
     pub state: &'a State,
     pub store: &'a Store,
+    /// What was applied after that, and is not stored yet.
+    pub unstored: &'a [Arc<Applied>],
 }
 
 impl Past for PastOf<'_> {
@@ -31,7 +33,11 @@ impl Past for PastOf<'_> {
     }
 
     fn result(&self, index: Index) -> Result<Arc<Applied>, Infallible> {
-        Ok(self.store.applied[index as usize - 1].clone())
+        let at = index as usize - 1;
+        let result = self.store.applied.get(at);
+        Ok(result
+            .unwrap_or_else(|| &self.unstored[at - self.store.applied.len()])
+            .clone())
     }
 
     fn holders(&self, group: &str, after: u64) -> Result<impl Iterator<Item = Result<Index, Infallible>>, Infallible> {
@@ -39,7 +45,18 @@ impl Past for PastOf<'_> {
         let first = places
             .partition_point(|(seq, _)| *seq <= after.saturating_add(1))
             .saturating_sub(1);
-        Ok(places[first..].iter().map(|(_, index)| Ok(*index)))
+        let stored = places[first..].iter().map(|(_, index)| *index);
+        let has = move |result: &Applied| {
+            let events = result.events().map(|event| (event.group.to_string(), event.seq));
+            let private = result.private_events().map(|event| (event.conversation(), event.seq));
+            events.chain(private).any(|(name, seq)| name == group && seq > after)
+        };
+        let next = self.store.applied.len() as Index + 1;
+        let unstored = (next..)
+            .zip(self.unstored)
+            .filter(move |(_, result)| has(result))
+            .map(|(index, _)| index);
+        Ok(stored.chain(unstored).map(Ok))
     }
 }
 
@@ -49,7 +66,8 @@ pub fn apply(state: &mut State, entry: &Entry) -> Applied {
 }
 
 impl World {
-    /// Applies everything up to `upto` and stores what it gave; the head hears of each entry's commands.
+    /// Applies everything up to `upto`; the head hears of each entry's commands. What it gave is stored later: a process that
+    /// dies before the next thing that it hears of has not stored it.
     pub fn apply_upto(&mut self, at: usize, upto: Index) -> Result<(), String> {
         let host = &mut self.hosts[at];
         let Some(process) = &mut host.process else {
@@ -58,7 +76,6 @@ impl World {
         while process.state.applied() < upto {
             let first = process.state.applied() as usize;
             let last = (upto as usize).min(first + APPLY_ENTRIES);
-            let mut results = Vec::with_capacity(last - first);
             for entry in &host.store.log[first..last] {
                 let commands = decode(&entry.body).unwrap_or_default();
                 let result = process.state.apply(entry.index, entry.time_ms, &commands);
@@ -66,15 +83,27 @@ impl World {
                     head.applied(&commands);
                 }
                 invariants::applied_alike(&self.ledger.chat, at, &process.state)?;
-                results.push(Arc::new(result));
+                process.unstored.push(Arc::new(result));
             }
-            host.store.commit(self.now, vec![Change::Applied(results)]);
         }
         if process.state.applied() / SNAPSHOT_ENTRIES > (host.snapshot_at) / SNAPSHOT_ENTRIES {
             host.snapshot_at = process.state.applied();
             let snapshot = process.state.encode().into();
-            host.store.commit(self.now, vec![Change::Snapshot(snapshot)]);
+            let results = std::mem::take(&mut process.unstored);
+            host.store
+                .commit(self.now, vec![Change::Applied(results), Change::Snapshot(snapshot)]);
         }
         Ok(())
+    }
+
+    /// Stores what was applied last.
+    pub fn store_results(&mut self, at: usize) {
+        let host = &mut self.hosts[at];
+        if let Some(process) = &mut host.process
+            && !process.unstored.is_empty()
+        {
+            let results = std::mem::take(&mut process.unstored);
+            host.store.commit(self.now, vec![Change::Applied(results)]);
+        }
     }
 }

@@ -251,6 +251,7 @@ impl World {
         let past = PastOf {
             state: &process.state,
             store: &host.store,
+            unstored: &process.unstored,
         };
         let outbox = Outbox {
             has_room: has_room && process.connection.is_some(),

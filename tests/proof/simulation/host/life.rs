@@ -55,6 +55,7 @@ impl World {
         let known = host.store.committed();
         let (id, run, me) = (host.id, host.run, host.store.me);
         self.apply_upto(at, known)?;
+        self.store_results(at);
         self.log(|| format!("{id}: process starts as {me}"));
         self.after(
             1,

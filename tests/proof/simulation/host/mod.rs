@@ -7,8 +7,9 @@ pub mod requests;
 pub mod store;
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
-use chaley::chat::State;
+use chaley::chat::{Applied, State};
 use chaley::node::delivery::Delivery;
 use chaley::node::head::Head;
 use chaley::node::home::Home;
@@ -24,6 +25,8 @@ use store::Store;
 pub struct Process {
     pub node: Node,
     pub state: State,
+    /// Results of the newest entries, which are not stored yet.
+    pub unstored: Vec<Arc<Applied>>,
     /// Only at the head.
     pub head: Option<Head>,
     pub delivery: Delivery,
@@ -53,6 +56,7 @@ impl Process {
         Process {
             node,
             state,
+            unstored: Vec::new(),
             head: None,
             delivery: Delivery::default(),
             home: Home::new(plan.client_beat_ms, plan.away_grace_ms),

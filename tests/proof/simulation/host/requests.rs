@@ -30,6 +30,7 @@ impl World {
         if self.hosts[at].process.is_none() {
             return Ok(());
         }
+        self.store_results(at);
         match arrival {
             Arrival::Ring(input) => self.ring_input(at, input)?,
             Arrival::Frame(frame) => self.frame_in(at, frame)?,
@@ -136,6 +137,7 @@ impl World {
                     let past = PastOf {
                         state: &process.state,
                         store: &host.store,
+                        unstored: &process.unstored,
                     };
                     let Ok(event) = answers::admitted(&past, n, answer);
                     replies.extend(event);
@@ -235,6 +237,7 @@ impl World {
         let past = PastOf {
             state: &process.state,
             store: &host.store,
+            unstored: &process.unstored,
         };
         let mut replies = Vec::new();
         for (_, read) in &ready {
