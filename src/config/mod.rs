@@ -108,7 +108,7 @@ impl Default for Ring {
 pub struct Chat {
     /// Longest message text in bytes of UTF-8.
     pub max_text_bytes: usize,
-    /// Milliseconds between two beats from a session's home node to its client.
+    /// Milliseconds between two beats from a session's home node to its client, at least.
     pub client_beat_ms: u64,
     /// Milliseconds a lost client stays `away` before it has `left`.
     pub away_grace_ms: u64,

@@ -243,11 +243,7 @@ impl Engine {
                 self.chat.store_results(&mut self.store)?;
             }
             let progress = self.ring.progress();
-            ticks.look(
-                (progress.log_end, progress.commit),
-                self.ring.is_calm(),
-                self.turn_began,
-            );
+            ticks.look((progress.log_end, progress.commit), self.ring.is_calm(), Instant::now());
         }
     }
 

@@ -72,7 +72,7 @@ type Moved = (Index, Index);
 
 impl Ticks {
     /// The first one is due at once. With each, the node looks after a part of the sessions that are at home at it, see
-    /// [`super::home::TURNS`]: to all of them once in `client_beat_ms`.
+    /// [`super::home::TURNS`]: to all of them once in `client_beat_ms`, or as often as it can.
     pub fn new(timing: &Timing, client_beat_ms: Millis, now: Instant) -> Ticks {
         let often = timing.heartbeat_ms;
         let seldom = timing.calm_heartbeat_ms().min(client_beat_ms / TURNS).max(often);

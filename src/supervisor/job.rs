@@ -73,9 +73,10 @@ fn take_terminal(command: &mut Command) -> std::io::Result<()> {
     // handler is set.
     unsafe {
         command.pre_exec(move || {
-            give_terminal_to(terminal.as_fd(), nix::unistd::getpid());
-            // Whoever was started in the background of a script ignores it, and so would all that it starts.
+            // Whoever was started in the background of a script ignores these, and so would all that it starts.
             signal(Signal::SIGINT, SigHandler::SigDfl)?;
+            signal(Signal::SIGQUIT, SigHandler::SigDfl)?;
+            give_terminal_to(terminal.as_fd(), nix::unistd::getpid());
             // What its parent does not want to hear of, the command does.
             Ok(SigSet::empty().thread_set_mask()?)
         });

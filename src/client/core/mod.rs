@@ -78,8 +78,8 @@ pub const GAP_PATIENCE_MS: Millis = 50;
 /// Milliseconds without any outcome after which the user is told that the ring does not answer.
 pub const STALL_MS: Millis = 1000;
 /// Milliseconds without hearing anything, no beat and no event, after which a session that is in a group tells its user
-/// that the ring does not answer, though nothing was asked of it. Longer than an ordinary fail-over; where the ring is
-/// set to beat less often, it is three beats.
+/// that the ring does not answer, though nothing was asked of it. Longer than an ordinary fail-over; where beats come
+/// less often, it is three of them.
 pub const SILENCE_MS: Millis = 4000;
 /// What came while this program stood still may take so long to be heard.
 pub const SILENCE_GRACE_MS: Millis = 500;

@@ -3,12 +3,12 @@
 use super::{SILENCE_GRACE_MS, SILENCE_MS};
 use crate::ring::Millis;
 
-/// Longest time between two beats that a ring may be set to.
+/// Longest time between two beats that is counted on.
 const BEAT_MAX_MS: Millis = 60_000;
 /// So many beats in a row may fail to come.
 const BEATS: Millis = 3;
 
-/// When the ring was heard last, and how often its beats come: it may be set to few.
+/// When the ring was heard last, and how often its beats come: it may be set to few, and has few for each of very many.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Hearing {
     at: Millis,

@@ -11,9 +11,6 @@ use super::store::{Change, Store};
 use crate::simulation::invariants::chat as invariants;
 use crate::simulation::world::World;
 
-/// Entries that are applied in one batch of the store.
-const APPLY_ENTRIES: usize = 256;
-
 /// Entries between two snapshots. In production bytes are counted; here lives are short.
 const SNAPSHOT_ENTRIES: u64 = 64;
 
@@ -73,25 +70,22 @@ impl World {
         let Some(process) = &mut host.process else {
             return Ok(());
         };
-        while process.state.applied() < upto {
-            let first = process.state.applied() as usize;
-            let last = (upto as usize).min(first + APPLY_ENTRIES);
-            for entry in &host.store.log[first..last] {
-                let commands = decode(&entry.body).unwrap_or_default();
-                let result = process.state.apply(entry.index, entry.time_ms, &commands);
-                if let Some(head) = &mut process.head {
-                    head.applied(&commands);
-                }
-                invariants::applied_alike(&self.ledger.chat, at, &process.state)?;
-                process.unstored.push(Arc::new(result));
+        let applied = process.state.applied();
+        for entry in &host.store.log[applied as usize..upto.max(applied) as usize] {
+            let commands = decode(&entry.body).unwrap_or_default();
+            let result = process.state.apply(entry.index, entry.time_ms, &commands);
+            if let Some(head) = &mut process.head {
+                head.applied(&commands);
             }
+            invariants::applied_alike(&self.ledger.chat, at, &process.state)?;
+            process.unstored.push(Arc::new(result));
         }
         if process.state.applied() / SNAPSHOT_ENTRIES > (host.snapshot_at) / SNAPSHOT_ENTRIES {
             host.snapshot_at = process.state.applied();
             let snapshot = process.state.encode().into();
             let results = std::mem::take(&mut process.unstored);
-            host.store
-                .commit(self.now, vec![Change::Applied(results), Change::Snapshot(snapshot)]);
+            host.store.commit(self.now, vec![Change::Applied(results)]);
+            host.store.commit(self.now, vec![Change::Snapshot(snapshot)]);
         }
         Ok(())
     }
