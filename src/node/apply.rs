@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use super::past::Past;
+use super::past::{Past, holds};
 use super::start::Fatal;
-use crate::chat::{Applied, Command, DecodeError, GroupEvent, PrivateEvent, State, decode};
+use crate::chat::{Applied, Command, DecodeError, State, decode};
 use crate::ring::{Entry, Index, NodeId};
 use crate::store::Store;
 
@@ -36,8 +36,7 @@ pub struct Chat {
     pub state: State,
     recent: VecDeque<(Index, Arc<Applied>)>,
     recent_outputs: usize,
-    /// So many of the newest of them are not stored yet, and so many bytes of entries gave them.
-    unstored: usize,
+    /// Bytes of the entries whose results are not stored yet.
     unstored_bytes: usize,
     last_time_ms: u64,
     /// Bytes of entries that were applied since the last snapshot.
@@ -60,7 +59,6 @@ impl Chat {
             state,
             recent: VecDeque::new(),
             recent_outputs: 0,
-            unstored: 0,
             unstored_bytes: 0,
             last_time_ms: 0,
             bytes_since_snapshot: 0,
@@ -95,7 +93,7 @@ impl Chat {
         mut applied: impl FnMut(&[Command]),
     ) -> Result<(), Fatal> {
         while self.state.applied() < upto {
-            let is_much = self.unstored >= APPLY_ENTRIES || self.unstored_bytes >= APPLY_BYTES;
+            let is_much = self.unstored(store).len() >= APPLY_ENTRIES || self.unstored_bytes >= APPLY_BYTES;
             if is_much || self.recent_outputs > RECENT_OUTPUTS {
                 self.store_results(store)?;
             }
@@ -110,7 +108,8 @@ impl Chat {
                 let (commands, result) = self.apply(entry);
                 applied(&commands);
                 self.unstored_bytes += entry.body.len();
-                self.keep(entry.index, result);
+                self.recent_outputs += result.outputs.len();
+                self.recent.push_back((entry.index, Arc::new(result)));
             }
         }
         self.snapshot_if_due(store)
@@ -129,11 +128,12 @@ impl Chat {
 
     /// Stores what was applied last.
     pub fn store_results(&mut self, store: &mut Store) -> Result<(), Fatal> {
-        if self.unstored == 0 {
+        if !self.has_unstored(store) {
             return Ok(());
         }
+        let stored = store.last_applied();
         let mut batch = store.batch();
-        for (index, result) in self.unstored() {
+        for (index, result) in self.after(stored) {
             batch.outputs(*index, &result.encode());
             let mut groups: Vec<(&str, u64)> = Vec::new();
             for event in result.events() {
@@ -153,36 +153,29 @@ impl Chat {
             }
         }
         batch.commit()?;
-        (self.unstored, self.unstored_bytes) = (0, 0);
-        self.forget_oldest();
+        self.unstored_bytes = 0;
+        // What is stored is kept in memory only as far as there is room.
+        while self.recent.len() > RECENT || (self.recent_outputs > RECENT_OUTPUTS && self.recent.len() > 1) {
+            if let Some((_, oldest)) = self.recent.pop_front() {
+                self.recent_outputs -= oldest.outputs.len();
+            }
+        }
         Ok(())
     }
 
     /// Whether there is something for [`Chat::store_results`].
-    pub fn has_unstored(&self) -> bool {
-        self.unstored > 0
+    pub fn has_unstored(&self, store: &Store) -> bool {
+        self.state.applied() > store.last_applied()
     }
 
-    fn unstored(&self) -> impl Iterator<Item = &(Index, Arc<Applied>)> {
-        self.recent.range(self.recent.len() - self.unstored..)
+    fn unstored(&self, store: &Store) -> impl ExactSizeIterator<Item = &(Index, Arc<Applied>)> {
+        self.after(store.last_applied())
     }
 
-    fn keep(&mut self, index: Index, result: Applied) {
-        self.recent_outputs += result.outputs.len();
-        self.recent.push_back((index, Arc::new(result)));
-        self.unstored += 1;
-        self.forget_oldest();
-    }
-
-    /// What is stored is kept in memory only as far as there is room.
-    fn forget_oldest(&mut self) {
-        let is_too_much = |chat: &Chat| chat.recent.len() > RECENT || chat.recent_outputs > RECENT_OUTPUTS;
-        while is_too_much(self)
-            && self.recent.len() > self.unstored.max(1)
-            && let Some((_, oldest)) = self.recent.pop_front()
-        {
-            self.recent_outputs -= oldest.outputs.len();
-        }
+    /// What applying the entries after this index gave, as far as it is in memory.
+    fn after(&self, index: Index) -> impl ExactSizeIterator<Item = &(Index, Arc<Applied>)> {
+        let first = self.recent.partition_point(|(at, _)| *at <= index);
+        self.recent.range(first..)
     }
 
     fn snapshot_if_due(&mut self, store: &mut Store) -> Result<(), Fatal> {
@@ -242,17 +235,10 @@ impl Past for PastOf<'_> {
         let stored = self.store.history(group, after)?.map(|index| Ok(index?));
         let unstored = self
             .chat
-            .unstored()
-            .filter(move |(_, result)| has(result, group, after));
+            .unstored(self.store)
+            .filter(move |(_, result)| holds(result, group, after));
         Ok(stored.chain(unstored.map(|(index, _)| Ok(*index))))
     }
-}
-
-/// Whether there is an event numbered above `after` of this group, or of the private conversation with this name.
-fn has(result: &Applied, name: &str, after: u64) -> bool {
-    let of_group = |event: &GroupEvent| event.seq > after && event.group.as_ref() == name;
-    let private = |event: &PrivateEvent| event.seq > after && event.conversation() == name;
-    result.events().any(of_group) || result.private_events().any(private)
 }
 
 /// A newer version's snapshot is whole, and to move it away would not help: the other nodes have what it has.
@@ -327,7 +313,7 @@ mod tests {
         chat.apply_upto(&mut store, 2, |_| {}).unwrap();
         chat.store_results(&mut store).unwrap();
         chat.apply_upto(&mut store, 3, |_| {}).unwrap();
-        assert!(chat.has_unstored() && store.last_applied() == 2);
+        assert!(chat.has_unstored(&store) && store.last_applied() == 2);
         for after in 0..=5 {
             let expected: Vec<u64> = (after + 1..=5).collect();
             assert_eq!(seqs(&chat, &store, after), expected);
@@ -353,7 +339,7 @@ mod tests {
         let mut chat = Chat::restore(NodeId(1), &store).unwrap();
         chat.apply_upto(&mut store, 2, |_| {}).unwrap();
         chat.snapshot(&mut store).unwrap();
-        assert_eq!((chat.has_unstored(), store.last_applied()), (false, 2));
+        assert_eq!((chat.has_unstored(&store), store.last_applied()), (false, 2));
     }
 
     #[test]
@@ -364,8 +350,9 @@ mod tests {
         append(&mut store, &(1..=many).map(|n| vec![say(n)]).collect::<Vec<_>>());
         let mut chat = Chat::restore(NodeId(1), &store).unwrap();
         chat.apply_upto(&mut store, many, |_| {}).unwrap();
-        assert!(chat.unstored <= 2 * APPLY_ENTRIES && chat.recent.len() <= RECENT.max(chat.unstored));
-        assert_eq!(store.last_applied() + chat.unstored as u64, many);
+        let unstored = chat.unstored(&store).len();
+        assert_eq!(store.last_applied() + unstored as u64, many);
+        assert!((1..2 * APPLY_ENTRIES).contains(&unstored) && chat.recent.len() <= RECENT + unstored);
         for index in 1..=many {
             assert_eq!(
                 chat.result(&store, index).unwrap().outputs.len(),

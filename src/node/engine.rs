@@ -215,28 +215,20 @@ impl Engine {
                 // What waits in the mailbox goes before a tick (duty 3 of the ring).
                 () = &mut tick => {
                     ticks.ticked(Instant::now());
-                    self.begin_turn();
-                    self.take_events(&mut events).and_then(|()| self.tick())
+                    self.turn(None, &mut events).and_then(|()| self.tick())
                 }
                 event = events.recv() => match event {
-                    Some(event) => {
-                        self.begin_turn();
-                        self.event_in(event).and_then(|()| self.take_events(&mut events))
-                    }
+                    Some(event) => self.turn(Some(event), &mut events),
                     None => Err(Fatal { code: 69, message: "the link to the broker has ended".to_owned() }),
                 },
-                // The link's tasks have their turn first.
-                () = tokio::task::yield_now(), if self.unfinished => {
-                    self.begin_turn();
-                    self.take_events(&mut events)
-                }
+                () = std::future::ready(()), if self.unfinished => self.turn(None, &mut events),
             };
             match done.and_then(|()| self.after_inputs()) {
                 Ok(()) => {}
                 Err(left) if left.code == 0 => return self.end("left the view", events).await,
                 Err(fatal) => return Err(fatal),
             }
-            if self.unfinished || self.turn_is_over() || self.chat.has_unstored() {
+            if self.unfinished || self.turn_is_over() || self.chat.has_unstored(&self.store) {
                 // The link's tasks share this thread, and publish now what came of all this: before the disk has its turn,
                 // and though the loop never rests while events wait.
                 tokio::task::yield_now().await;
@@ -256,13 +248,13 @@ impl Engine {
         Ok(())
     }
 
-    fn begin_turn(&mut self) {
+    /// Begins a turn: takes `first` and what waits, as far as there is time in it.
+    fn turn(&mut self, first: Option<LinkEvent>, events: &mut mpsc::Receiver<LinkEvent>) -> Result<(), Fatal> {
         self.turn_began = Instant::now();
         self.unfinished = false;
-    }
-
-    /// Takes what waits, as far as it belongs into this turn.
-    fn take_events(&mut self, events: &mut mpsc::Receiver<LinkEvent>) -> Result<(), Fatal> {
+        if let Some(event) = first {
+            self.event_in(event)?;
+        }
         for _ in 0..EVENTS_IN_ONE_GO {
             if self.turn_is_over() {
                 break;

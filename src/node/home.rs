@@ -16,8 +16,8 @@ pub const TURNS: u64 = 10;
 
 /// A session takes so much of its home's time at least: with very many each has its beat less often, for a beat alone costs
 /// the broker and the client as much as a message does, and all of them come out of what is left for those. Clients learn
-/// how often beats come; but a nick whose client was killed is free that much later, and
-/// who waits for it waits 40 s: from 1,500 sessions at one home on it may have given up before.
+/// how often beats come; but a nick whose client was killed is free that much later, and who waits for it waits 40 s: with more
+/// than 1,500 sessions at one home it may have given up before.
 const SESSION_MS: Millis = 4;
 
 /// After an own reconnection clients have so long to come back before they are `away`.

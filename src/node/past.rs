@@ -20,6 +20,13 @@ pub trait Past {
     -> Result<impl Iterator<Item = Result<Index, Self::Error>>, Self::Error>;
 }
 
+/// Whether there is an event numbered above `after` of this group, or of the private conversation with this name.
+pub fn holds(result: &Applied, name: &str, after: u64) -> bool {
+    let of_group = |event: &GroupEvent| event.seq > after && event.group.as_ref() == name;
+    let private = |event: &PrivateEvent| event.seq > after && event.conversation() == name;
+    result.events().any(of_group) || result.private_events().any(private)
+}
+
 /// Events of a group with a number above `after`, oldest first, at most `limit` and about `max_bytes` of text.
 pub fn history<P: Past>(
     past: &P,

@@ -238,7 +238,7 @@ fn the_console_completes_and_runs(ring: &Cluster) {
     console.press("\u{3}");
     let status = console.child.wait().expect("it ends");
     assert!(status.success());
-    let mut console = Terminal::start(in_front(&ring.chaleyd(&["console"])));
+    let mut console = Terminal::start(deaf(&in_front(&ring.chaleyd(&["console"]))));
     console.wait_for("chaleyd> ");
     interrupt_what_waits(&mut console);
     console.press("quit\r");
@@ -265,6 +265,15 @@ fn in_front(of: &Command) -> Command {
     command.arg("--ctty").arg(of.get_program()).args(of.get_args());
     command.envs(of.get_envs().filter_map(|(name, value)| Some((name, value?))));
     command
+}
+
+/// As what a script starts in the background: it ignores Ctrl-C, and so does all that it starts, unless that is mended.
+fn deaf(command: &Command) -> Command {
+    let mut ignoring = Command::new("/bin/sh");
+    ignoring.args(["-c", r#"trap "" INT QUIT; exec "$0" "$@""#]);
+    ignoring.arg(command.get_program()).args(command.get_args());
+    ignoring.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    ignoring
 }
 
 /// Ctrl-C ends what a console runs, and only that, also where it is pressed once more because nothing seems to happen.

@@ -78,8 +78,9 @@ pub(super) struct Worker {
     pub(super) outputs: Outputs,
     standby: Option<RequestQueue>,
     leading: Option<Leading>,
-    /// Queues of former heads that this session has unbound, of the few that it was told of. A member leads under its incarnation no second time, so that is
-    /// done: it costs the broker much more than a message, in the very moment in which everybody waits for the new head.
+    /// Queues of former heads that this session has unbound, of the few that it was told of. A member leads under its
+    /// incarnation no second time, so that is done: it costs the broker much more than a message, in the very moment in which
+    /// everybody waits for the new head.
     unbound: BTreeSet<String>,
     /// Readers; they end with the worker.
     tasks: JoinSet<()>,

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use chaley::chat::{Applied, State, decode};
-use chaley::node::past::Past;
+use chaley::node::past::{Past, holds};
 use chaley::ring::{Entry, Index};
 
 use super::store::{Change, Store};
@@ -43,15 +43,10 @@ impl Past for PastOf<'_> {
             .partition_point(|(seq, _)| *seq <= after.saturating_add(1))
             .saturating_sub(1);
         let stored = places[first..].iter().map(|(_, index)| *index);
-        let has = move |result: &Applied| {
-            let events = result.events().map(|event| (event.group.to_string(), event.seq));
-            let private = result.private_events().map(|event| (event.conversation(), event.seq));
-            events.chain(private).any(|(name, seq)| name == group && seq > after)
-        };
         let next = self.store.applied.len() as Index + 1;
         let unstored = (next..)
             .zip(self.unstored)
-            .filter(move |(_, result)| has(result))
+            .filter(move |(_, result)| holds(result, group, after))
             .map(|(index, _)| index);
         Ok(stored.chain(unstored).map(Ok))
     }
@@ -83,9 +78,8 @@ impl World {
         if process.state.applied() / SNAPSHOT_ENTRIES > (host.snapshot_at) / SNAPSHOT_ENTRIES {
             host.snapshot_at = process.state.applied();
             let snapshot = process.state.encode().into();
-            let results = std::mem::take(&mut process.unstored);
-            host.store.commit(self.now, vec![Change::Applied(results)]);
-            host.store.commit(self.now, vec![Change::Snapshot(snapshot)]);
+            self.store_results(at);
+            self.hosts[at].store.commit(self.now, vec![Change::Snapshot(snapshot)]);
         }
         Ok(())
     }
