@@ -179,25 +179,33 @@ impl RawClient {
         self.wait_for(&format!("a reply to {reference}"), answers).event
     }
 
-    /// Asks and returns the reply.
+    /// Asks, as often as it takes, and returns the reply.
     pub fn answer(&mut self, request: &Value) -> Value {
-        self.ask(request);
-        self.reply_to(request["n"].as_u64().expect("a number"))
+        self.ask_until(request, |told| told.reply && told.event["ref"] == request["n"])
     }
 
-    /// Asks, as often as it takes, and returns the event of the group that it led to: on a busy machine a view may change
-    /// at any time, and a request be lost with its head.
+    /// Asks, as often as it takes, and returns the event of the group that it led to.
     pub fn answer_of_group(&mut self, request: &Value) -> Value {
+        self.ask_until(request, |told| !told.reply && told.event["ref"] == request["n"])
+    }
+
+    /// As every client, it asks again when nothing comes. On a busy machine a view may change at any time, and a request be
+    /// lost with its head; and a head answers nothing to what it has ordered and does not know to be committed yet, which
+    /// this client may have heard from the tail.
+    fn ask_until(&mut self, request: &Value, is_it: impl Fn(&Told) -> bool) -> Value {
         let started = Instant::now();
-        let is_it = |told: &Told| !told.reply && told.event["ref"] == request["n"];
+        // What was asked twice may have been answered twice.
+        while self.told.try_recv().is_ok() {}
+        let mut passed = Vec::new();
         while started.elapsed() < ANSWER_DEADLINE {
             self.ask(request);
-            if let Ok(told) = self.wait(RETRY, is_it) {
-                return told.event;
+            match self.wait(RETRY, &is_it) {
+                Ok(told) => return told.event,
+                Err(more) => passed.extend(more),
             }
         }
-        let request = request.to_string();
-        panic!("no event of the group for {:.200}", request);
+        let (request, passed) = (request.to_string(), format!("{passed:#?}"));
+        panic!("no answer to {request:.200}, but was told {passed:.4000}")
     }
 
     /// The next beat, however long that takes within reason.
