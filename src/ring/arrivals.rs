@@ -12,7 +12,7 @@ use super::types::Millis;
 const WINDOW_MS: Millis = 10_000;
 
 /// A silence must be longer than so many times the longest gap.
-const TIMES_THE_LONGEST: Millis = 4;
+const TIMES_THE_LONGEST: Millis = 3;
 
 /// When a member was heard, and how regularly, since it has been watched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -98,7 +98,7 @@ mod tests {
 
     #[test]
     fn several_times_the_longest_gap_is_suspicious_within_bounds() {
-        for (gap, limit) in [(20, 300), (75, 300), (76, 304), (200, 800), (250, 1000), (400, 1000)] {
+        for (gap, limit) in [(20, 300), (100, 300), (101, 303), (200, 600), (333, 999), (400, 1000)] {
             let mut arrivals = Arrivals::new(0);
             regular(&mut arrivals, 0, 5000, 20);
             arrivals.arrived(5000 + gap);
@@ -111,15 +111,15 @@ mod tests {
     fn a_long_gap_is_forgotten_after_two_windows_and_not_before_one() {
         let mut arrivals = Arrivals::new(0);
         regular(&mut arrivals, 0, 9900, 20);
-        arrivals.arrived(10_000);
+        arrivals.arrived(10_050);
         assert_eq!(
             arrivals.limit(&Timing::usual()),
-            400,
-            "a gap of 100 ms, the first of its window"
+            450,
+            "a gap of 150 ms, the first of its window"
         );
-        regular(&mut arrivals, 10_020, 29_980, 20);
-        assert_eq!(arrivals.limit(&Timing::usual()), 400);
-        arrivals.arrived(30_000);
+        regular(&mut arrivals, 10_070, 30_030, 20);
+        assert_eq!(arrivals.limit(&Timing::usual()), 450);
+        arrivals.arrived(30_050);
         assert_eq!(arrivals.limit(&Timing::usual()), 300);
     }
 

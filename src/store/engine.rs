@@ -14,6 +14,7 @@ use super::boot::{self, Outage};
 use super::error::StoreError;
 use super::fsync::sync_directory;
 use super::{journal, keys};
+use crate::random::random;
 use crate::ring::Index;
 
 /// Bytes of unwritten data a keyspace holds in memory before they are sealed, which lets the engine write them out in the
@@ -21,6 +22,10 @@ use crate::ring::Index;
 /// database. With 2 MiB a busy ring carried 3 % less for long, and 11 % less in its first seconds: it waits for the disk at
 /// each. A writer that fills them faster than the disk takes them is held up, see [`SEALED_MEMTABLES`].
 const MEMTABLE_BYTES: u64 = 8 * 1024 * 1024;
+
+/// A store seals by chance up to so much later. All nodes of a ring fill theirs with the same entries: if they sealed at
+/// the same one, all would write tables at the same time, and who chats would wait for a processor for as long.
+const MEMTABLE_CHANCE_BYTES: u64 = MEMTABLE_BYTES / 2;
 
 /// Full memtables of one keyspace that wait to be written out. With more, a commit waits until the disk has caught up.
 /// The engine itself would wait from 4 on, but 100 ms at a time, and a node has heartbeats to send.
@@ -57,6 +62,14 @@ pub(super) struct Engine {
     pub(super) meta: Keyspace,
     /// How many journals there were at the last commit.
     journals: Cell<usize>,
+    /// Bytes with which a memtable is full, drawn anew whenever one is.
+    full_at: Cell<u64>,
+}
+
+/// Without randomness it is the least.
+fn draw_full_at() -> u64 {
+    let drawn = random().map_or(0, u64::from_le_bytes);
+    MEMTABLE_BYTES + drawn % MEMTABLE_CHANCE_BYTES
 }
 
 pub(super) fn database_path(directory: &Path) -> PathBuf {
@@ -128,6 +141,7 @@ impl Engine {
             aside: keyspace("aside")?,
             meta: keyspace("meta")?,
             journals: Cell::new(1),
+            full_at: Cell::new(draw_full_at()),
             database,
         })
     }
@@ -196,10 +210,11 @@ impl Engine {
     fn seal(&self) -> fjall::Result<()> {
         let journals = self.database.journal_count();
         let journal_is_full = journals > self.journals.replace(journals);
-        let kept = if journal_is_full { 0 } else { MEMTABLE_BYTES };
+        let kept = if journal_is_full { 0 } else { self.full_at.get() };
         let is_full = |keyspace: &&Keyspace| keyspace.tree.active_memtable().size() > kept;
         let mut full = self.keyspaces().into_iter().filter(is_full).peekable();
         if full.peek().is_some() {
+            self.full_at.set(draw_full_at());
             self.persist(PersistMode::SyncData)?;
         }
         full.try_for_each(|keyspace| keyspace.rotate_memtable().map(|_| ()))
