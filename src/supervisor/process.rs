@@ -150,7 +150,8 @@ pub fn die_with_parent(command: &mut Command) {
             nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
             // The parent may have ended before the line above took effect.
             if nix::unistd::getppid() != parent {
-                return Err(std::io::Error::other("the process that started it has ended"));
+                // An error with a text would be allocated.
+                return Err(nix::errno::Errno::ESRCH.into());
             }
             close_on_exec_from(3);
             Ok(())

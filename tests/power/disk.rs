@@ -270,6 +270,15 @@ impl Recording {
         self.find(path).unwrap_or_else(|| panic!("no file {}", path.display()))
     }
 
+    /// How many files were made that have this in their path.
+    pub fn made(&self, what: &str) -> usize {
+        let is_one = |change: &&Change| {
+            let path = change.path.to_string_lossy();
+            matches!(change.kind, Kind::Name(..)) && path.contains(what)
+        };
+        self.changes.iter().filter(is_one).count()
+    }
+
     /// Calls that could be cut at.
     pub fn calls(&self) -> usize {
         self.changes.len() + self.syncs.len()
