@@ -55,7 +55,7 @@ const WORKS: [Work; 5] = [
     Work {
         name: "tables",
         fsync: Fsync::Always,
-        batches: 1..=72,
+        batches: 1..=60,
         sizes: workload::filling,
         pause_ms: 0,
     },
@@ -70,7 +70,7 @@ const WORKS: [Work; 5] = [
     Work {
         name: "interval tables",
         fsync: Fsync::Interval,
-        batches: 1..=72,
+        batches: 1..=60,
         sizes: workload::filling,
         pause_ms: 0,
     },
@@ -78,7 +78,7 @@ const WORKS: [Work; 5] = [
         name: "full journal",
         fsync: Fsync::Always,
         batches: 10..=40,
-        sizes: workload::filling,
+        sizes: workload::filling_both,
         pause_ms: 0,
     },
 ];
@@ -256,6 +256,9 @@ fn with_always_no_disk_lacks_anything_while_a_full_journal_is_replaced() {
         batch.snapshot(end, &noise);
         batch.commit().unwrap();
     }
+    let mut batch = store.batch();
+    batch.snapshot(end, &noise[..400_000]);
+    batch.commit().unwrap();
     let mut batch = store.batch();
     batch.snapshot(end, &[9; 700]);
     batch.commit().unwrap();

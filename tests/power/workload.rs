@@ -36,7 +36,12 @@ pub fn small(batch: u64) -> usize {
 
 /// Bodies that fill memtables, but not the journal, since they compress.
 pub fn filling(batch: u64) -> usize {
-    if batch.is_multiple_of(4) { usual(batch) } else { 250_000 }
+    if batch.is_multiple_of(4) { usual(batch) } else { 300_000 }
+}
+
+/// Bodies that fill both.
+pub fn filling_both(batch: u64) -> usize {
+    if batch.is_multiple_of(4) { 99_000 } else { 250_000 }
 }
 
 /// Batch `number`, from 1 on: two entries and all that a node keeps of them. Every seventh one sets the last entry of the
