@@ -14,7 +14,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("wire", &["chat", "ring"]),
     ("config", &["broker", "control", "wire", "chat", "ring"]),
     ("control", &["config", "wire", "chat", "ring"]),
-    ("store", &["config", "wire", "chat", "ring"]),
+    ("store", &["config", "wire", "random", "chat", "ring"]),
     ("broker", &["config", "control", "wire", "random", "chat", "ring"]),
     (
         "node",
