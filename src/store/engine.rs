@@ -17,10 +17,10 @@ use super::{journal, keys};
 use crate::random::random;
 use crate::ring::Index;
 
-/// Bytes of unwritten data that a keyspace holds in memory at least before they are sealed, which lets the engine write them out in the
-/// background. Small, because all nodes of a ring may share a machine; the engine's default of 64 MiB is made for one big
-/// database. With 2 MiB a busy ring carried 3 % less for long, and 11 % less in its first seconds: it waits for the disk at
-/// each. A writer that fills them faster than the disk takes them is held up, see [`SEALED_MEMTABLES`].
+/// Bytes of unwritten data that a keyspace holds in memory at least before they are sealed, which lets the engine write
+/// them out in the background. Small, because all nodes of a ring may share a machine; the engine's default of 64 MiB is
+/// made for one big database. With 2 MiB a busy ring carried 3 % less for long, and 11 % less in its first seconds: it waits
+/// for the disk at each. A writer that fills them faster than the disk takes them is held up, see [`SEALED_MEMTABLES`].
 const MEMTABLE_BYTES: u64 = 8 * 1024 * 1024;
 
 /// A store seals by chance up to so much later. All nodes of a ring fill theirs with the same entries: if they sealed at

@@ -36,7 +36,7 @@ pub fn small(batch: u64) -> usize {
 
 /// Bodies that fill memtables, but not the journal, since they compress.
 pub fn filling(batch: u64) -> usize {
-    if batch.is_multiple_of(4) { usual(batch) } else { 300_000 }
+    if batch.is_multiple_of(4) { usual(batch) } else { 330_000 }
 }
 
 /// Bodies that fill both.
