@@ -113,7 +113,8 @@ impl Ring {
             queue_prefix: "chaley.c.client.",
             max_text_bytes: 16 * 1024,
         };
-        for incoming in parse_requests(body, Some("chaley.c.client.x"), &limits) {
+        let parcels = parse_requests(body, Some("chaley.c.client.x"), &limits);
+        for incoming in parcels.into_iter().flat_map(|parcel| parcel.requests) {
             let Ok(Incoming::Ordered { session, n, action }) = incoming else {
                 panic!("it is a good request");
             };

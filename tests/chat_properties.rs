@@ -420,8 +420,9 @@ proptest! {
     #[test]
     fn any_body_is_requests_or_errors(body in body(), reply_to in proptest::option::of("(chaley.c.client.)?.{0,9}")) {
         let limits = RequestLimits { queue_prefix: "chaley.c.client.", max_text_bytes: 8 };
-        let results = parse_requests(&body, reply_to.as_deref(), &limits);
-        prop_assert!(results.len() <= MAX_REQUESTS + 1);
+        let parcels = parse_requests(&body, reply_to.as_deref(), &limits);
+        let results: Vec<_> = parcels.into_iter().flat_map(|parcel| parcel.requests).collect();
+        prop_assert!(results.len() <= MAX_REQUESTS + 2);
         for result in results {
             match result {
                 Ok(Incoming::Ordered { session, n, action }) => {

@@ -231,7 +231,7 @@ fn a_head_orders_only_what_a_home_may_ask_for() {
     use chaley::chat::{Action, Command, SessionId, State};
     let mut head = chaley::node::head::Head::new(&State::new(), []);
     let session = SessionId(1);
-    let queue = "q".repeat(256);
+    let queue = "q".repeat(chaley::wire::client::MAX_ADDRESS_BYTES + 1);
     assert!(!head.command(Command::Away { session, queue }));
     let action = Action::Leave { group: "1".into() };
     assert!(!head.command(Command::Request { session, n: 1, action }));

@@ -4,8 +4,8 @@
 //! the very same. A message is acknowledged when its sender hears it in the group's order.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use super::crew::{Clock, Crew, Seat, Stage};
@@ -14,7 +14,7 @@ use super::timeline::{Ear, Latencies, Timeline, merged};
 use super::verdict::{Hearing, Verdict, nick, text};
 use crate::broker::connection::BrokerUrl;
 use crate::broker::names::Names;
-use crate::client::{Ask, Options, Session, SessionEvent, Update};
+use crate::client::{Ask, Connection, Options, Session, SessionEvent, SharedConnection, Update};
 use crate::control::{Failure, exit};
 use crate::terminal::leave;
 use crate::wire::client::Event;
@@ -30,6 +30,8 @@ const DRAIN_LOOK: Duration = Duration::from_millis(10);
 #[derive(Debug, Clone, Copy)]
 pub struct Shape {
     pub clients: usize,
+    /// How many connections they share; without it each has its own.
+    pub connections: Option<usize>,
     pub groups: usize,
     /// Bytes of a message's text.
     pub size: usize,
@@ -132,6 +134,12 @@ impl Load {
             })
             .collect();
         let (ring, run) = (ring.clone(), run.name());
+        // Neighbours share one, which lives on their thread.
+        let together = shape.connections.map_or(1, |count| shape.clients.div_ceil(count));
+        let shared: Vec<OnceLock<SharedConnection>> = match shape.connections {
+            None => Vec::new(),
+            Some(_) => (0..shape.clients).step_by(together).map(|_| OnceLock::new()).collect(),
+        };
         let work = move |seat: Seat| {
             let group = seat.number % shape.groups;
             let client = Client {
@@ -140,15 +148,20 @@ impl Load {
                 size: shape.size,
                 said: said[group].clone(),
             };
+            let (address, names) = (ring.urls.clone().into(), ring.names.clone());
+            let shared = shared.get(seat.number / together).map(|shared| {
+                shared.get_or_init(|| SharedConnection::spawn(ring.urls.clone().into(), ring.names.clone()))
+            });
             let options = Options {
-                address: ring.urls.clone().into(),
-                names: ring.names.clone(),
+                connection: shared
+                    .cloned()
+                    .map_or(Connection::Own { address, names }, Connection::Shared),
                 deliver: true,
             };
             let work: super::crew::Work<Told> = Box::pin(client.run(seat, group, options));
             work
         };
-        let mut crew = Crew::start(shape.clients, clock, work)?;
+        let mut crew = Crew::start(shape.clients, together, clock, work)?;
         crew.gather().await?;
         let from_us = crew.talk().await?;
         Ok(Load { crew, from_us })

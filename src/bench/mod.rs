@@ -60,6 +60,8 @@ const WINDOW: usize = crate::client::core::WINDOW;
 const RATE_WINDOW: usize = WINDOW + 256;
 /// Unacknowledged messages of all clients: with thousands of clients each has few, as people have.
 const UNACKNOWLEDGED_MAX: usize = 8192;
+/// The same where clients share connections: the broker has fewer messages then, and larger ones.
+const UNACKNOWLEDGED_SHARED_MAX: usize = 32_768;
 /// A lone message comes so long after the one before was acknowledged.
 const LONE_PAUSE_US: u64 = 3_000;
 /// Messages a second around kills, if nothing else is said.
@@ -149,9 +151,10 @@ impl<'a> Bench<'a> {
             question: Question {
                 nodes: target.nodes,
                 clients: arguments.clients,
+                connections: arguments.connections,
                 groups: arguments.groups,
                 size_bytes: arguments.size,
-                window: window(WINDOW, arguments.clients),
+                window: window(WINDOW, arguments),
                 rate_per_s: arguments.rate.or(is_struck.then_some(STRIKE_RATE)),
                 duration_s: arguments.duration.as_secs_f64(),
                 rounds: if is_struck { 1 } else { arguments.rounds },
@@ -342,12 +345,12 @@ impl<'a> Bench<'a> {
     }
 
     fn steady_pace(&self, rate: f64) -> impl Fn(usize) -> Pace + Send + Sync + 'static {
-        let clients = self.arguments.clients;
+        let (clients, window) = (self.arguments.clients, window(RATE_WINDOW, self.arguments));
         move |client| Pace::Steady {
             every_us: clients as f64 * 1e6 / rate,
             // In turns, not all at once.
             offset_us: client as f64 * 1e6 / rate,
-            window: window(RATE_WINDOW, clients),
+            window,
         }
     }
 
@@ -366,6 +369,7 @@ impl<'a> Bench<'a> {
     async fn start(&mut self, pace: impl Fn(usize) -> Pace + Send + Sync + 'static) -> Result<Load, Failure> {
         let shape = Shape {
             clients: self.arguments.clients,
+            connections: self.arguments.connections,
             groups: self.arguments.groups,
             size: self.arguments.size,
         };
@@ -380,8 +384,17 @@ impl<'a> Bench<'a> {
 }
 
 /// One client's share of what may be unacknowledged, of `most` that it could have alone.
-fn window(most: usize, clients: usize) -> usize {
-    (UNACKNOWLEDGED_MAX / clients.max(1)).clamp(1, most)
+fn window(most: usize, arguments: &BenchArguments) -> usize {
+    share(most, arguments.clients, arguments.connections.is_some())
+}
+
+fn share(most: usize, clients: usize, is_shared: bool) -> usize {
+    let all = if is_shared {
+        UNACKNOWLEDGED_SHARED_MAX
+    } else {
+        UNACKNOWLEDGED_MAX
+    };
+    (all / clients.max(1)).clamp(1, most)
 }
 
 /// Microseconds, as a number to calculate with.
@@ -401,7 +414,8 @@ mod tests {
 
     #[test]
     fn many_clients_share_what_may_be_unacknowledged() {
-        let windows = [1, 4, 16, 100, 2000, 100_000].map(|clients| window(WINDOW, clients));
-        assert_eq!(windows, [512, 512, 512, 81, 4, 1]);
+        let windows = |is_shared| [1, 4, 16, 100, 2000, 100_000].map(|clients| share(WINDOW, clients, is_shared));
+        assert_eq!(windows(false), [512, 512, 512, 81, 4, 1]);
+        assert_eq!(windows(true), [512, 512, 512, 327, 16, 1]);
     }
 }

@@ -16,6 +16,8 @@ use super::verdict::Verdict;
 pub struct Question {
     pub nodes: usize,
     pub clients: usize,
+    /// That the clients share; without it each has its own.
+    pub connections: Option<usize>,
     pub groups: usize,
     pub size_bytes: usize,
     pub window: usize,
@@ -79,8 +81,11 @@ impl Report {
         } else {
             " (a debug build: its figures say nothing)"
         };
+        let shared = question
+            .connections
+            .map_or(String::new(), |count| format!(" on {count} connection(s)"));
         format!(
-            "chaley {}{build}{rabbitmq}, {}, {} cores{load}\n{} nodes, {} clients in {} group(s), messages of {} bytes, {} round(s) of {} s\n",
+            "chaley {}{build}{rabbitmq}, {}, {} cores{load}\n{} nodes, {} clients{shared} in {} group(s), messages of {} bytes, {} round(s) of {} s\n",
             machine.chaley,
             machine.kernel,
             machine.cores,
@@ -193,6 +198,7 @@ mod tests {
             question: Question {
                 nodes: 4,
                 clients: 4,
+                connections: None,
                 groups: 1,
                 size_bytes: 100,
                 window: 512,

@@ -46,9 +46,9 @@ impl OpenError {
 
 /// What the broker brings.
 #[derive(Debug)]
-pub enum LinkEvent {
+pub enum LinkEvent<B = Vec<u8>> {
     /// A message in the queue. `reply`: it came through the default exchange, so it is for this client alone.
-    Delivery { reply: bool, body: Vec<u8> },
+    Delivery { reply: bool, body: B },
     /// The broker has taken the publication.
     Confirmed(u64),
     /// It could hand the publication to nobody.
@@ -57,6 +57,22 @@ pub enum LinkEvent {
     Nacked(u64),
     /// The connection is of no more use.
     Lost,
+}
+
+impl<B> LinkEvent<B> {
+    /// The same, with another body.
+    pub fn map<C>(self, body_of: impl FnOnce(B) -> C) -> LinkEvent<C> {
+        match self {
+            LinkEvent::Delivery { reply, body } => LinkEvent::Delivery {
+                reply,
+                body: body_of(body),
+            },
+            LinkEvent::Confirmed(id) => LinkEvent::Confirmed(id),
+            LinkEvent::Returned(id) => LinkEvent::Returned(id),
+            LinkEvent::Nacked(id) => LinkEvent::Nacked(id),
+            LinkEvent::Lost => LinkEvent::Lost,
+        }
+    }
 }
 
 type Confirm = Pin<Box<dyn Future<Output = (u64, lapin::Result<Confirmation>)> + Send>>;

@@ -232,6 +232,13 @@ impl<'a> GroupView<'a> {
         self.group.members.len()
     }
 
+    /// The address of each member's session, by member number.
+    pub fn addresses(&self) -> impl Iterator<Item = &'a str> + use<'a> {
+        let sessions = self.sessions;
+        let members = self.group.members.values();
+        members.filter_map(move |member| Some(sessions.get(member.session)?.queue()))
+    }
+
     /// By member number, so in the order in which they came.
     pub fn members(&self) -> impl Iterator<Item = MemberView<'a>> + use<'a> {
         let sessions = self.sessions;

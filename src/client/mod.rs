@@ -3,9 +3,13 @@
 pub mod address;
 pub mod core;
 pub mod failure;
+pub mod line;
 pub mod names;
 pub mod session;
+pub mod shared;
 
 pub use core::{Ask, Cause, SessionEvent};
 pub use failure::{Exit, Failure};
+pub use line::Connection;
 pub use session::{Options, Session, SessionHandle, Update};
+pub use shared::SharedConnection;

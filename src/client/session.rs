@@ -10,16 +10,14 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use super::address::Address;
 use super::core::{Ask, AskError, Core, Output, SessionEvent};
-use super::failure::{Exit, Failure};
-use crate::broker::client_link::{self, ClientLink, LinkEvent};
+use super::failure::Failure;
+use super::line::{Connection, Line, Told, drawn};
+use crate::broker::client_link::LinkEvent;
 use crate::broker::connection::Backoff;
-use crate::broker::names::Names;
 use crate::chat::{ErrorCode, SessionId};
-use crate::random::{NoRandomness, random};
 use crate::ring::Millis;
-use crate::wire::client::{MAX_TEXT_BYTES, decode_delivery};
+use crate::wire::client::MAX_TEXT_BYTES;
 
 /// Requests on their way into the session; beyond it [`SessionHandle::ask`] waits.
 pub const ASKS_MAX: usize = 1024;
@@ -36,12 +34,10 @@ const TURN_MAX: usize = 256;
 /// How long [`Session::close`] waits for the connection's orderly end.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Where the session connects to.
+/// How the session connects, and what for.
 #[derive(Clone)]
 pub struct Options {
-    pub address: Address,
-    /// The broker objects of the ring's cluster.
-    pub names: Names,
+    pub connection: Connection,
     /// Whether the user wants to hear the groups' events; one who only sends does not.
     pub deliver: bool,
 }
@@ -113,26 +109,20 @@ impl Session {
     }
 }
 
-/// 128 bits nobody can guess.
-fn drawn() -> Result<u128, Failure> {
-    let failed = |error: NoRandomness| Failure::new(Exit::Failed, error.to_string());
-    random().map(u128::from_le_bytes).map_err(failed)
-}
-
 async fn run(options: Options, asks: mpsc::Receiver<(u64, Ask)>, updates: mpsc::Sender<Update>) {
     let first = async {
         let session = drawn()?;
-        let link = open(options.clone()).await?;
-        Ok((session, link))
+        let (_, line) = options.connection.clone().open().await;
+        Ok((session, line?))
     };
     let opened = tokio::select! {
         opened = first => opened,
         () = updates.closed() => return,
     };
     match opened {
-        Ok((session, link)) => {
+        Ok((session, line)) => {
             let driver = Driver::new(options, SessionId(session), asks, updates);
-            driver.run(link).await;
+            driver.run(line).await;
         }
         Err(failure) => {
             let _ = updates.send(Update::Failed(failure)).await;
@@ -140,26 +130,20 @@ async fn run(options: Options, asks: mpsc::Receiver<(u64, Ask)>, updates: mpsc::
     }
 }
 
-async fn open(options: Options) -> Result<ClientLink, Failure> {
-    let secret = format!("{:032x}", drawn()?);
-    let opened = client_link::open(options.address.urls(), &options.names, &secret).await;
-    opened.map_err(|error| Failure::new(Exit::from_code(error.exit_code()), error.to_string()))
-}
-
 /// Where the broker was by then, and whether it took the connection.
-type Opened = (Address, Result<ClientLink, Failure>);
+type Opened = (Connection, Result<Line, Failure>);
 type Opening = Pin<Box<dyn Future<Output = Opened> + Send>>;
 
 /// The connection as the driver sees it.
 enum Wire {
-    Up(Box<ClientLink>),
+    Up(Line),
     /// Waiting or connecting.
     Opening(Opening),
 }
 
 /// What a turn of the loop begins with.
 enum Wake {
-    Link(LinkEvent),
+    Link(LinkEvent<Told>),
     Opened(Box<Opened>),
     Asks,
     NoMoreAsks,
@@ -228,8 +212,8 @@ impl Driver {
         Millis::try_from(self.started.elapsed().as_millis()).unwrap_or(Millis::MAX)
     }
 
-    async fn run(mut self, link: ClientLink) {
-        let mut wire = Wire::Up(Box::new(link));
+    async fn run(mut self, line: Line) {
+        let mut wire = Wire::Up(line);
         self.core.connected(self.now());
         loop {
             self.core.flush(self.now());
@@ -245,8 +229,8 @@ impl Driver {
                 Wake::Opened(opened) => wire = self.take_opened(*opened),
             }
         }
-        if let Wire::Up(link) = wire {
-            link.close().await;
+        if let Wire::Up(line) = wire {
+            line.close().await;
         }
     }
 
@@ -290,7 +274,7 @@ impl Driver {
                 tokio::time::sleep_until(until.into()).await;
             }
             match wire {
-                Wire::Up(link) => Wake::Link(link.next().await),
+                Wire::Up(line) => Wake::Link(line.next().await),
                 Wire::Opening(opening) => Wake::Opened(Box::new(opening.as_mut().await)),
             }
         };
@@ -324,13 +308,9 @@ impl Driver {
                     }
                     Ok(())
                 }
-                (Output::Publish { id, requests }, Wire::Up(link)) => match serde_json::to_vec(&requests) {
-                    Ok(body) => link.publish(id, &body).await,
-                    // Requests are plain strings and numbers: this cannot fail, and a lost one would be repeated.
-                    Err(_) => Ok(()),
-                },
-                (Output::Bind(group), Wire::Up(link)) => link.bind_group(&group).await,
-                (Output::Unbind(group), Wire::Up(link)) => link.unbind_group(&group).await,
+                (Output::Publish { id, requests }, Wire::Up(line)) => line.publish(id, &requests).await,
+                (Output::Bind(group), Wire::Up(line)) => line.bind_group(group).await,
+                (Output::Unbind(group), Wire::Up(line)) => line.unbind_group(group).await,
                 // The connection broke on the way here: the session repeats what it wants on the next one.
                 (_, Wire::Opening(_)) => Ok(()),
             };
@@ -343,7 +323,7 @@ impl Driver {
     }
 
     /// Takes what the broker has brought by now, so that one publication can answer all of it.
-    fn take_turn(&mut self, mut wire: Wire, first: LinkEvent) -> Wire {
+    fn take_turn(&mut self, mut wire: Wire, first: LinkEvent<Told>) -> Wire {
         let mut next = Some(first);
         for _ in 0..TURN_MAX {
             let Some(event) = next.take() else { break };
@@ -356,8 +336,8 @@ impl Driver {
             if self.untold.len() + self.core.outputs_waiting() >= UNTOLD_CROWDED {
                 break;
             }
-            if let Wire::Up(link) = &mut wire {
-                next = futures_util::FutureExt::now_or_never(link.next());
+            if let Wire::Up(line) = &mut wire {
+                next = futures_util::FutureExt::now_or_never(line.next());
             }
         }
         if let Some(event) = next {
@@ -370,7 +350,7 @@ impl Driver {
         wire
     }
 
-    fn take_event(&mut self, event: LinkEvent) {
+    fn take_event(&mut self, event: LinkEvent<Told>) {
         let now = self.now();
         match event {
             LinkEvent::Confirmed(id) => self.core.confirmed(id, now),
@@ -381,8 +361,7 @@ impl Driver {
                     self.core.overheard(now);
                     return;
                 }
-                // What is not a delivery of this version is dropped; if it mattered, the gap shows.
-                if let Ok(delivery) = decode_delivery(&body) {
+                if let Some(delivery) = body.read() {
                     self.core.receive(delivery, reply, now);
                 }
             }
@@ -398,8 +377,8 @@ impl Driver {
                 && let Ok(session) = drawn()
             {
                 self.core.renew(SessionId(session));
-                if let Wire::Up(link) = wire {
-                    tokio::spawn(link.close());
+                if let Wire::Up(line) = wire {
+                    tokio::spawn(line.close());
                     wire = self.reopen();
                 }
             }
@@ -446,21 +425,20 @@ impl Driver {
     /// Connects again after a wait, longer each time in a row.
     fn reopen(&mut self) -> Wire {
         let wait = self.backoff.next_delay();
-        let mut options = self.options.clone();
+        let connection = self.options.connection.clone();
         Wire::Opening(Box::pin(async move {
             tokio::time::sleep(wait).await;
-            options.address = options.address.refreshed().await;
-            (options.address.clone(), open(options).await)
+            connection.open_again().await
         }))
     }
 
-    fn take_opened(&mut self, (address, opened): Opened) -> Wire {
-        self.options.address = address;
+    fn take_opened(&mut self, (connection, opened): Opened) -> Wire {
+        self.options.connection = connection;
         match opened {
-            Ok(link) => {
+            Ok(line) => {
                 self.backoff.reset();
                 self.core.connected(self.now());
-                Wire::Up(Box::new(link))
+                Wire::Up(line)
             }
             Err(_) => self.reopen(),
         }

@@ -1,18 +1,20 @@
 //! The tail's delivery: what was applied is published to the clients, in order, and counts as delivered when the broker
 //! has confirmed it.
 //!
-//! A run of consecutive entries travels together: one frame for each group in it, then the replies. After a
+//! A run of consecutive entries travels together: one frame for each group in it, then the replies. Groups of sessions that
+//! share the same queues share frames, for a frame is dear and an event cheap. The broker leads it to whoever is bound to
+//! one of them, so nothing is lost whoever shares it with whom. After a
 //! reconnection, and on becoming tail, delivery starts again after what is known to be delivered; clients drop what
 //! they have seen (rule 6 of [`crate::ring`]).
 
 use std::collections::{BTreeMap, VecDeque};
 
 use super::past::Past;
-use crate::broker::link::{Exchange, Lane, LinkHandle, NotSent, Publication};
+use crate::broker::link::{COPIES_BYTES, Exchange, Lane, LinkHandle, NotSent, Publication, copy_bytes};
 use crate::broker::names::Names;
-use crate::chat::{Applied, GroupEvent, Output};
+use crate::chat::{Applied, GroupEvent, Output, State};
 use crate::ring::{Epoch, Index};
-use crate::wire::client::{Event, encode_delivery, encode_group_events};
+use crate::wire::client::{Address, Event, encode_delivery_to, encode_group_events};
 
 /// Runs that are published and not confirmed. When as many are, committed entries wait, and through the ring's window
 /// the head.
@@ -30,6 +32,9 @@ const RUN_BYTES: usize = 1024 * 1024;
 /// even if JSON takes six bytes for each.
 const FRAME_EVENTS: usize = 512;
 const FRAME_BYTES: usize = 256 * 1024;
+
+/// A group of more members does not look for others to share frames with: it has enough to say by itself.
+const SHARING_MEMBERS: usize = 64;
 
 /// Tokens of deliveries start here; lower ones belong to others.
 pub const TOKENS: u64 = 1 << 62;
@@ -106,7 +111,8 @@ impl Delivery {
         let last = self.next + results.len() as Index - 1;
         self.next = last + 1;
         self.next_run += 1;
-        self.unsent.extend(frames(epoch, &results, TOKENS + self.next_run));
+        let frames = frames(epoch, past.state(), &results, TOKENS + self.next_run);
+        self.unsent.extend(frames);
         self.runs.push_back(Run {
             number: self.next_run,
             last,
@@ -169,8 +175,8 @@ impl Delivery {
     }
 }
 
-/// The frames of a run: for each group its events in order, then for each queue what only its session is told, in order.
-fn frames(epoch: Epoch, results: &[std::sync::Arc<Applied>], token: u64) -> Vec<Publication> {
+/// The frames of a run: of the groups their events in order, then for each address what only its session is told, in order.
+fn frames(epoch: Epoch, state: &State, results: &[std::sync::Arc<Applied>], token: u64) -> Vec<Publication> {
     let mut groups: BTreeMap<&str, Vec<&GroupEvent>> = BTreeMap::new();
     let mut alone: BTreeMap<&str, Vec<Event>> = BTreeMap::new();
     for output in results.iter().flat_map(|result| &result.outputs) {
@@ -187,32 +193,83 @@ fn frames(epoch: Epoch, results: &[std::sync::Arc<Applied>], token: u64) -> Vec<
             }
         }
     }
-    let publication = |exchange, routing_key, body| Publication {
+    let publication = |exchange, routing_key, copies_to, body| Publication {
         lane: Lane::Deliver,
         exchange,
         routing_key,
+        copies_to,
         body,
         mandatory: false,
         expiry_ms: None,
         token,
     };
     let mut frames = Vec::new();
-    for (group, events) in groups {
+    for events in companies(state, groups) {
         for part in parts(&events, |event| event.kind.text().len()) {
+            let mut keys = keys(part);
             let body = encode_group_events(epoch, part.iter().copied());
-            frames.push(publication(Exchange::Deliver, Names::group_key(group), body));
+            let key = keys.next().unwrap_or_default();
+            frames.push(publication(Exchange::Deliver, key, keys.collect(), body));
         }
     }
-    for (queue, events) in alone {
+    for (address, events) in alone {
+        let Address { queue, tag } = Address::of(address);
         for part in parts(&events, private_bytes) {
-            frames.push(publication(
-                Exchange::Default,
-                queue.to_owned(),
-                encode_delivery(epoch, part),
-            ));
+            let body = encode_delivery_to(epoch, tag, part);
+            frames.push(publication(Exchange::Default, queue.to_owned(), Vec::new(), body));
         }
     }
     frames
+}
+
+/// The events of all groups that share frames: a group's stay together, and its routing key fits in beside the others'.
+fn companies<'a>(state: &State, groups: BTreeMap<&'a str, Vec<&'a GroupEvent>>) -> Vec<Vec<&'a GroupEvent>> {
+    if groups.len() < 2 {
+        return groups.into_values().collect();
+    }
+    let mut companies: Vec<Vec<&GroupEvent>> = Vec::new();
+    // Where the last company of those queues is, and how much of its keys there may still be.
+    let mut open: BTreeMap<Vec<&str>, (usize, usize)> = BTreeMap::new();
+    for (group, mut events) in groups {
+        let bytes = copy_bytes(&Names::group_key(group));
+        let queues = queues_of(state, group);
+        let company = queues.as_ref().and_then(|queues| open.get_mut(queues));
+        if let Some((at, room)) = company
+            && *room >= bytes
+            && let Some(company) = companies.get_mut(*at)
+        {
+            *room -= bytes;
+            company.append(&mut events);
+        } else {
+            if let Some(queues) = queues {
+                open.insert(queues, (companies.len(), COPIES_BYTES));
+            }
+            companies.push(events);
+        }
+    }
+    companies
+}
+
+/// The queues of a group's members, each once, if all of them have tags: whoever has none is told of its groups in frames of
+/// their own.
+fn queues_of<'a>(state: &'a State, group: &str) -> Option<Vec<&'a str>> {
+    let group = state
+        .group(group)
+        .filter(|group| group.member_count() <= SHARING_MEMBERS)?;
+    let shared = |address| match Address::of(address) {
+        Address { queue, tag: Some(_) } => Some(queue),
+        Address { tag: None, .. } => None,
+    };
+    let mut queues: Vec<&str> = group.addresses().map(shared).collect::<Option<_>>()?;
+    queues.sort_unstable();
+    queues.dedup();
+    (!queues.is_empty()).then_some(queues)
+}
+
+/// The routing key of each group that has events here, one after the other.
+fn keys(events: &[&GroupEvent]) -> impl Iterator<Item = String> {
+    let runs = events.chunk_by(|a, b| a.group == b.group);
+    runs.filter_map(|run| run.first().map(|event| Names::group_key(&event.group)))
 }
 
 fn private_bytes(event: &Event) -> usize {
@@ -243,8 +300,9 @@ fn parts<E>(events: &[E], bytes_of: impl Fn(&E) -> usize) -> Vec<&[E]> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::chat::EventKind;
+    use crate::chat::{Action, Command, EventKind, Reply, SessionId};
     use crate::ring::Digest;
+    use crate::wire::client::decode_delivery;
 
     fn message(seq: u64, length: usize) -> GroupEvent {
         GroupEvent {
@@ -273,6 +331,111 @@ mod tests {
                 assert!(part.len() * length <= FRAME_BYTES + length);
             }
         }
+    }
+
+    /// Everybody joins the groups that they name, one session each, at this address.
+    fn chat(members: &[(&str, &[&str])]) -> State {
+        let mut state = State::new();
+        for (number, (address, groups)) in members.iter().enumerate() {
+            for (n, group) in (1..).zip(*groups) {
+                let action = Action::Join {
+                    group: (*group).to_owned(),
+                    user: format!("user{number}"),
+                    queue: (*address).to_owned(),
+                };
+                let session = SessionId(number as u128);
+                let join = Command::Request { session, n, action };
+                state.apply(state.applied() + 1, 1, &[join]);
+            }
+        }
+        state
+    }
+
+    /// The routing keys of each frame of a run in which each of these groups was told something, and how many events it has.
+    fn told(state: &State, groups: &[&str]) -> Vec<(Vec<String>, usize)> {
+        let said = |group: &&str| {
+            let mut event = message(1, 10);
+            event.group = (*group).into();
+            Output::Event(event)
+        };
+        let outputs = groups.iter().map(said).collect();
+        let frames = frames(Epoch(1), state, &[Applied { outputs }.into()], 7);
+        let keys_and_count = |frame: Publication| {
+            assert_eq!((frame.exchange, frame.token), (Exchange::Deliver, 7));
+            let delivery = decode_delivery(&frame.body).expect("a delivery");
+            let keys = std::iter::once(frame.routing_key).chain(frame.copies_to);
+            (keys.collect(), delivery.events.len())
+        };
+        frames.into_iter().map(keys_and_count).collect()
+    }
+
+    #[test]
+    fn groups_share_frames_if_their_members_have_the_same_queues() {
+        let state = chat(&[
+            ("q1\na", &["1", "2", "3"]),
+            ("q1\nb", &["4", "2"]),
+            ("q2\nc", &["2", "3"]),
+            ("q2\nd", &["5", "6", "8"]),
+            // It has its queue for itself.
+            ("q2", &["8", "9"]),
+            ("q3", &["8", "9"]),
+        ]);
+        let keys = |groups: &[&str]| -> Vec<String> { groups.iter().map(|group| Names::group_key(group)).collect() };
+        assert_eq!(
+            told(&state, &["1", "2", "3", "4", "5", "6", "7", "8", "9", "1", "3"]),
+            [
+                (keys(&["1", "4"]), 3),
+                (keys(&["2", "3"]), 3),
+                (keys(&["5", "6"]), 2),
+                // Nobody is there to share it with.
+                (keys(&["7"]), 1),
+                (keys(&["8"]), 1),
+                (keys(&["9"]), 1),
+            ]
+        );
+        assert_eq!(told(&state, &["5"]), [(keys(&["5"]), 1)]);
+    }
+
+    #[test]
+    fn keys_beside_each_other_are_bounded_and_no_group_is_lost() {
+        let names: Vec<String> = (0..200).map(|n| format!("g{n:0>63}")).collect();
+        let groups: Vec<&str> = names.iter().map(String::as_str).collect();
+        let state = chat(&[("q1\na", &groups[..100]), ("q1\nb", &groups[100..])]);
+        let frames = told(&state, &groups);
+        assert!(frames.len() < 10, "they travel together: {}", frames.len());
+        let mut found = Vec::new();
+        for (keys, count) in frames {
+            assert_eq!(keys.len(), count);
+            let copies: usize = keys.iter().skip(1).map(|key| copy_bytes(key)).sum();
+            assert!(copies <= COPIES_BYTES);
+            found.extend(keys);
+        }
+        let expected: Vec<String> = groups.iter().map(|group| Names::group_key(group)).collect();
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn a_reply_goes_to_its_queue_under_its_tag() {
+        let refused = |queue: &str| Output::Reply {
+            queue: queue.to_owned(),
+            reply: Reply::Read {
+                group: "1".to_owned(),
+                seq: 1,
+                n: 1,
+            },
+        };
+        let outputs = vec![refused("q1\na"), refused("q1"), refused("q1\na")];
+        let frames = frames(Epoch(1), &State::new(), &[Applied { outputs }.into()], 7);
+        let told = frames.into_iter().map(|frame| {
+            assert_eq!((frame.exchange, frame.copies_to.len()), (Exchange::Default, 0));
+            let delivery = decode_delivery(&frame.body).expect("a delivery");
+            (frame.routing_key, delivery.tag.map(String::from), delivery.events.len())
+        });
+        let queue = || "q1".to_owned();
+        assert_eq!(
+            told.collect::<Vec<_>>(),
+            [(queue(), None, 1), (queue(), Some("a".to_owned()), 2)]
+        );
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crate::chat::{
     Action, Admission, Admit, Command, ENCODED_HEADER_BYTES, ErrorCode, Flood, MAX_COMMANDS, SessionId, State, encode,
 };
 use crate::ring::{Entry, Millis};
-use crate::wire::client::MAX_QUEUE_NAME_BYTES;
+use crate::wire::client::MAX_ADDRESS_BYTES;
 use crate::wire::frame::Read;
 
 /// An entry is closed when its commands may take so many bytes. It keeps frames near the size that the broker carries
@@ -94,10 +94,10 @@ impl Head {
     }
 
     /// A command of a session's home, or of a resume. Repeating one is harmless, so a full queue may refuse it. Returns
-    /// whether it was one: nobody but a client asks for a request, and a queue's name is short.
+    /// whether it was one: nobody but a client asks for a request, and an address is short.
     pub fn command(&mut self, command: Command) -> bool {
         let is_one = match &command {
-            Command::Attach { queue, .. } | Command::Away { queue, .. } => queue.len() <= MAX_QUEUE_NAME_BYTES,
+            Command::Attach { queue, .. } | Command::Away { queue, .. } => queue.len() <= MAX_ADDRESS_BYTES,
             Command::Expire { .. } => true,
             Command::Request { .. } => false,
         };

@@ -1,6 +1,7 @@
 //! A session's home: it beats to the client's queue, and asks the head to order `away` and `left` when the queue is gone.
 //!
-//! The beat is `mandatory`, as between nodes: a queue that died with its connection returns it at once. Nobody is
+//! The beat is `mandatory`, as between nodes: a queue that died with its connection returns it at once, and all whose
+//! queue it was are away, for one may serve several sessions. Nobody is
 //! declared away right after this node's own reconnection, when clients are reconnecting too. The grace that ends in
 //! `left` runs on this node's monotonic clock and starts again with each view and reconnection.
 
@@ -9,24 +10,24 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::answers::conversations;
 use crate::chat::{Command, Presence, SessionId, SessionView, State, home};
 use crate::ring::{Index, Member, Millis, View};
-use crate::wire::client::Event;
+use crate::wire::client::{Address, Event};
 
 /// The sessions are looked after in so many turns within one beat interval, so that beats do not come in bursts.
 pub const TURNS: u64 = 10;
 
-/// A session takes so much of its home's time at least: with very many each has its beat less often, for a beat alone costs
-/// the broker and the client as much as a message does, and all of them come out of what is left for those. Clients learn
-/// how often beats come; but a nick whose client was killed is free that much later, and who waits for it waits 40 s: with more
-/// than 1,500 sessions at one home it may have given up before.
-const SESSION_MS: Millis = 4;
+/// What travels together takes so much of its home's time at least: with very many each session has its beat less often, for
+/// a beat alone costs the broker and the client as much as a message does, and all of them come out of what is left for those. Clients
+/// learn how often beats come; but a nick whose client was killed is free that much later, and who waits for it waits 40 s:
+/// with more than 1,500 queues at one home it may have given up before.
+const PUBLICATION_MS: Millis = 4;
+
+/// Most beats of one queue's sessions that travel together.
+pub const BEATS_TOGETHER: usize = 16;
 
 /// After an own reconnection clients have so long to come back before they are `away`.
 const RECONNECT_GRACE_MS: Millis = 3000;
 
-/// Queues found gone that are remembered, also those that no session has any more. Past it they are found again.
-const GONE: usize = 100_000;
-
-/// Most `away` and `left` that are asked for in one turn; the rest waits for the next round.
+/// Most `away` and `left` that are asked for in one turn; the rest waits for the next one.
 const COMMANDS: usize = 256;
 
 /// What this node knows of the sessions whose home it is.
@@ -38,7 +39,7 @@ pub struct Home {
     turn: u64,
     /// Since when nobody may be called away: the last reconnection.
     connected_at: Millis,
-    /// Queues that beats came back from, until the next turn.
+    /// Queues that beats came back from, until a turn has asked for all that they were.
     gone: BTreeSet<String>,
     /// The aways that are being waited out: which one, and since when.
     away: BTreeMap<SessionId, (Index, Millis)>,
@@ -47,8 +48,8 @@ pub struct Home {
 /// What a turn asks for.
 #[derive(Debug, Default)]
 pub struct Turn {
-    /// Beats: the queue and what to tell it.
-    pub beats: Vec<(String, Event)>,
+    /// Beats: of each queue what to tell its sessions, by their tags.
+    pub beats: BTreeMap<String, Vec<(Option<String>, Event)>>,
     /// For the head.
     pub commands: Vec<Command>,
 }
@@ -98,22 +99,30 @@ impl Home {
             let is_due = session.id().0 as u64 % TURNS == self.turn;
             let is_here = matches!(session.presence(), Presence::Here);
             // Whoever is away or gone is not put off: others wait for its nick.
-            let look = is_due || !is_here || self.gone.contains(session.queue());
+            let look = is_due || !is_here || self.is_gone(&session);
             if look && home(session.id(), &view.members) == Some(me) {
                 self.look_after(now, &session, &mut turn);
                 if is_due && is_here {
-                    turn.beats.push(beat(&session, cluster));
+                    let Address { queue, tag } = Address::of(session.queue());
+                    let told = turn.beats.entry(queue.to_owned()).or_default();
+                    told.push((tag.map(str::to_owned), beat(&session, cluster)));
                 }
             }
         }
-        let many = SESSION_MS.saturating_mul(turn.beats.len() as Millis);
+        let together = turn.beats.values().map(|beats| beats.len().div_ceil(BEATS_TOGETHER));
+        let many = PUBLICATION_MS.saturating_mul(together.sum::<usize>() as Millis);
         self.next_turn_at = now + (self.beat_ms / TURNS).max(many).max(1);
         self.away
             .retain(|id, (at, _)| state.session(*id).is_some_and(|session| session.away_at() == Some(*at)));
-        if self.gone.len() > GONE {
+        // Whoever is not in it by now has another home, or another queue; and what was asked for in vain comes back again.
+        if turn.commands.len() < COMMANDS {
             self.gone.clear();
         }
         turn
+    }
+
+    fn is_gone(&self, session: &SessionView<'_>) -> bool {
+        !self.gone.is_empty() && self.gone.contains(Address::of(session.queue()).queue)
     }
 
     fn look_after(&mut self, now: Millis, session: &SessionView<'_>, turn: &mut Turn) {
@@ -121,7 +130,7 @@ impl Home {
         match session.presence() {
             Presence::Here => {
                 self.away.remove(&session.id());
-                if room && self.gone.remove(session.queue()) {
+                if room && self.is_gone(session) {
                     let queue = session.queue().to_owned();
                     turn.commands.push(Command::Away {
                         session: session.id(),
@@ -130,7 +139,6 @@ impl Home {
                 }
             }
             Presence::Away { at } => {
-                self.gone.remove(session.queue());
                 let (known, since) = *self.away.entry(session.id()).or_insert((at, now));
                 if known != at {
                     self.away.insert(session.id(), (at, now));
@@ -145,18 +153,13 @@ impl Home {
     }
 }
 
-/// The queue, and what to tell it.
-fn beat(session: &SessionView<'_>, cluster: &str) -> (String, Event) {
-    let groups = session
-        .groups()
-        .map(|(group, _, seq)| (group.to_owned(), seq))
-        .collect();
-    let beat = Event::Beat {
+fn beat(session: &SessionView<'_>, cluster: &str) -> Event {
+    let groups = session.groups();
+    Event::Beat {
         cluster: cluster.to_owned(),
-        groups,
+        groups: groups.map(|(group, _, seq)| (group.to_owned(), seq)).collect(),
         private: conversations(session),
-    };
-    (session.queue().to_owned(), beat)
+    }
 }
 
 #[cfg(test)]
@@ -170,15 +173,18 @@ mod tests {
         incarnation: Incarnation(1),
     };
 
-    /// Of so many sessions, when the turns of a node that is home to all of them come, and how many beats each has.
-    fn turns(sessions: u64) -> Vec<(Millis, usize)> {
-        let view = View {
+    fn view() -> View {
+        View {
             epoch: Epoch(1),
             members: vec![ME],
-        };
+        }
+    }
+
+    /// So many sessions, each in a group of its own.
+    fn chat(sessions: u64, address: impl Fn(u64) -> String) -> State {
         let mut state = State::new();
         for n in 0..sessions {
-            let (group, user, queue) = (n.to_string(), "eve".to_owned(), format!("q{n}"));
+            let (group, user, queue) = (n.to_string(), "eve".to_owned(), address(n));
             let join = Command::Request {
                 session: SessionId(u128::from(n)),
                 n: 1,
@@ -186,11 +192,18 @@ mod tests {
             };
             state.apply(n + 1, 0, &[join]);
         }
+        state
+    }
+
+    /// Of so many sessions, when the turns of a node that is home to all of them come, and how many beats each has.
+    fn turns(sessions: u64, address: impl Fn(u64) -> String) -> Vec<(Millis, usize)> {
+        let (view, state) = (view(), chat(sessions, address));
         let mut home = Home::new(1000, 30_000);
         let mut turns = Vec::new();
         for now in (0..).filter(|now| now % 10 == 0) {
             if home.is_due(now) {
-                turns.push((now, home.turn(now, ME, &view, &state, "c").beats.len()));
+                let beats = home.turn(now, ME, &view, &state, "c").beats;
+                turns.push((now, beats.values().map(Vec::len).sum()));
             }
             if turns.len() > TURNS as usize {
                 break;
@@ -201,15 +214,45 @@ mod tests {
 
     #[test]
     fn all_have_a_beat_in_one_interval_and_very_many_in_as_long_as_they_take() {
-        for (sessions, last_turn_at) in [(0, 1000), (10, 1000), (240, 1000), (500, 2000)] {
-            let turns = turns(sessions);
-            let beats: usize = turns.iter().take(TURNS as usize).map(|(_, beats)| beats).sum();
-            assert_eq!(beats as u64, sessions);
-            assert_eq!(
-                turns.last().map(|(at, _)| *at),
-                Some(last_turn_at),
-                "{sessions} sessions"
-            );
+        let own = |n: u64| format!("q{n}");
+        let shared = |n: u64| format!("q{}\n{n}", n % 2);
+        let own_and_shared: [(&dyn Fn(u64) -> String, _); 2] = [
+            (&own, [(0, 1000), (10, 1000), (240, 1000), (500, 2000)]),
+            (&shared, [(0, 1000), (500, 1000), (3000, 1000), (10_000, 2600)]),
+        ];
+        for (address, cases) in own_and_shared {
+            for (sessions, last_turn_at) in cases {
+                let turns = turns(sessions, address);
+                let beats: usize = turns.iter().take(TURNS as usize).map(|(_, beats)| beats).sum();
+                assert_eq!(beats as u64, sessions);
+                let last = turns.last().map(|(at, _)| *at);
+                assert_eq!(last, Some(last_turn_at), "{sessions} sessions");
+            }
         }
+    }
+
+    /// C10: one queue that is gone is that of all its sessions, and of no other one.
+    #[test]
+    fn all_whose_queue_is_gone_are_away() {
+        let (view, many) = (view(), 2 * COMMANDS as u64 + 20);
+        let state = chat(many, |n| format!("q{}\n{n}", n % 2));
+        let mut home = Home::new(1000, 30_000);
+        home.returned("q1".to_owned(), RECONNECT_GRACE_MS);
+        let mut asked = BTreeMap::new();
+        for turn in 0..3 {
+            let now = RECONNECT_GRACE_MS + turn;
+            let mut state = state.clone();
+            for (index, command) in (many + 1..).zip(asked.values()) {
+                state.apply(index, 0, std::slice::from_ref(command));
+            }
+            for command in home.turn(now, ME, &view, &state, "c").commands {
+                let Command::Away { session, queue } = &command else {
+                    panic!("{command:?}")
+                };
+                assert_eq!(*queue, format!("q1\n{}", session.0));
+                assert_eq!(asked.insert(*session, command.clone()), None, "asked for once");
+            }
+        }
+        assert_eq!(asked.len() as u64, many / 2);
     }
 }

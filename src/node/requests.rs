@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 use super::answers;
 use super::effects::NO_TOKEN;
 use super::engine::Engine;
+use super::home::BEATS_TOGETHER;
 use super::start::Fatal;
 use crate::broker::link::{Exchange, Lane, OUTBOX_BYTES, Publication, RequestTag};
 use crate::chat::{Admit, Command, GroupView, SessionId, home};
 use crate::control::{GroupMemberState, GroupState, MAX_LINE_BYTES};
 use crate::ring::Index;
-use crate::wire::client::valid_reply_to;
-use crate::wire::client::{Event, Incoming, RequestLimits, encode_delivery, parse_requests};
+use crate::wire::client::{Address, Event, Incoming, RequestLimits, encode_beats, encode_delivery_to, parse_requests};
 use crate::wire::frame::{Payload, Read, ReadWhat};
 
 /// Reads that wait for this node to apply what they must see. When as many do, further ones are dropped; clients ask again.
@@ -33,7 +33,8 @@ const REPLY_BYTES: usize = 256 * 1024;
 struct Replies {
     /// When it began to be dealt with.
     began: Instant,
-    queue: Option<String>,
+    /// Where to: of the requests that are being dealt with.
+    address: Option<String>,
     waiting: Vec<Event>,
     waiting_bytes: usize,
     bytes: usize,
@@ -84,28 +85,30 @@ impl Engine {
             queue_prefix: &prefix,
             max_text_bytes: self.settings.chat.max_text_bytes,
         };
-        let reply_to = reply_to.filter(|queue| valid_reply_to(&prefix, queue));
-        let requests = parse_requests(body, reply_to.as_deref(), &limits);
+        let parcels = parse_requests(body, reply_to.as_deref(), &limits);
         let mut replies = Replies {
             began: Instant::now(),
-            queue: reply_to,
+            address: None,
             waiting: Vec::new(),
             waiting_bytes: 0,
             bytes: 0,
         };
-        for request in requests {
-            match request {
-                Ok(incoming) => self.incoming(incoming, &mut replies)?,
-                Err(error) => {
-                    self.dropped("refused request");
-                    replies.push(Event::from(error));
+        for parcel in parcels {
+            replies.address = parcel.address;
+            for request in parcel.requests {
+                match request {
+                    Ok(incoming) => self.incoming(incoming, &mut replies)?,
+                    Err(error) => {
+                        self.dropped("refused request");
+                        replies.push(Event::from(error));
+                    }
+                }
+                if replies.waiting_bytes >= REPLY_BYTES {
+                    self.flush(&mut replies);
                 }
             }
-            if replies.waiting_bytes >= REPLY_BYTES {
-                self.flush(&mut replies);
-            }
+            self.flush(&mut replies);
         }
-        self.flush(&mut replies);
         match &mut self.head {
             Some(head) => head.read(tag),
             None => {
@@ -118,13 +121,12 @@ impl Engine {
     fn flush(&mut self, replies: &mut Replies) {
         let events = std::mem::take(&mut replies.waiting);
         replies.waiting_bytes = 0;
-        if let (Some(queue), false) = (&replies.queue, events.is_empty()) {
-            self.reply(queue.clone(), &events);
+        if let (Some(address), false) = (&replies.address, events.is_empty()) {
+            self.tell(address, &events);
         }
     }
 
     fn incoming(&mut self, incoming: Incoming, replies: &mut Replies) -> Result<(), Fatal> {
-        let reply_to = replies.queue.clone();
         let (session, n, what) = match incoming {
             Incoming::Ordered { session, n, action } => {
                 let now = self.now();
@@ -160,7 +162,7 @@ impl Engine {
         let read = Read {
             session,
             n,
-            reply_to,
+            reply_to: replies.address.clone(),
             what,
         };
         if !self.head.as_mut().is_some_and(|head| head.read_later(read)) {
@@ -230,9 +232,9 @@ impl Engine {
                     .session(read.session)
                     .map(|session| session.queue().to_owned())
             };
-            let queue = read.reply_to.clone().or_else(session_queue);
-            if let Some(queue) = queue.filter(|queue| valid_reply_to(&prefix, queue)) {
-                self.reply(queue, &[event]);
+            let address = read.reply_to.clone().or_else(session_queue);
+            if let Some(address) = address.filter(|address| Address::of(address).is_valid(&prefix)) {
+                self.tell(&address, &[event]);
             }
             if self.turn_is_over() {
                 self.leave_for_next_turn();
@@ -256,8 +258,12 @@ impl Engine {
         let (me, cluster) = (self.ring.me(), self.cluster_id());
         let turn = self.home.turn(now, me, self.ring.view(), &self.chat.state, &cluster);
         let epoch = self.ring.view().epoch;
-        for (queue, event) in turn.beats {
-            self.publish_to_client(queue, encode_delivery(epoch, &[event]), true);
+        for (queue, beats) in turn.beats {
+            // Only who uses tags reads several frames at once.
+            let runs = beats.chunk_by(|(a, _), (b, _)| a.is_some() && b.is_some());
+            for beats in runs.flat_map(|run| run.chunks(BEATS_TOGETHER)) {
+                self.publish_to_client(&queue, encode_beats(epoch, beats), true);
+            }
         }
         self.ask_head(turn.commands);
     }
@@ -288,16 +294,19 @@ impl Engine {
         self.ask_head(vec![probe_command(session)]);
     }
 
-    fn reply(&mut self, queue: String, events: &[Event]) {
-        let body = encode_delivery(self.ring.view().epoch, events);
+    /// What is for the session at an address alone.
+    fn tell(&mut self, address: &str, events: &[Event]) {
+        let Address { queue, tag } = Address::of(address);
+        let body = encode_delivery_to(self.ring.view().epoch, tag, events);
         self.publish_to_client(queue, body, false);
     }
 
-    fn publish_to_client(&mut self, queue: String, body: Vec<u8>, mandatory: bool) {
+    fn publish_to_client(&mut self, queue: &str, body: Vec<u8>, mandatory: bool) {
         let publication = Publication {
             lane: Lane::Deliver,
             exchange: Exchange::Default,
-            routing_key: queue,
+            routing_key: queue.to_owned(),
+            copies_to: Vec::new(),
             body,
             mandatory,
             expiry_ms: None,

@@ -200,6 +200,9 @@ pub struct BenchArguments {
     /// How many clients; each says and hears
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=4096))]
     pub clients: usize,
+    /// Connections that the clients share, instead of having one each
+    #[arg(long, value_name = "N", value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=4096))]
+    pub connections: Option<usize>,
     /// How many groups they are in, each client in one
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=4096))]
     pub groups: usize,

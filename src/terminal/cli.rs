@@ -12,7 +12,7 @@ use super::view::Form;
 use super::{chat, clock, is_read_on, listen, look, pipe, send};
 use crate::broker::names::Names;
 use crate::client::address::Address;
-use crate::client::{Exit, Failure, Options, names};
+use crate::client::{Connection, Exit, Failure, Options, names};
 use crate::config::default_state_dir;
 use crate::control::CHAT_FOLDER;
 use crate::shell::{self, Shell};
@@ -297,8 +297,10 @@ impl Shared {
             self.cluster.cluster(),
         )?;
         Ok(Options {
-            address,
-            names: self.cluster.clone(),
+            connection: Connection::Own {
+                address,
+                names: self.cluster.clone(),
+            },
             deliver,
         })
     }

@@ -12,6 +12,7 @@
 //! This module has the protocol's shapes; the ring reads requests with [`parse_requests`] and writes deliveries with
 //! [`encode_delivery`] and [`encode_group_events`].
 
+mod address;
 mod parse;
 mod read;
 mod time;
@@ -24,13 +25,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::chat::{ErrorCode, SessionId};
 
+pub use address::{Address, MAX_ADDRESS_BYTES, MAX_TAG_BYTES, valid_reply_to};
 pub use parse::{
-    Incoming, MAX_BODY_BYTES, MAX_HISTORY_LIMIT, MAX_QUEUE_NAME_BYTES, MAX_REQUESTS, MAX_TEXT_BYTES, RequestError,
-    RequestLimits, parse_requests, valid_reply_to,
+    Incoming, MAX_BODY_BYTES, MAX_HISTORY_LIMIT, MAX_QUEUE_NAME_BYTES, MAX_REQUESTS, MAX_TEXT_BYTES, Parcel,
+    RequestError, RequestLimits, parse_requests,
 };
-pub use read::{DeliveryError, decode_delivery};
+pub use read::{DeliveryError, decode_deliveries, decode_delivery};
 pub use time::rfc3339;
-pub use write::{encode_delivery, encode_group_events};
+pub use write::{encode_beats, encode_delivery, encode_delivery_to, encode_group_events};
 
 /// Version of [`Delivery`], its field `v`.
 pub const DELIVERY_VERSION: u32 = 1;
@@ -166,11 +168,13 @@ impl Request {
     }
 }
 
-/// One delivery frame: `{"v":1,"epoch":7,"events":[...]}`.
+/// One delivery frame: `{"v":1,"epoch":7,"events":[...]}`, and `"tag"` if it is for one of the sessions of a queue alone.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Delivery {
     pub v: u32,
     pub epoch: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tag: Option<CompactString>,
     pub events: Vec<Event>,
 }
 

@@ -53,7 +53,8 @@ pub struct Read {
     pub session: SessionId,
     /// The client's number, which comes back as `ref`.
     pub n: u64,
-    /// The `reply_to` of the request, if it is one of this cluster's client queues.
+    /// Where the request is to be answered ([`crate::wire::client::Address`]), if it is at one of this cluster's client
+    /// queues.
     pub reply_to: Option<String>,
     pub what: ReadWhat,
 }

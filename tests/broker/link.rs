@@ -145,6 +145,7 @@ async fn lead(url: &str) {
         lane: Lane::Deliver,
         exchange: Exchange::Default,
         routing_key: String::new(),
+        copies_to: Vec::new(),
         body: b"{}".to_vec(),
         mandatory: true,
         expiry_ms: None,

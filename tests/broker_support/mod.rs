@@ -150,6 +150,7 @@ pub fn publication(to: Member, body: Vec<u8>, token: u64) -> Publication {
         lane: Lane::Ring,
         exchange: Exchange::Default,
         routing_key: names().mailbox(to),
+        copies_to: Vec::new(),
         body,
         mandatory: true,
         expiry_ms: None,

@@ -7,6 +7,7 @@ mod prompt;
 mod proxy;
 mod ring;
 mod sessions;
+mod shared;
 #[path = "../support/terminal.rs"]
 mod terminal;
 
@@ -34,6 +35,19 @@ async fn clients() {
     scenario("a cut connection misses nothing", sessions::cut(&url)).await;
     scenario("an expired session tells its user", sessions::expired(&url, &ring)).await;
     scenario("a user who hears nothing hears it later", sessions::slow_user(&url)).await;
+    scenario("many sessions on one connection", shared::everybody_hears(&url)).await;
+    scenario("a shared connection is cut", shared::cut(&url)).await;
+    scenario(
+        "the head dies under a shared connection",
+        shared::head_dies(&url, &ring),
+    )
+    .await;
+    scenario("one of those who share it does not listen", shared::slow_user(&url)).await;
+    scenario(
+        "a shared connection begins and ends with its sessions",
+        shared::comes_and_goes(&url),
+    )
+    .await;
     scenario("who and history", sessions::questions(&url)).await;
     scenario("send prints its numbers", programs::send(&url)).await;
     scenario("listen prints events", programs::listen(&url)).await;

@@ -8,7 +8,8 @@ use chaley::chat::{Admission, Admit, Command, ErrorCode, GroupEvent, Outcome, Ou
 use chaley::node::answers::conversations;
 use chaley::ring::{Epoch, Incarnation, Member, NodeId};
 use chaley::wire::client::{
-    Event, GroupMember, Incoming, RequestLimits, ResumedGroup, encode_delivery, encode_group_events, parse_requests,
+    Address, Event, GroupMember, Incoming, Parcel, RequestLimits, ResumedGroup, encode_delivery, encode_delivery_to,
+    encode_group_events, parse_requests,
 };
 use chaley::wire::frame::ReadWhat;
 use futures_util::StreamExt as _;
@@ -265,11 +266,13 @@ impl Ring {
             queue_prefix: &prefix,
             max_text_bytes: MAX_TEXT_BYTES,
         };
-        let queue = reply_to.clone().unwrap_or_default();
-        for parsed in parse_requests(&request.data, reply_to.as_deref(), &limits) {
-            match parsed {
-                Ok(incoming) => self.serve_one(incoming, &queue).await,
-                Err(error) => self.reply(&queue, error.into()).await,
+        for Parcel { address, requests } in parse_requests(&request.data, reply_to.as_deref(), &limits) {
+            let address = address.unwrap_or_default();
+            for parsed in requests {
+                match parsed {
+                    Ok(incoming) => self.serve_one(incoming, &address).await,
+                    Err(error) => self.reply(&address, error.into()).await,
+                }
             }
         }
     }
@@ -402,8 +405,9 @@ impl Ring {
         self.publish(&exchange, key, body).await;
     }
 
-    async fn reply(&mut self, queue: &str, event: Event) {
-        let body = encode_delivery(Epoch(self.epoch), &[event]);
+    async fn reply(&mut self, address: &str, event: Event) {
+        let Address { queue, tag } = Address::of(address);
+        let body = encode_delivery_to(Epoch(self.epoch), tag, &[event]);
         self.publish("", queue, &body).await;
     }
 

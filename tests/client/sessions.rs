@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use chaley::broker::connection::BrokerUrl;
-use chaley::client::{Ask, Exit, Options, Session, SessionEvent, Update};
+use chaley::client::{Ask, Connection, Exit, Options, Session, SessionEvent, Update};
 use chaley::wire::client::Event;
 
 use super::PATIENCE;
@@ -13,8 +13,10 @@ use super::ring::FakeRing;
 
 pub fn options(url: &str) -> Options {
     Options {
-        address: vec![BrokerUrl::parse(url).expect("a good URL")].into(),
-        names: names(),
+        connection: Connection::Own {
+            address: vec![BrokerUrl::parse(url).expect("a good URL")].into(),
+            names: names(),
+        },
         deliver: true,
     }
 }
@@ -35,7 +37,11 @@ async fn next_update(session: &mut Session) -> Update {
 }
 
 pub async fn join(url: &str, group: &str, user: &str) -> Session {
-    let mut session = Session::spawn(options(url));
+    join_by(options(url), group, user).await
+}
+
+pub async fn join_by(options: Options, group: &str, user: &str) -> Session {
+    let mut session = Session::spawn(options);
     let (group, user) = (group.to_owned(), user.to_owned());
     session.handle.ask(Ask::Join { group, user }).await.expect("taken");
     loop {
@@ -59,7 +65,7 @@ pub async fn say(session: &Session, group: &str, text: String) {
 pub struct Heard {
     pub acknowledged: Vec<u64>,
     pub texts: Vec<(u64, String)>,
-    rest: Vec<SessionEvent>,
+    pub rest: Vec<SessionEvent>,
 }
 
 /// Hears until `lines` are acknowledged and delivered.
@@ -71,7 +77,7 @@ pub async fn hear(session: &mut Session, lines: usize) -> Heard {
 
 impl Heard {
     /// Hears on until `lines` are acknowledged and delivered in all.
-    async fn more(&mut self, session: &mut Session, lines: usize) {
+    pub async fn more(&mut self, session: &mut Session, lines: usize) {
         while self.acknowledged.len() < lines || self.texts.len() < lines {
             match next(session).await {
                 SessionEvent::Acknowledged { seq, .. } => self.acknowledged.push(seq),

@@ -110,6 +110,45 @@ fn a_kill_is_measured_and_the_order_is_judged() {
     nothing_is_left(directory.path());
 }
 
+/// Head and tail die under sessions that share connections, whose groups share frames.
+#[test]
+fn sessions_that_share_connections_hear_one_order_through_kills() {
+    let _turn = alone();
+    let directory = keeper::directory();
+    let arguments = [
+        "--clients",
+        "40",
+        "--groups",
+        "10",
+        "--connections",
+        "3",
+        "--nodes",
+        "3",
+    ];
+    let mut command = bench(directory.path(), &arguments);
+    command.args([
+        "--duration",
+        "4s",
+        "--kill",
+        "head@500ms",
+        "--kill",
+        "tail@2s",
+        "--json",
+    ]);
+    let report: Value = run(command, BENCH_DEADLINE).success().json();
+    let verdict = &report["verdict"];
+    assert_eq!(
+        (&verdict["good"], &verdict["listeners"]),
+        (&true.into(), &40.into()),
+        "{report}"
+    );
+    let said = verdict["messages_acknowledged"].as_u64().expect("a number");
+    assert!(said > 0 && verdict["messages_heard"] == said * 4, "{report}");
+    assert_eq!(report["settings"]["connections"], 3, "{report}");
+    assert_eq!(report["strikes"].as_array().map(Vec::len), Some(2), "{report}");
+    nothing_is_left(directory.path());
+}
+
 /// A ring that runs goes on, and its broker has no more objects than before.
 #[test]
 fn a_running_ring_is_measured_and_left_as_it_was() {

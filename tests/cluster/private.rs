@@ -240,8 +240,10 @@ async fn next(session: &mut Session) -> SessionEvent {
 
 fn session(ring: &Cluster) -> Session {
     Session::spawn(client::Options {
-        address: vec![BrokerUrl::parse(&Broker::shared().clients_url()).expect("a good URL")].into(),
-        names: Names::new(ring.name()).expect("a good name"),
+        connection: client::Connection::Own {
+            address: vec![BrokerUrl::parse(&Broker::shared().clients_url()).expect("a good URL")].into(),
+            names: Names::new(ring.name()).expect("a good name"),
+        },
         deliver: true,
     })
 }

@@ -16,7 +16,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use lapin::options::{BasicPublishOptions, ChannelFlowOptions};
-use lapin::types::ShortString;
+use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{BasicProperties, Channel, Confirmation};
 use tokio::sync::mpsc;
 use tokio::time::Sleep;
@@ -315,6 +315,9 @@ fn sending(channel: Channel, outgoing: Outgoing, number: u64) -> Sending {
         if outgoing.persistent {
             properties = properties.with_delivery_mode(PERSISTENT);
         }
+        if !outgoing.copies_to.is_empty() {
+            properties = properties.with_headers(copies(outgoing.copies_to));
+        }
         if let Some(expiry_ms) = outgoing.expiry_ms {
             properties = properties.with_expiration(short(expiry_ms.to_string()));
         }
@@ -326,6 +329,14 @@ fn sending(channel: Channel, outgoing: Outgoing, number: u64) -> Sending {
         let publish = channel.basic_publish(exchange, routing_key, options, &outgoing.body, properties);
         publish.await?.await
     })
+}
+
+/// Sender-selected distribution: further routing keys, in a header that RabbitMQ takes out of what it delivers.
+fn copies(keys: Vec<String>) -> FieldTable {
+    let keys: Vec<AMQPValue> = keys.into_iter().map(|key| AMQPValue::LongString(key.into())).collect();
+    let mut headers = FieldTable::default();
+    headers.insert(short("BCC".to_owned()), AMQPValue::FieldArray(keys.into()));
+    headers
 }
 
 fn parse_message_id(text: &str) -> Option<(u64, u64)> {

@@ -55,6 +55,15 @@ pub const OUTBOX_BYTES: usize = 64 * 1024 * 1024;
 /// everything else on it along; the private one takes 8 MiB, later RabbitMQs take 16 MiB by default.
 pub const PUBLICATION_BYTES: usize = 7 * 1024 * 1024;
 
+/// Most bytes that a publication's further routing keys take. AMQP has them in the header of the content, which is one
+/// frame, and the smallest frame that a broker may insist on has 4096 bytes.
+pub const COPIES_BYTES: usize = 3 * 1024;
+
+/// What a further routing key takes of [`COPIES_BYTES`]: its type and length go with it.
+pub fn copy_bytes(key: &str) -> usize {
+    5 + key.len()
+}
+
 /// Bodies that the broker sends ahead from the mailbox. When as many are not yet taken by the node, the rest waits there.
 pub const MAILBOX_PREFETCH: u16 = 512;
 
@@ -115,6 +124,9 @@ pub struct Publication {
     pub exchange: Exchange,
     /// At most 255 bytes.
     pub routing_key: String,
+    /// Further routing keys: a queue that any of them leads to gets the message, once. They are RabbitMQ's `BCC` header,
+    /// which its readers do not see. All of them together stay below [`COPIES_BYTES`].
+    pub copies_to: Vec<String>,
     pub body: Vec<u8>,
     /// Whether to have it back ([`LinkEvent::Returned`]) when no queue takes it. Without it, it is confirmed all the same.
     pub mandatory: bool,
@@ -136,8 +148,8 @@ pub enum NotSent {
     /// The body is larger than [`PUBLICATION_BYTES`].
     #[error("the message is larger than any broker need take")]
     TooLarge,
-    /// A routing key of more than 255 bytes cannot be said in AMQP.
-    #[error("the routing key is longer than 255 bytes")]
+    /// A routing key of more than 255 bytes cannot be said in AMQP, nor more than [`COPIES_BYTES`] of further ones.
+    #[error("the routing keys are too long")]
     BadRoutingKey,
 }
 
@@ -246,6 +258,7 @@ enum Command {
 struct Outgoing {
     exchange: String,
     routing_key: String,
+    copies_to: Vec<String>,
     body: Vec<u8>,
     mandatory: bool,
     persistent: bool,
@@ -345,6 +358,7 @@ impl LinkHandle {
             lane,
             exchange,
             routing_key,
+            copies_to,
             body,
             mandatory,
             expiry_ms,
@@ -363,6 +377,7 @@ impl LinkHandle {
             Outgoing {
                 exchange,
                 routing_key,
+                copies_to,
                 body,
                 mandatory,
                 persistent: false,
@@ -390,6 +405,7 @@ impl LinkHandle {
             Outgoing {
                 exchange: String::new(),
                 routing_key: self.names.views(),
+                copies_to: Vec::new(),
                 body,
                 mandatory: true,
                 persistent: true,
@@ -403,7 +419,8 @@ impl LinkHandle {
         if !self.up.load(Ordering::Acquire) {
             return Err(NotSent::Down);
         }
-        if outgoing.routing_key.len() > super::names::MAX_QUEUE_BYTES {
+        let copies_bytes: usize = outgoing.copies_to.iter().map(|key| copy_bytes(key)).sum();
+        if outgoing.routing_key.len() > super::names::MAX_QUEUE_BYTES || copies_bytes > COPIES_BYTES {
             return Err(NotSent::BadRoutingKey);
         }
         lane.send(outgoing)

@@ -8,7 +8,8 @@ use serde::Deserializer as _;
 use serde::de::{SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::{Event, Request};
+use super::address::valid_tag;
+use super::{Address, Event, MAX_TAG_BYTES, Request, valid_reply_to};
 use crate::chat::{Action, ErrorCode, MAX_GROUP_BYTES, MAX_KEY_CHARS, MAX_NICK_CHARS, SessionId, normalise_group};
 use crate::ring::Entry;
 use crate::wire::frame::ReadWhat;
@@ -16,7 +17,8 @@ use crate::wire::frame::ReadWhat;
 /// Longest body of one publish. A longer one is refused as a whole with `malformed`.
 pub const MAX_BODY_BYTES: usize = 1024 * 1024;
 
-/// Most requests in one body. Those after them are not read, which one `malformed` error at the end says.
+/// Most requests in one body, under all tags together. Those after them are not read, which one `malformed` error at the
+/// end says.
 pub const MAX_REQUESTS: usize = 4096;
 
 /// Longest queue name that AMQP 0-9-1 can carry (a short string). A longer `reply_to` is refused with `bad-reply-to`.
@@ -57,7 +59,7 @@ pub enum Incoming {
     Resume {
         session: SessionId,
         n: u64,
-        /// The client's queue from now on.
+        /// The session's address from now on.
         queue: String,
         groups: BTreeMap<String, u64>,
         cluster: Option<String>,
@@ -104,54 +106,78 @@ impl From<RequestError> for Event {
     }
 }
 
-/// Whether the ring may send to this queue for a client: it is one of this cluster's clients' queues. Anything else
-/// could be a node's mailbox.
-pub fn valid_reply_to(queue_prefix: &str, reply_to: &str) -> bool {
-    reply_to.len() <= MAX_QUEUE_NAME_BYTES && reply_to.len() > queue_prefix.len() && reply_to.starts_with(queue_prefix)
+/// Requests of one publish that are answered at one address, in their order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Parcel {
+    /// Nobody can be answered without a valid `reply_to`.
+    pub address: Option<String>,
+    /// `Ok` what to do, `Err` what to tell the client (see [`RequestError`]; it becomes an [`Event`]).
+    pub requests: Vec<Result<Incoming, RequestError>>,
 }
 
-/// The requests of one publish, in their order: `Ok` what to do, `Err` what to tell the client (see
-/// [`RequestError`]; it becomes an [`Event`]).
+/// The requests of one publish, in their order.
 ///
-/// The body is one object or an array of them. What is wrong with one of them, or with the JSON after them, does not
+/// The body is one object or an array of them: a request, or `{"tag":"17","requests":[...]}`, requests that are answered
+/// under that tag, for a queue may serve several sessions. What is wrong with one of them, or with the JSON after them, does not
 /// touch those before. A text longer than allowed, which only counts against this host's configuration, becomes an
 /// ordered refusal, so that it has its place among the session's numbers on every node alike.
-pub fn parse_requests(
-    body: &[u8],
-    reply_to: Option<&str>,
-    limits: &RequestLimits<'_>,
-) -> Vec<Result<Incoming, RequestError>> {
-    if body.len() > MAX_BODY_BYTES {
-        let reason = format!("a body is at most {MAX_BODY_BYTES} bytes, this one has {}", body.len());
-        return vec![Err(RequestError::because(ErrorCode::Malformed, &reason, None))];
-    }
+pub fn parse_requests(body: &[u8], reply_to: Option<&str>, limits: &RequestLimits<'_>) -> Vec<Parcel> {
     let mut reading = Reading {
         limits,
         reply_to: reply_to.filter(|queue| valid_reply_to(limits.queue_prefix, queue)),
-        results: Vec::new(),
+        count: 0,
+        parcels: Vec::new(),
     };
+    if body.len() > MAX_BODY_BYTES {
+        let reason = format!("a body is at most {MAX_BODY_BYTES} bytes, this one has {}", body.len());
+        reading.malformed(&reason);
+        return reading.parcels;
+    }
     let mut json = serde_json::Deserializer::from_slice(body);
     let is_array = body.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[');
     let read = match is_array {
-        true => json.deserialize_seq(&mut reading),
-        false => serde::Deserialize::deserialize(&mut json).map(|request: &RawValue| reading.one(request.get())),
+        true => json.deserialize_seq(Array {
+            reading: &mut reading,
+            is_body: true,
+        }),
+        false => serde::Deserialize::deserialize(&mut json).map(|element: &RawValue| reading.element(element.get())),
     };
     if let Err(reason) = read.and_then(|()| json.end()) {
-        let error = RequestError::because(ErrorCode::Malformed, &reason.to_string(), None);
-        reading.results.push(Err(error));
+        reading.malformed(&reason.to_string());
     }
-    reading.results
+    reading.parcels
 }
+
+/// Requests under a tag. Without both fields it is a request, or none.
+#[derive(serde::Deserialize)]
+struct Tagged<'a> {
+    #[serde(borrow)]
+    tag: Cow<'a, str>,
+    #[serde(borrow)]
+    requests: &'a RawValue,
+}
+
+/// As JSON writes the name of a field that only [`Tagged`] has: what lacks it is not looked at twice.
+const REQUESTS_FIELD: &str = "\"requests\"";
 
 /// A body being read.
 struct Reading<'a> {
     limits: &'a RequestLimits<'a>,
     /// The client's queue, if it is a valid one.
     reply_to: Option<&'a str>,
-    results: Vec<Result<Incoming, RequestError>>,
+    /// Requests read so far.
+    count: usize,
+    /// The last one is being filled.
+    parcels: Vec<Parcel>,
 }
 
-impl<'de> Visitor<'de> for &mut Reading<'_> {
+/// An array of requests, answered at one address, or (without one) of a body's elements.
+struct Array<'r, 'a> {
+    reading: &'r mut Reading<'a>,
+    is_body: bool,
+}
+
+impl<'de> Visitor<'de> for Array<'_, '_> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -159,19 +185,81 @@ impl<'de> Visitor<'de> for &mut Reading<'_> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<(), A::Error> {
-        while let Some(request) = array.next_element::<&RawValue>()? {
-            if self.results.len() == MAX_REQUESTS {
+        while let Some(element) = array.next_element::<&RawValue>()? {
+            if self.reading.count >= MAX_REQUESTS {
                 let reason = format!("an array holds at most {MAX_REQUESTS} requests, the rest was not read");
                 return Err(serde::de::Error::custom(reason));
             }
-            self.one(request.get());
+            match self.is_body {
+                true => self.reading.element(element.get()),
+                false => self.reading.request(element.get()),
+            }
         }
         Ok(())
     }
 }
 
 impl Reading<'_> {
-    fn one(&mut self, request: &str) {
+    /// A request without a tag, or requests under one.
+    fn element(&mut self, element: &str) {
+        let tagged = element
+            .contains(REQUESTS_FIELD)
+            .then(|| serde_json::from_str::<Tagged<'_>>(element).ok());
+        match tagged.flatten() {
+            Some(tagged) => self.tagged(&tagged),
+            None => {
+                self.answer_at(None);
+                self.request(element);
+            }
+        }
+    }
+
+    fn tagged(&mut self, Tagged { tag, requests }: &Tagged<'_>) {
+        if !valid_tag(tag) {
+            return self.malformed(&format!("a tag is 1 to {MAX_TAG_BYTES} of A-Za-z0-9_-"));
+        }
+        self.answer_at(Some(tag));
+        let array = Array {
+            reading: self,
+            is_body: false,
+        };
+        let read = serde_json::Deserializer::from_str(requests.get()).deserialize_seq(array);
+        if let Err(reason) = read {
+            let error = RequestError::because(ErrorCode::Malformed, &reason.to_string(), None);
+            self.push(Err(error));
+        }
+    }
+
+    /// What comes next is answered under this tag.
+    fn answer_at(&mut self, tag: Option<&str>) {
+        let address = self.reply_to.map(|queue| Address { queue, tag });
+        let last = self
+            .parcels
+            .last()
+            .map(|parcel| parcel.address.as_deref().map(Address::of));
+        if last != Some(address) {
+            self.parcels.push(Parcel {
+                address: address.map(|address| address.to_string()),
+                requests: Vec::new(),
+            });
+        }
+    }
+
+    fn push(&mut self, result: Result<Incoming, RequestError>) {
+        self.count += 1;
+        if let Some(parcel) = self.parcels.last_mut() {
+            parcel.requests.push(result);
+        }
+    }
+
+    /// The body, or an element of it, is nothing that could be read.
+    fn malformed(&mut self, reason: &str) {
+        self.answer_at(None);
+        let error = RequestError::because(ErrorCode::Malformed, reason, None);
+        self.push(Err(error));
+    }
+
+    fn request(&mut self, request: &str) {
         // An array in an array would pass as a request with its fields in order, which the protocol does not have.
         let parsed = match request.starts_with('{') {
             true => serde_json::from_str::<Request>(request),
@@ -181,7 +269,7 @@ impl Reading<'_> {
             Ok(request) => self.convert(request),
             Err(reason) => Err(explain_malformed(request, &reason)),
         };
-        self.results.push(result);
+        self.push(result);
     }
 
     fn convert(&self, request: Request) -> Result<Incoming, RequestError> {
@@ -306,10 +394,9 @@ impl Reading<'_> {
     }
 
     fn queue(&self, n: u64) -> Result<String, RequestError> {
-        let queue = self
-            .reply_to
-            .ok_or_else(|| RequestError::new(ErrorCode::BadReplyTo, Some(n)))?;
-        Ok(queue.to_owned())
+        let address = self.parcels.last().and_then(|parcel| parcel.address.as_ref());
+        let address = address.ok_or_else(|| RequestError::new(ErrorCode::BadReplyTo, Some(n)))?;
+        Ok(address.clone())
     }
 }
 

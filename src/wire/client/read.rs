@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use compact_str::CompactString;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
@@ -21,22 +22,42 @@ pub enum DeliveryError {
 /// Reads a delivery frame. It says the same as [`Delivery`]'s own `Deserialize`; but an enum that is told apart by a field
 /// is first taken to pieces and then put together, and messages, which come by the thousand, are spared that.
 pub fn decode_delivery(body: &[u8]) -> Result<Delivery, DeliveryError> {
-    #[derive(serde::Deserialize)]
-    struct Frame {
-        v: u32,
-        epoch: u64,
-        events: Events,
-    }
+    serde_json::from_slice::<Frame>(body)?.delivery()
+}
 
-    let Frame { v, epoch, events } = serde_json::from_slice(body)?;
-    if v != DELIVERY_VERSION {
-        return Err(DeliveryError::Version(v));
+/// Reads what a queue gets that serves several sessions: a delivery frame, or an array of them.
+pub fn decode_deliveries(body: &[u8]) -> Result<Vec<Delivery>, DeliveryError> {
+    match body.iter().find(|byte| !byte.is_ascii_whitespace()) {
+        Some(b'[') => serde_json::from_slice::<Vec<Frame>>(body)?
+            .into_iter()
+            .map(Frame::delivery)
+            .collect(),
+        _ => decode_delivery(body).map(|delivery| vec![delivery]),
     }
-    Ok(Delivery {
-        v,
-        epoch,
-        events: events.0,
-    })
+}
+
+#[derive(serde::Deserialize)]
+struct Frame {
+    v: u32,
+    epoch: u64,
+    #[serde(default)]
+    tag: Option<CompactString>,
+    events: Events,
+}
+
+impl Frame {
+    fn delivery(self) -> Result<Delivery, DeliveryError> {
+        let Frame { v, epoch, tag, events } = self;
+        match v {
+            DELIVERY_VERSION => Ok(Delivery {
+                v,
+                epoch,
+                tag,
+                events: events.0,
+            }),
+            other => Err(DeliveryError::Version(other)),
+        }
+    }
 }
 
 struct Events(Vec<Event>);
@@ -128,6 +149,32 @@ mod tests {
         let expected: Delivery = serde_json::from_str(&body).expect("a delivery");
         assert_eq!(expected.events.len(), EVENTS.len());
         assert_eq!(decode_delivery(body.as_bytes()).expect("a delivery"), expected);
+    }
+
+    #[test]
+    fn a_queue_of_several_sessions_gets_frames_with_tags_one_or_many() {
+        let read = |body: &str| decode_deliveries(body.as_bytes()).expect("deliveries");
+        let told = |deliveries: Vec<Delivery>| -> Vec<(Option<String>, usize)> {
+            let tag_and_count = |delivery: Delivery| (delivery.tag.map(String::from), delivery.events.len());
+            deliveries.into_iter().map(tag_and_count).collect()
+        };
+        let plain = r#"{"v":1,"epoch":7,"events":[]}"#;
+        let tagged = r#"{"v":1,"epoch":7,"tag":"17","events":[{"type":"of a later version"}]}"#;
+        let tag = || Some("17".to_owned());
+        assert_eq!(told(read(plain)), [(None, 0)]);
+        assert_eq!(told(read(tagged)), [(tag(), 1)]);
+        assert_eq!(told(read(&format!(" [{tagged}, {plain}]"))), [(tag(), 1), (None, 0)]);
+        assert_eq!(told(read("[]")), []);
+        for bad in [
+            "",
+            "[",
+            "[7]",
+            "[[]]",
+            r#"[{"v":2,"epoch":7,"events":[]}]"#,
+            r#"{"v":1,"epoch":7,"tag":7,"events":[]}"#,
+        ] {
+            assert!(decode_deliveries(bad.as_bytes()).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -100,9 +100,32 @@ impl From<&Reply> for Event {
 
 /// A delivery frame with these events, for replies, beats and views.
 pub fn encode_delivery(epoch: Epoch, events: &[Event]) -> Vec<u8> {
+    encode_delivery_to(epoch, None, events)
+}
+
+/// What each of these sessions of a queue is told alone: a frame, or an array of them.
+pub fn encode_beats(epoch: Epoch, beats: &[(Option<String>, Event)]) -> Vec<u8> {
+    let frames: Vec<Frame<'_, Event>> = beats
+        .iter()
+        .map(|(tag, beat)| Frame {
+            v: DELIVERY_VERSION,
+            epoch: epoch.0,
+            tag: tag.as_deref(),
+            events: std::slice::from_ref(beat),
+        })
+        .collect();
+    match frames.as_slice() {
+        [frame] => to_json(frame),
+        frames => to_json(&frames),
+    }
+}
+
+/// As [`encode_delivery`], for the session of this tag alone.
+pub fn encode_delivery_to(epoch: Epoch, tag: Option<&str>, events: &[Event]) -> Vec<u8> {
     to_json(&Frame {
         v: DELIVERY_VERSION,
         epoch: epoch.0,
+        tag,
         events,
     })
 }
@@ -125,6 +148,7 @@ pub fn encode_group_events<'a>(epoch: Epoch, events: impl IntoIterator<Item = &'
     to_json(&Frame {
         v: DELIVERY_VERSION,
         epoch: epoch.0,
+        tag: None,
         events: &events,
     })
 }
@@ -133,6 +157,8 @@ pub fn encode_group_events<'a>(epoch: Epoch, events: impl IntoIterator<Item = &'
 struct Frame<'a, E> {
     v: u32,
     epoch: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tag: Option<&'a str>,
     events: &'a [E],
 }
 
@@ -247,12 +273,31 @@ mod tests {
         let expected = Delivery {
             v: 1,
             epoch: 7,
+            tag: None,
             events: converted.clone(),
         };
         let fast = encode_group_events(Epoch(7), &events);
         assert_eq!(serde_json::from_slice::<Delivery>(&fast).unwrap(), expected);
         let general = encode_delivery(Epoch(7), &converted);
         assert_eq!(serde_json::from_slice::<Delivery>(&general).unwrap(), expected);
+    }
+
+    #[test]
+    fn beats_travel_alone_or_together() {
+        let beat = |cluster: &str| Event::Beat {
+            cluster: cluster.to_owned(),
+            groups: [("1".to_owned(), 7)].into(),
+            private: Vec::new(),
+        };
+        let alone = encode_beats(Epoch(7), &[(None, beat("a"))]);
+        assert_eq!(alone, encode_delivery(Epoch(7), &[beat("a")]));
+        let beats = [(Some("1".to_owned()), beat("a")), (Some("2".to_owned()), beat("b"))];
+        let together: Vec<Delivery> = serde_json::from_slice(&encode_beats(Epoch(7), &beats)).unwrap();
+        let told = together
+            .into_iter()
+            .map(|delivery| (delivery.tag.map(String::from), delivery.events));
+        let expected = beats.map(|(tag, beat)| (tag, vec![beat]));
+        assert_eq!(told.collect::<Vec<_>>(), expected);
     }
 
     #[test]

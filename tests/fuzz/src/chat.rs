@@ -62,7 +62,8 @@ impl World {
             0 | 1 => {
                 let queue = script.one_of(&QUEUES);
                 let requests = parse_requests(script.bytes(), Some(queue), &LIMITS);
-                requests.into_iter().flatten().for_each(|request| self.request(request));
+                let requests = requests.into_iter().flat_map(|parcel| parcel.requests);
+                requests.flatten().for_each(|request| self.request(request));
             }
             2..=6 => self.ordered(session(script), script),
             7 => {

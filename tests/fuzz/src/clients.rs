@@ -9,8 +9,8 @@ use chaley::terminal::canvas::Canvas;
 use chaley::terminal::render::{self, Around};
 use chaley::terminal::text::{Colours, Paint};
 use chaley::wire::client::{
-    Conversation, DELIVERY_VERSION, Delivery, Event, Incoming, MAX_HISTORY_LIMIT, MAX_REQUESTS, Message, NodeDigest,
-    Presence, Private, RequestLimits, ResumedGroup, decode_delivery, encode_delivery, parse_requests, valid_reply_to,
+    Address, Conversation, DELIVERY_VERSION, Delivery, Event, Incoming, MAX_HISTORY_LIMIT, MAX_REQUESTS, Message,
+    NodeDigest, Presence, Private, RequestLimits, ResumedGroup, decode_delivery, encode_delivery, parse_requests,
 };
 use chaley::wire::frame::ReadWhat;
 
@@ -39,9 +39,11 @@ pub fn requests(bytes: &[u8]) {
         _ => None,
     };
     let limit = AT_ONCE + BYTES_A_JSON_BYTE * body.len();
-    let results = within(limit, || parse_requests(body, reply_to, &LIMITS));
+    let parcels = within(limit, || parse_requests(body, reply_to, &LIMITS));
+    let results: Vec<_> = parcels.into_iter().flat_map(|parcel| parcel.requests).collect();
     assert!(!results.is_empty() || body.contains(&b'['), "whoever asks is answered");
-    assert!(results.len() <= MAX_REQUESTS + 1);
+    // Beyond the most there may be one error under a tag, and one of the body.
+    assert!(results.len() <= MAX_REQUESTS + 2);
     for result in results {
         match result {
             Ok(incoming) => taken(incoming),
@@ -64,7 +66,7 @@ fn taken(incoming: Incoming) {
         Incoming::Ordered { session, n, action } => {
             assert!(n > 0);
             if let chat::Action::Join { queue, .. } = &action {
-                assert!(valid_reply_to(LIMITS.queue_prefix, queue));
+                assert!(Address::of(queue).is_valid(LIMITS.queue_prefix));
             }
             let command = Command::Request { session, n, action };
             let entry = chat::encode(std::slice::from_ref(&command));
@@ -89,7 +91,7 @@ fn taken(incoming: Incoming) {
             ReadWhat::Resume { .. } => panic!("a resume has its queue with it"),
         },
         Incoming::Resume { queue, groups, .. } => {
-            assert!(valid_reply_to(LIMITS.queue_prefix, &queue));
+            assert!(Address::of(&queue).is_valid(LIMITS.queue_prefix));
             assert!(groups.keys().all(|group| normalise_group(group) == Some(group)));
         }
     }
@@ -232,6 +234,7 @@ impl Listening {
                 let delivery = Delivery {
                     v: DELIVERY_VERSION,
                     epoch: script.near(self.core.epoch()),
+                    tag: None,
                     events: (0..count).map(|_| self.told(script, 2)).collect(),
                 };
                 self.core.receive(delivery, what & 16 == 0, self.now);

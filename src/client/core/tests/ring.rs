@@ -49,6 +49,7 @@ impl Ring {
         let delivery = Delivery {
             v: 1,
             epoch: self.epoch,
+            tag: None,
             events: vec![event],
         };
         (reply, delivery)

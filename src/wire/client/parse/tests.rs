@@ -10,7 +10,14 @@ const LIMITS: RequestLimits<'static> = RequestLimits {
 };
 
 fn parse(body: &str) -> Vec<Result<Incoming, RequestError>> {
-    parse_requests(body.replace("$S", S).as_bytes(), Some(QUEUE), &LIMITS)
+    read(body.replace("$S", S).as_bytes(), Some(QUEUE), &LIMITS)
+}
+
+/// What a body has without tags.
+fn read(body: &[u8], reply_to: Option<&str>, limits: &RequestLimits<'_>) -> Vec<Result<Incoming, RequestError>> {
+    let mut parcels = parse_requests(body, reply_to, limits);
+    assert!(parcels.len() < 2, "{parcels:?}");
+    parcels.pop().map_or(Vec::new(), |parcel| parcel.requests)
 }
 
 fn only(body: &str) -> Result<Incoming, RequestError> {
@@ -229,7 +236,7 @@ fn what_is_wrong_does_not_touch_what_came_before() {
     assert_eq!(parse("[]"), []);
     let mut bytes = format!("[{good},{{\"op\":\"").into_bytes();
     bytes.extend([0xff, 0xfe, b'"', b'}', b']']);
-    let results = parse_requests(&bytes, Some(QUEUE), &LIMITS);
+    let results = read(&bytes, Some(QUEUE), &LIMITS);
     assert!(
         matches!(results.as_slice(), [Ok(_), Err(_)]),
         "bad UTF-8 in the second: {results:?}"
@@ -319,7 +326,7 @@ fn nothing_ordered_is_larger_than_a_log_entry() {
             true,
         ),
     ] {
-        let results = parse_requests(body.as_bytes(), Some(QUEUE), &limits);
+        let results = read(body.as_bytes(), Some(QUEUE), &limits);
         let [Ok(Incoming::Ordered { session, n, action })] = results.as_slice() else {
             panic!("{results:?}");
         };
@@ -350,11 +357,11 @@ fn replies_go_to_clients_queues_only() {
         Some(&long),
     ] {
         for body in [&join, &resume] {
-            let results = parse_requests(body.as_bytes(), queue, &LIMITS);
+            let results = read(body.as_bytes(), queue, &LIMITS);
             let expected = RequestError::new(ErrorCode::BadReplyTo, Some(1));
             assert_eq!(results, [Err(expected)], "{queue:?}");
         }
-        assert!(parse_requests(say.as_bytes(), queue, &LIMITS)[0].is_ok());
+        assert!(read(say.as_bytes(), queue, &LIMITS)[0].is_ok());
     }
 }
 
@@ -379,4 +386,120 @@ fn bodies_are_bounded() {
     assert!(message.contains("a body is at most"), "{message}");
     assert_eq!(parse(&"[".repeat(MAX_BODY_BYTES)).len(), 1);
     assert_eq!(parse(&"{\"a\":".repeat(MAX_BODY_BYTES / 5)).len(), 1);
+}
+
+/// The tag and the numbers of what is answered under it, an error as 0.
+fn parcels(body: &str) -> Vec<(Option<String>, Vec<u64>)> {
+    let parcels = parse_requests(body.replace("$S", S).as_bytes(), Some(QUEUE), &LIMITS);
+    let numbers = |requests: Vec<Result<Incoming, RequestError>>| {
+        let number = |request| match request {
+            Ok(Incoming::Ordered { n, .. } | Incoming::Read { n, .. } | Incoming::Resume { n, .. }) => n,
+            Err(_) => 0,
+        };
+        requests.into_iter().map(number).collect()
+    };
+    let parcel = |Parcel { address, requests }| {
+        let address = address.expect("its reply_to is good");
+        let Address { queue, tag } = Address::of(&address);
+        assert_eq!(queue, QUEUE);
+        (tag.map(str::to_owned), numbers(requests))
+    };
+    parcels.into_iter().map(parcel).collect()
+}
+
+#[test]
+fn requests_under_a_tag_are_answered_under_it_and_no_others() {
+    let say = |n: u64| format!(r#"{{"op":"say","session":"$S","n":{n},"group":"1","text":"a"}}"#);
+    let tagged = |tag: &str, requests: &str| format!(r#"{{"tag":"{tag}","requests":{requests}}}"#);
+    let (one, two, three, four) = (say(1), say(2), say(3), say(4));
+    let tag = |tag: &str, numbers: &[u64]| (Some(tag.to_owned()), numbers.to_vec());
+    let plain = |numbers: &[u64]| (None, numbers.to_vec());
+    for (body, expected) in [
+        (tagged("17", &format!("[{one},{two}]")), vec![tag("17", &[1, 2])]),
+        (
+            format!("[{one}, {}, {three},{four}]", tagged("a_B-9", &format!("[{two}]"))),
+            vec![plain(&[1]), tag("a_B-9", &[2]), plain(&[3, 4])],
+        ),
+        (
+            format!(
+                "[{},{}]",
+                tagged("1", &format!("[{one}]")),
+                tagged("2", &format!("[{two}, 7]"))
+            ),
+            vec![tag("1", &[1]), tag("2", &[2, 0])],
+        ),
+        (
+            format!(r#"[{{ "requests" : [{one}] , "later":0, "\u0074ag" : "\u0031" }}]"#),
+            vec![tag("1", &[1])],
+        ),
+        (tagged("1", "[]"), vec![tag("1", &[])]),
+        // What is wrong under a tag is told under it, a tag that is none is told without one.
+        (tagged("1", "7"), vec![tag("1", &[0])]),
+        (tagged("1", &tagged("2", "[]")), vec![tag("1", &[0])]),
+        (tagged("1", &format!("[{}]", tagged("2", "[]"))), vec![tag("1", &[0])]),
+        (tagged("", &format!("[{one}]")), vec![plain(&[0])]),
+        (tagged("a b", &format!("[{one}]")), vec![plain(&[0])]),
+        (tagged("1\\n2", &format!("[{one}]")), vec![plain(&[0])]),
+        (tagged(&"x".repeat(33), &format!("[{one}]")), vec![plain(&[0])]),
+        // Without a tag it is a request like any other, or none.
+        (format!(r#"{{"requests":[{one}]}}"#), vec![plain(&[0])]),
+        (format!(r#"{{"tag":7,"requests":[{one}]}}"#), vec![plain(&[0])]),
+        (
+            r#"{"op":"say","session":"$S","n":5,"group":"1","text":"a","requests":0}"#.to_owned(),
+            vec![plain(&[5])],
+        ),
+        (
+            r#"{"op":"say","session":"$S","n":5,"group":"requests","text":"a","tag":"1"}"#.to_owned(),
+            vec![plain(&[5])],
+        ),
+    ] {
+        assert_eq!(parcels(&body), expected, "{body}");
+    }
+}
+
+#[test]
+fn a_join_and_a_resume_under_a_tag_have_it_in_their_address() {
+    let body = r#"{"tag":"17","requests":[
+        {"op":"join","session":"$S","n":1,"group":"1","user":"eve"},{"op":"resume","session":"$S","n":2}]}"#;
+    let parcels = parse_requests(body.replace("$S", S).as_bytes(), Some(QUEUE), &LIMITS);
+    let [
+        Parcel {
+            address: Some(address),
+            requests,
+        },
+    ] = parcels.as_slice()
+    else {
+        panic!("{parcels:?}");
+    };
+    let [
+        Ok(Incoming::Ordered {
+            action: Action::Join { queue, .. },
+            ..
+        }),
+        Ok(Incoming::Resume { queue: resumed, .. }),
+    ] = requests.as_slice()
+    else {
+        panic!("{requests:?}");
+    };
+    assert_eq!((queue, resumed), (address, address));
+    assert_eq!(
+        Address::of(address),
+        Address {
+            queue: QUEUE,
+            tag: Some("17")
+        }
+    );
+}
+
+#[test]
+fn requests_are_counted_under_all_tags_together() {
+    let tagged = format!(r#"{{"tag":"1","requests":[{}{{}}]}}"#, "{},".repeat(MAX_REQUESTS / 2));
+    let body = format!("[{tagged},{tagged},{tagged}]");
+    let count: usize = parcels(&body).iter().map(|(_, requests)| requests.len()).sum();
+    assert!(count <= MAX_REQUESTS + 2, "{count}");
+    // A reply_to that has a tag in it already is none.
+    let join = format!(r#"{{"op":"join","session":"{S}","n":1,"group":"1","user":"eve"}}"#);
+    let queue = format!("{QUEUE}\n17");
+    let expected = RequestError::new(ErrorCode::BadReplyTo, Some(1));
+    assert_eq!(read(join.as_bytes(), Some(&queue), &LIMITS), [Err(expected)]);
 }

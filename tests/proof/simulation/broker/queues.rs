@@ -9,6 +9,7 @@ use chaley::ring::Member;
 use chaley::wire::client::Delivery;
 
 use super::Broker;
+use crate::simulation::client::tag_of;
 use crate::simulation::event::{Arrival, ClientEvent, Event, Target};
 use crate::simulation::invariants::chat;
 use crate::simulation::world::World;
@@ -83,21 +84,23 @@ impl World {
         let delivery: Delivery = serde_json::from_slice(&publication.body)
             .map_err(|error| format!("a delivery is not what clients read: {error}"))?;
         chat::published(&mut self.ledger.chat, &publication, &delivery)?;
-        let key = &publication.routing_key;
         let reply = publication.exchange == Exchange::Default;
-        let takers: Vec<u64> = self
-            .broker
-            .queues
-            .iter()
-            .filter(|queue| {
-                if reply {
-                    *queue.name == **key
-                } else {
-                    queue.keys.contains(key)
-                }
-            })
-            .map(|queue| queue.connection)
-            .collect();
+        let keys = std::iter::once(&publication.routing_key).chain(&publication.copies_to);
+        let mut takes = |queue: &&Queue| match reply {
+            true => keys.clone().any(|key| **key == *queue.name),
+            false => keys.clone().any(|key| queue.keys.contains(key)),
+        };
+        let takers: Vec<&Queue> = self.broker.queues.iter().filter(&mut takes).collect();
+        for queue in &takers {
+            let expected = tag_of(queue.client).filter(|_| reply);
+            if delivery.tag.as_deref() != expected.as_deref() {
+                let client = queue.client;
+                return Err(format!(
+                    "what is told under a tag is its session's: {delivery:?} came to client {client}"
+                ));
+            }
+        }
+        let takers: Vec<u64> = takers.iter().map(|queue| queue.connection).collect();
         let delivery = Arc::new(delivery);
         for taker in &takers {
             self.put_into_queue(*taker, reply, delivery.clone());

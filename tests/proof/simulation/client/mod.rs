@@ -144,9 +144,13 @@ impl World {
             match (output, connection) {
                 (Output::Tell(event), _) => self.user_hears(client, *event)?,
                 (Output::Publish { id, requests }, Some(connection)) => {
-                    let body = serde_json::to_vec(&requests).map_err(|error| error.to_string())?;
+                    let requests = serde_json::to_string(&requests).map_err(|error| error.to_string())?;
+                    let body = match tag_of(client) {
+                        None => requests,
+                        Some(tag) => format!(r#"{{"tag":"{tag}","requests":{requests}}}"#),
+                    };
                     self.fingerprint.add(&(client, id, &body));
-                    self.log(|| format!("client {client}: publishes {}", String::from_utf8_lossy(&body)));
+                    self.log(|| format!("client {client}: publishes {}", body));
                     let latency = self.latency();
                     let at = self.arrival_time(connection, Target::Requests, latency);
                     self.at(
@@ -155,7 +159,7 @@ impl World {
                             client,
                             connection,
                             id,
-                            body: body.into(),
+                            body: body.into_bytes().into(),
                         },
                     );
                 }
@@ -240,4 +244,9 @@ impl World {
         self.log(|| format!("client {client}: sleeps for {length} ms"));
         self.client_after(length, client, ClientEvent::Wake);
     }
+}
+
+/// Every other client's session has a tag, as one has that shares its queue with others.
+pub fn tag_of(client: usize) -> Option<String> {
+    (client % 2 == 1).then(|| format!("t{client}"))
 }

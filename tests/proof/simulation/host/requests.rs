@@ -8,7 +8,9 @@ use chaley::chat::SessionId;
 use chaley::node::answers;
 use chaley::node::delivery;
 use chaley::ring::{Index, Input, Member};
-use chaley::wire::client::{Event, Incoming, RequestLimits, encode_delivery, parse_requests};
+use chaley::wire::client::{
+    Address, Event, Incoming, Parcel, RequestLimits, encode_beats, encode_delivery, encode_delivery_to, parse_requests,
+};
 use chaley::wire::frame::{Frame, Payload, Read, ReadWhat};
 
 use super::chat::PastOf;
@@ -116,19 +118,22 @@ impl World {
             queue_prefix: QUEUE_PREFIX,
             max_text_bytes: MAX_TEXT_BYTES,
         };
-        let mut replies = Vec::new();
-        for request in parse_requests(body, Some(reply_to), &limits) {
-            match request {
-                Ok(incoming) => self.incoming(at, incoming, reply_to, &mut replies),
-                Err(error) => replies.push(Event::from(error)),
+        for Parcel { address, requests } in parse_requests(body, Some(reply_to), &limits) {
+            let Some(address) = address else { continue };
+            let mut replies = Vec::new();
+            for request in requests {
+                match request {
+                    Ok(incoming) => self.incoming(at, incoming, &address, &mut replies),
+                    Err(error) => replies.push(Event::from(error)),
+                }
             }
-        }
-        if !replies.is_empty() {
-            self.reply(at, reply_to.to_string(), &replies);
+            if !replies.is_empty() {
+                self.reply(at, &address, &replies);
+            }
         }
     }
 
-    fn incoming(&mut self, at: usize, incoming: Incoming, reply_to: &Arc<str>, replies: &mut Vec<Event>) {
+    fn incoming(&mut self, at: usize, incoming: Incoming, address: &str, replies: &mut Vec<Event>) {
         let cluster = self.cluster(at);
         let now = self.hosts[at].monotonic(self.now);
         let host = &mut self.hosts[at];
@@ -166,7 +171,7 @@ impl World {
         head.read_later(Read {
             session,
             n,
-            reply_to: Some(reply_to.to_string()),
+            reply_to: Some(address.to_owned()),
             what,
         });
     }
@@ -253,10 +258,10 @@ impl World {
                 view: process.node.view(),
             };
             let Ok(event) = answers::read(&past, &here, read);
-            replies.extend(read.reply_to.clone().map(|queue| (queue, event)));
+            replies.extend(read.reply_to.clone().map(|address| (address, event)));
         }
-        for (queue, event) in replies {
-            self.reply(at, queue, &[event]);
+        for (address, event) in replies {
+            self.reply(at, &address, &[event]);
         }
     }
 
@@ -271,6 +276,7 @@ impl World {
             return;
         };
         let (me, view) = (process.node.me(), process.node.view());
+        let epoch = view.epoch;
         let turn = process.home.turn(now, me, view, &process.state, &cluster);
         let head: Option<Member> = view.head();
         if let Some(leading) = &mut process.head {
@@ -280,8 +286,10 @@ impl World {
         } else if let Some(head) = head.filter(|_| !turn.commands.is_empty()) {
             self.send(at, head, Payload::Order(turn.commands));
         }
-        for (queue, event) in turn.beats {
-            self.tell_client(at, Exchange::Default, queue, &[event], true);
+        for (queue, beats) in turn.beats {
+            for beat in beats {
+                self.tell_queue(at, Exchange::Default, queue.clone(), encode_beats(epoch, &[beat]), true);
+            }
         }
     }
 
@@ -296,20 +304,24 @@ impl World {
             head: head.id.0,
             cluster,
         };
-        self.tell_client(at, Exchange::Deliver, Names::VIEW_KEY.to_owned(), &[event], false);
+        let body = encode_delivery(view.epoch, &[event]);
+        self.tell_queue(at, Exchange::Deliver, Names::VIEW_KEY.to_owned(), body, false);
     }
 
-    fn reply(&mut self, at: usize, queue: String, events: &[Event]) {
-        self.tell_client(at, Exchange::Default, queue, events, false);
-    }
-
-    fn tell_client(&mut self, at: usize, exchange: Exchange, routing_key: String, events: &[Event], mandatory: bool) {
+    fn reply(&mut self, at: usize, address: &str, events: &[Event]) {
         let Some(process) = &self.hosts[at].process else { return };
+        let Address { queue, tag } = Address::of(address);
+        let body = encode_delivery_to(process.node.view().epoch, tag, events);
+        self.tell_queue(at, Exchange::Default, queue.to_owned(), body, false);
+    }
+
+    fn tell_queue(&mut self, at: usize, exchange: Exchange, routing_key: String, body: Vec<u8>, mandatory: bool) {
         let publication = link::Publication {
             lane: Lane::Deliver,
             exchange,
             routing_key,
-            body: encode_delivery(process.node.view().epoch, events),
+            copies_to: Vec::new(),
+            body,
             mandatory,
             expiry_ms: None,
             token: 0,

@@ -3,7 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use chaley::broker::link;
+use chaley::broker::link::{self, Exchange};
+use chaley::broker::names::Names;
 use chaley::chat::{GroupEvent, Output, PrivateEvent, State, fold_nick};
 use chaley::ring::{Digest, Entry, Index};
 use chaley::wire::client::{Delivery, Event};
@@ -175,11 +176,16 @@ pub fn applied_alike(truth: &Truth, at: usize, state: &State) -> Verdict {
 
 /// What the broker is given for a group is committed, and leaves no gap.
 pub fn published(truth: &mut Truth, publication: &link::Publication, delivery: &Delivery) -> Verdict {
-    let Some(name) = publication.routing_key.strip_prefix("group.") else {
+    if publication.exchange == Exchange::Default {
         return Ok(());
-    };
+    }
     for event in &delivery.events {
         let Some(seq) = seq_of(event) else { continue };
+        let name = group_of(event);
+        let mut keys = std::iter::once(&publication.routing_key).chain(&publication.copies_to);
+        if !keys.any(|key| *key == Names::group_key(name)) {
+            return Err(format!("what a group is told comes to who is bound to it: {event:?}"));
+        }
         let group = truth.groups.entry(name.to_owned()).or_default();
         if group.history.get(seq as usize - 1) != Some(event) {
             return Err(format!("delivered is committed: {event:?}"));

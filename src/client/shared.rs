@@ -1,0 +1,469 @@
+//! Many sessions on one connection, with one queue: for programs that speak for many people, as gateways do.
+//!
+//! A connection, its queue and its thread cost the broker and the client more than a session's messages do. Sessions that
+//! share one have a *seat* each. What several of them want published at one moment travels in one publication, each one's
+//! requests under the tag of its seat; what is for one of them alone comes back with that tag, and what a group is told
+//! comes once for all that are in it. When the connection is lost it is lost for all of them, and all of them resume.
+//!
+//! A publication waits for the broker to have taken the one before, unless much waits: so a lone request goes at once, and
+//! on a busy machine those of many sessions travel together.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::future::Future;
+use std::pin::Pin;
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::address::Address;
+use super::core::UNCONFIRMED_MAX;
+use super::failure::{Exit, Failure};
+use super::line::{Told, open_link};
+use crate::broker::client_link::{Broken, ClientLink, LinkEvent};
+use crate::broker::names::Names;
+use crate::wire::client::{Delivery, Event, MAX_REQUESTS, decode_deliveries};
+
+/// Deliveries that wait for a session. Beyond it they are dropped as if the wire had lost them: one session that does
+/// not listen must not hold up the others, and asks for what it misses.
+const DELIVERIES_MAX: usize = 256;
+/// Most things taken from the sessions, or from the broker, before the others' turn comes.
+const TURN_MAX: usize = 1024;
+/// So many bytes of requests wait for no confirmation, and about so many travel in one publication.
+const PUBLICATION_BYTES: usize = 128 * 1024;
+
+/// Many sessions' connection. Cheap to clone; it ends with the last clone and the last session.
+#[derive(Clone)]
+pub struct SharedConnection {
+    orders: mpsc::UnboundedSender<Order>,
+}
+
+impl SharedConnection {
+    /// Starts one on this task's runtime. It connects when the first session does, and again when one does after it was lost.
+    pub fn spawn(address: Address, names: Names) -> SharedConnection {
+        // Not bounded: a session has at most UNCONFIRMED_MAX publications on the way, and a bit more.
+        let (orders, taken) = mpsc::unbounded_channel();
+        tokio::spawn(Keeper::new(address, names).run(taken, orders.downgrade()));
+        SharedConnection { orders }
+    }
+
+    /// A seat, once there is a connection.
+    pub(super) async fn sit_down(&self) -> Result<Seat, Failure> {
+        let over = || Failure::new(Exit::Failed, "the shared connection is over");
+        let (answer, seat) = oneshot::channel();
+        self.orders.send(Order::Seat(answer)).map_err(|_| over())?;
+        seat.await.unwrap_or_else(|_| Err(over()))
+    }
+}
+
+/// A session's place at a connection, as long as that stands.
+pub(super) struct Seat {
+    number: u64,
+    orders: mpsc::UnboundedSender<Order>,
+    events: mpsc::Receiver<LinkEvent<Told>>,
+}
+
+impl Seat {
+    fn order(&self, order: Order) -> Result<(), Broken> {
+        self.orders.send(order).map_err(|_| Broken)
+    }
+
+    /// `body` is an array of `count` requests.
+    pub(super) fn publish(&self, id: u64, body: Vec<u8>, count: usize) -> Result<(), Broken> {
+        let seat = self.number;
+        self.order(Order::Publish(Requests { seat, id, body, count }))
+    }
+
+    pub(super) fn bind_group(&self, group: String) -> Result<(), Broken> {
+        self.order(Order::Bind(self.number, group))
+    }
+
+    pub(super) fn unbind_group(&self, group: String) -> Result<(), Broken> {
+        self.order(Order::Unbind(self.number, group))
+    }
+
+    /// The next thing that the broker brings. Dropping the future loses nothing.
+    pub(super) async fn next(&mut self) -> LinkEvent<Told> {
+        self.events.recv().await.unwrap_or(LinkEvent::Lost)
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let _nobody_to_tell = self.order(Order::StandUp(self.number));
+    }
+}
+
+/// What sessions want of their connection. An order of a seat at a former connection has no effect.
+enum Order {
+    Seat(oneshot::Sender<Result<Seat, Failure>>),
+    Publish(Requests),
+    Bind(u64, String),
+    Unbind(u64, String),
+    StandUp(u64),
+}
+
+/// A session's publication, which it knows by `id`.
+struct Requests {
+    seat: u64,
+    id: u64,
+    /// An array of requests.
+    body: Vec<u8>,
+    count: usize,
+}
+
+type Opening = Pin<Box<dyn Future<Output = (Address, Result<ClientLink, Failure>)> + Send>>;
+
+/// The connection.
+enum Trunk {
+    Down,
+    Opening(Opening),
+    Up(Box<ClientLink>),
+}
+
+/// The task that keeps the connection.
+struct Keeper {
+    address: Address,
+    names: Names,
+    /// Whether it was connected, or tried to be, before.
+    is_old: bool,
+    trunk: Trunk,
+    /// Who waits for the connection.
+    waiting: Vec<oneshot::Sender<Result<Seat, Failure>>>,
+    /// Numbers are never used again: they are the tags, and tell a session from one that came before.
+    next_seat: u64,
+    seats: BTreeMap<u64, mpsc::Sender<LinkEvent<Told>>>,
+    /// Who is in which group.
+    groups: BTreeMap<String, Vec<u64>>,
+    unpublished: VecDeque<Requests>,
+    unpublished_bytes: usize,
+    next_publication: u64,
+    /// Whose requests are in the publications that the broker has not taken yet.
+    in_flight: BTreeMap<u64, Vec<(u64, u64)>>,
+}
+
+/// What a turn begins with.
+enum Wake {
+    Orders(usize),
+    Link(LinkEvent),
+    Opened(Address, Result<Box<ClientLink>, Failure>),
+}
+
+impl Keeper {
+    fn new(address: Address, names: Names) -> Keeper {
+        Keeper {
+            address,
+            names,
+            is_old: false,
+            trunk: Trunk::Down,
+            waiting: Vec::new(),
+            next_seat: 1,
+            seats: BTreeMap::new(),
+            groups: BTreeMap::new(),
+            unpublished: VecDeque::new(),
+            unpublished_bytes: 0,
+            next_publication: 1,
+            in_flight: BTreeMap::new(),
+        }
+    }
+
+    async fn run(mut self, mut orders: mpsc::UnboundedReceiver<Order>, own: mpsc::WeakUnboundedSender<Order>) {
+        let mut taken = Vec::new();
+        loop {
+            if self.publish_what_is_due().await.is_err() {
+                self.lose();
+            }
+            let wake = tokio::select! {
+                count = orders.recv_many(&mut taken, TURN_MAX) => Wake::Orders(count),
+                wake = brought(&mut self.trunk) => wake,
+            };
+            match wake {
+                // Nobody is left who could want anything.
+                Wake::Orders(0) => break,
+                Wake::Orders(_) => {
+                    for order in taken.drain(..) {
+                        if self.take(order, &own).await.is_err() {
+                            self.lose();
+                        }
+                    }
+                }
+                Wake::Link(event) => self.take_turn(event),
+                Wake::Opened(address, opened) => self.opened(address, opened, &own),
+            }
+        }
+        if let Trunk::Up(link) = self.trunk {
+            link.close().await;
+        }
+    }
+
+    async fn take(&mut self, order: Order, own: &mpsc::WeakUnboundedSender<Order>) -> Result<(), Broken> {
+        match order {
+            Order::Seat(answer) => {
+                self.waiting.push(answer);
+                match self.trunk {
+                    Trunk::Down => self.open(),
+                    Trunk::Opening(_) => {}
+                    Trunk::Up(_) => self.seat_who_wait(own),
+                }
+            }
+            Order::Publish(requests) if self.seats.contains_key(&requests.seat) => {
+                self.unpublished_bytes += requests.body.len();
+                self.unpublished.push_back(requests);
+            }
+            Order::Bind(seat, group) if self.seats.contains_key(&seat) => return self.bind(seat, group).await,
+            Order::Unbind(seat, group) => return self.unbind(seat, &group).await,
+            Order::StandUp(seat) => {
+                if self.seats.remove(&seat).is_some() {
+                    let its = self.groups.iter().filter(|(_, seats)| seats.contains(&seat));
+                    for group in its.map(|(group, _)| group.clone()).collect::<Vec<_>>() {
+                        self.unbind(seat, &group).await?;
+                    }
+                }
+            }
+            // Of a connection that is gone.
+            Order::Publish(_) | Order::Bind(..) => {}
+        }
+        Ok(())
+    }
+
+    // ---- the connection -------------------------------------------------------------------------------------------------
+
+    fn open(&mut self) {
+        let (address, names, is_old) = (self.address.clone(), self.names.clone(), self.is_old);
+        self.is_old = true;
+        self.trunk = Trunk::Opening(Box::pin(async move {
+            let address = if is_old { address.refreshed().await } else { address };
+            let link = open_link(&address, &names).await;
+            (address, link)
+        }));
+    }
+
+    fn opened(
+        &mut self,
+        address: Address,
+        opened: Result<Box<ClientLink>, Failure>,
+        own: &mpsc::WeakUnboundedSender<Order>,
+    ) {
+        self.address = address;
+        match opened {
+            Ok(link) => {
+                self.trunk = Trunk::Up(link);
+                self.seat_who_wait(own);
+            }
+            Err(failure) => {
+                self.trunk = Trunk::Down;
+                // Each of them tries again in its own time.
+                for answer in self.waiting.drain(..) {
+                    let _gone = answer.send(Err(failure.clone()));
+                }
+            }
+        }
+    }
+
+    fn seat_who_wait(&mut self, own: &mpsc::WeakUnboundedSender<Order>) {
+        for answer in std::mem::take(&mut self.waiting) {
+            // Without a sender whoever waited is gone, too.
+            let Some(orders) = own.upgrade() else { continue };
+            let (sender, events) = mpsc::channel(DELIVERIES_MAX + UNCONFIRMED_MAX);
+            let number = self.next_seat;
+            self.next_seat += 1;
+            self.seats.insert(number, sender);
+            // Whoever does not wait any more drops its seat, which stands up.
+            let _gone = answer.send(Ok(Seat { number, orders, events }));
+        }
+    }
+
+    /// The connection is of no more use. Whoever sat there learns it by the end of its events.
+    fn lose(&mut self) {
+        self.trunk = Trunk::Down;
+        self.seats.clear();
+        self.groups.clear();
+        self.unpublished.clear();
+        self.unpublished_bytes = 0;
+        self.in_flight.clear();
+        if !self.waiting.is_empty() {
+            self.open();
+        }
+    }
+
+    async fn bind(&mut self, seat: u64, group: String) -> Result<(), Broken> {
+        let seats = self.groups.entry(group.clone()).or_default();
+        let is_first = seats.is_empty();
+        if !seats.contains(&seat) {
+            seats.push(seat);
+        }
+        match &mut self.trunk {
+            Trunk::Up(link) if is_first => link.bind_group(&group).await,
+            _ => Ok(()),
+        }
+    }
+
+    async fn unbind(&mut self, seat: u64, group: &str) -> Result<(), Broken> {
+        let Some(seats) = self.groups.get_mut(group) else {
+            return Ok(());
+        };
+        seats.retain(|other| *other != seat);
+        if !seats.is_empty() {
+            return Ok(());
+        }
+        self.groups.remove(group);
+        match &mut self.trunk {
+            Trunk::Up(link) => link.unbind_group(group).await,
+            _ => Ok(()),
+        }
+    }
+
+    // ---- to the ring ----------------------------------------------------------------------------------------------------
+
+    /// Publishes what waits, in as few publications as the limits allow.
+    async fn publish_what_is_due(&mut self) -> Result<(), Broken> {
+        let Trunk::Up(link) = &mut self.trunk else {
+            return Ok(());
+        };
+        while !self.unpublished.is_empty()
+            && (self.in_flight.is_empty() || self.unpublished_bytes >= PUBLICATION_BYTES)
+            && self.in_flight.len() < UNCONFIRMED_MAX
+        {
+            let (mut body, mut whose, mut count) = (vec![b'['], Vec::new(), 0);
+            while let Some(next) = self.unpublished.front()
+                && (whose.is_empty()
+                    || (count + next.count <= MAX_REQUESTS && body.len() + next.body.len() <= PUBLICATION_BYTES))
+                && let Some(Requests {
+                    seat,
+                    id,
+                    body: requests,
+                    count: more,
+                }) = self.unpublished.pop_front()
+            {
+                self.unpublished_bytes -= requests.len();
+                if !whose.is_empty() {
+                    body.push(b',');
+                }
+                body.extend_from_slice(format!("{{\"tag\":\"{seat}\",\"requests\":").as_bytes());
+                body.extend_from_slice(&requests);
+                body.push(b'}');
+                whose.push((seat, id));
+                count += more;
+            }
+            body.push(b']');
+            let id = self.next_publication;
+            self.next_publication += 1;
+            self.in_flight.insert(id, whose);
+            link.publish(id, &body).await?;
+        }
+        Ok(())
+    }
+
+    // ---- from the broker ------------------------------------------------------------------------------------------------
+
+    /// Takes what the broker has brought by now.
+    fn take_turn(&mut self, first: LinkEvent) {
+        let mut next = Some(first);
+        for _ in 0..TURN_MAX {
+            let Some(event) = next.take() else { return };
+            if let LinkEvent::Lost = event {
+                return self.lose();
+            }
+            self.take_event(event);
+            if let Trunk::Up(link) = &mut self.trunk {
+                next = futures_util::FutureExt::now_or_never(link.next());
+            }
+        }
+        match next {
+            Some(LinkEvent::Lost) => self.lose(),
+            Some(event) => self.take_event(event),
+            None => {}
+        }
+    }
+
+    fn take_event(&mut self, event: LinkEvent) {
+        match event {
+            LinkEvent::Confirmed(id) => self.settled(id, LinkEvent::Confirmed),
+            LinkEvent::Returned(id) => self.settled(id, LinkEvent::Returned),
+            LinkEvent::Nacked(id) => self.settled(id, LinkEvent::Nacked),
+            LinkEvent::Delivery { reply, body } => {
+                // What is not of this version is dropped; if it mattered, the gap shows.
+                for delivery in decode_deliveries(&body).unwrap_or_default() {
+                    self.deliver(delivery, reply);
+                }
+            }
+            LinkEvent::Lost => {}
+        }
+    }
+
+    /// What became of a publication became of everything in it.
+    fn settled(&mut self, id: u64, what: impl Fn(u64) -> LinkEvent<Told>) {
+        for (seat, id) in self.in_flight.remove(&id).unwrap_or_default() {
+            if let Some(events) = self.seats.get(&seat) {
+                // There is room for as many as a session has on the way; one that has ended hears nothing.
+                let _gone = events.try_send(what(id));
+            }
+        }
+    }
+
+    fn deliver(&mut self, delivery: Delivery, reply: bool) {
+        let Delivery { v, epoch, tag, events } = delivery;
+        let mut told: BTreeMap<u64, Vec<Event>> = BTreeMap::new();
+        match tag.map(|tag| tag.parse()) {
+            Some(Ok(seat)) => drop(told.insert(seat, events)),
+            // Nobody's here.
+            Some(Err(_)) => {}
+            None => {
+                for event in events {
+                    match group_of(&event) {
+                        Some(group) => {
+                            let seats = self.groups.get(group).map_or(&[][..], Vec::as_slice);
+                            give(&mut told, seats.iter().copied(), event);
+                        }
+                        None => give(&mut told, self.seats.keys().copied(), event),
+                    }
+                }
+            }
+        }
+        for (seat, events) in told {
+            let Some(sender) = self.seats.get(&seat) else { continue };
+            let delivery = Delivery {
+                v,
+                epoch,
+                tag: None,
+                events,
+            };
+            // What confirms its publications must find room whatever comes.
+            if sender.capacity() > UNCONFIRMED_MAX {
+                let body = Told::Read(delivery);
+                let _gone = sender.try_send(LinkEvent::Delivery { reply, body });
+            }
+        }
+    }
+}
+
+/// Gives an event to all of these; the last one gets the event itself.
+fn give(told: &mut BTreeMap<u64, Vec<Event>>, mut seats: impl Iterator<Item = u64>, event: Event) {
+    let Some(mut seat) = seats.next() else { return };
+    for next in seats {
+        told.entry(seat).or_default().push(event.clone());
+        seat = next;
+    }
+    told.entry(seat).or_default().push(event);
+}
+
+/// The group whose members are told this; `None` if everybody is.
+fn group_of(event: &Event) -> Option<&str> {
+    match event {
+        Event::Message(message) => Some(&message.group),
+        Event::Joined(presence) | Event::Left(presence) | Event::Away(presence) | Event::Back(presence) => {
+            Some(&presence.group)
+        }
+        _ => None,
+    }
+}
+
+/// What the connection brings; nothing, as long as there is none.
+async fn brought(trunk: &mut Trunk) -> Wake {
+    match trunk {
+        Trunk::Down => std::future::pending().await,
+        Trunk::Opening(opening) => {
+            let (address, opened) = opening.as_mut().await;
+            Wake::Opened(address, opened.map(Box::new))
+        }
+        Trunk::Up(link) => Wake::Link(link.next().await),
+    }
+}
