@@ -67,6 +67,7 @@ def arguments():
     parser.add_argument("--pauses", type=positive, default=6, help="likewise, by SIGSTOP (default 6)")
     parser.add_argument("--messages", type=positive, default=1_000_000, help="of history (default 1000000)")
     parser.add_argument("--sessions", type=positive, default=2000, help="in a quarter as many groups (default 2000)")
+    parser.add_argument("--connections", type=natural, default=4, help="that they share, 0: each has its own (default 4)")
     parser.add_argument("--overload", type=positive, default=20, help="seconds of senders that never wait (default 20)")
     parser.add_argument("--minutes", type=float, default=1.0, help="of a machine that is saturated (default 1)")
     parser.add_argument("--programs", default="target/release", help=argparse.SUPPRESS)
@@ -79,8 +80,15 @@ def arguments():
 
 
 def positive(text):
-    number = int(text)
+    number = natural(text)
     if number < 1:
+        raise ValueError
+    return number
+
+
+def natural(text):
+    number = int(text)
+    if number < 0:
         raise ValueError
     return number
 
@@ -389,12 +397,14 @@ def nodes(table):
 
 def sessions(table):
     """Likewise."""
-    count, ratios = table.options.sessions, []
+    count, connections, ratios = table.options.sessions, table.options.connections, []
+    shared = ("--connections", connections) if connections else ()
     for _ in range(table.options.rounds):
-        many = table.ordered_to_fan_out("--clients", count, "--groups", max(1, count // 4))
+        many = table.ordered_to_fan_out("--clients", count, "--groups", max(1, count // 4), *shared)
         ratios.append(many / table.ordered_to_fan_out("--clients", 4))
     ratio = described(ratios)
-    what = f"{count} sessions, 4 in a group, to 4 in 1"
+    on = f" on {connections} connections" if connections else ""
+    what = f"{count} sessions{on}, 4 in a group, to 4 in 1"
     yield Row(what, told(ratio), "at least 0.8", ratio["median"] >= 0.8, count, SESSIONS)
 
 

@@ -120,7 +120,7 @@ pub async fn measure(
         };
         work
     };
-    let mut crew = Crew::start(2 * peers, 1, clock, work)?;
+    let mut crew = Crew::start(2 * peers, |number| number, clock, work)?;
     crew.gather().await?;
     let from_us = crew.talk().await?;
     crew.during(tokio::time::sleep(duration)).await?;

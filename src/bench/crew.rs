@@ -111,10 +111,10 @@ pub struct Crew<T> {
 }
 
 impl<T: Send + 'static> Crew<T> {
-    /// Starts `members` clients, each doing the work that it is given for its seat; `together` neighbours have one thread.
+    /// Starts `members` clients, each doing the work that it is given for its seat. Those of one house live on one thread.
     pub fn start(
         members: usize,
-        together: usize,
+        house_of: impl Fn(usize) -> usize,
         clock: Clock,
         work: impl Fn(Seat) -> Work<T> + Send + Sync + 'static,
     ) -> Result<Crew<T>, Failure> {
@@ -122,12 +122,12 @@ impl<T: Send + 'static> Crew<T> {
         // Not bounded, and no need: each member sends two reports.
         let (reports, received) = mpsc::unbounded_channel();
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let threads = cores.min(THREADS_MAX).min(members.div_ceil(together).max(1));
+        let threads = cores.min(THREADS_MAX).min(members.max(1));
         let turns = Arc::new(Semaphore::new(COMING_AND_GOING_MAX));
         let work = Arc::new(work);
         for thread in 0..threads {
             let seats: Vec<Seat> = (0..members)
-                .filter(|number| number / together % threads == thread)
+                .filter(|number| house_of(*number) % threads == thread)
                 .map(|number| seat(number, clock, watched.clone(), turns.clone(), reports.clone()))
                 .collect();
             let (work, reports) = (work.clone(), reports.clone());

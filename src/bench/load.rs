@@ -135,11 +135,12 @@ impl Load {
             .collect();
         let (ring, run) = (ring.clone(), run.name());
         // Neighbours share one, which lives on their thread.
-        let together = shape.connections.map_or(1, |count| shape.clients.div_ceil(count));
-        let shared: Vec<OnceLock<SharedConnection>> = match shape.connections {
-            None => Vec::new(),
-            Some(_) => (0..shape.clients).step_by(together).map(|_| OnceLock::new()).collect(),
+        let house_of = move |client| match shape.connections {
+            Some(connections) => client * connections / shape.clients,
+            None => client,
         };
+        let houses = 0..shape.connections.unwrap_or(0);
+        let shared: Vec<OnceLock<SharedConnection>> = houses.map(|_| OnceLock::new()).collect();
         let work = move |seat: Seat| {
             let group = seat.number % shape.groups;
             let client = Client {
@@ -149,7 +150,7 @@ impl Load {
                 said: said[group].clone(),
             };
             let (address, names) = (ring.urls.clone().into(), ring.names.clone());
-            let shared = shared.get(seat.number / together).map(|shared| {
+            let shared = shared.get(house_of(seat.number)).map(|shared| {
                 shared.get_or_init(|| SharedConnection::spawn(ring.urls.clone().into(), ring.names.clone()))
             });
             let options = Options {
@@ -161,7 +162,7 @@ impl Load {
             let work: super::crew::Work<Told> = Box::pin(client.run(seat, group, options));
             work
         };
-        let mut crew = Crew::start(shape.clients, together, clock, work)?;
+        let mut crew = Crew::start(shape.clients, house_of, clock, work)?;
         crew.gather().await?;
         let from_us = crew.talk().await?;
         Ok(Load { crew, from_us })

@@ -151,7 +151,7 @@ impl<'a> Bench<'a> {
             question: Question {
                 nodes: target.nodes,
                 clients: arguments.clients,
-                connections: arguments.connections,
+                connections: arguments.connections.map(|count| count.min(arguments.clients)),
                 groups: arguments.groups,
                 size_bytes: arguments.size,
                 window: window(WINDOW, arguments),
@@ -369,7 +369,7 @@ impl<'a> Bench<'a> {
     async fn start(&mut self, pace: impl Fn(usize) -> Pace + Send + Sync + 'static) -> Result<Load, Failure> {
         let shape = Shape {
             clients: self.arguments.clients,
-            connections: self.arguments.connections,
+            connections: self.report.question.connections,
             groups: self.arguments.groups,
             size: self.arguments.size,
         };

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
@@ -75,6 +76,7 @@ impl<B> LinkEvent<B> {
     }
 }
 
+type Binding = Pin<Box<dyn Future<Output = lapin::Result<()>> + Send>>;
 type Confirm = Pin<Box<dyn Future<Output = (u64, lapin::Result<Confirmation>)> + Send>>;
 
 /// An open connection with its queue bound to the announcements of views.
@@ -83,6 +85,8 @@ pub struct ClientLink {
     channel: Channel,
     consumer: Consumer,
     confirms: FuturesUnordered<Confirm>,
+    /// Bindings that were asked for. What is published after them comes to the broker after them.
+    bindings: FuturesUnordered<Binding>,
     /// A publication whose return was reported with another one's confirmation.
     owed: Option<LinkEvent>,
     queue: ShortString,
@@ -140,6 +144,7 @@ async fn set_up(connection: Connection, names: &Names, secret: &str) -> lapin::R
         channel,
         consumer,
         confirms: FuturesUnordered::new(),
+        bindings: FuturesUnordered::new(),
         owed: None,
         queue,
         requests,
@@ -186,20 +191,35 @@ impl ClientLink {
         Ok(())
     }
 
-    pub async fn bind_group(&mut self, group: &str) -> Result<(), Broken> {
-        let (queue, deliver) = (self.queue.clone(), self.deliver.clone());
-        let (key, options) = (Names::group_key(group).into(), QueueBindOptions::default());
-        let bound = self
-            .channel
-            .queue_bind(queue, deliver, key, options, FieldTable::default());
-        bound.await.map_err(|_| Broken)
+    /// Has the broker bind the queue to a group, before it takes anything that is published after this.
+    pub fn bind_group(&mut self, group: &str) -> Result<(), Broken> {
+        let channel = self.channel.clone();
+        let (queue, deliver, key) = (self.queue.clone(), self.deliver.clone(), group_key(group));
+        let options = QueueBindOptions::default();
+        self.begin(async move {
+            channel
+                .queue_bind(queue, deliver, key, options, FieldTable::default())
+                .await
+        })
     }
 
-    pub async fn unbind_group(&mut self, group: &str) -> Result<(), Broken> {
-        let (queue, deliver) = (self.queue.clone(), self.deliver.clone());
-        let key = Names::group_key(group).into();
-        let unbound = self.channel.queue_unbind(queue, deliver, key, FieldTable::default());
-        unbound.await.map_err(|_| Broken)
+    pub fn unbind_group(&mut self, group: &str) -> Result<(), Broken> {
+        let channel = self.channel.clone();
+        let (queue, deliver, key) = (self.queue.clone(), self.deliver.clone(), group_key(group));
+        self.begin(async move { channel.queue_unbind(queue, deliver, key, FieldTable::default()).await })
+    }
+
+    /// The first poll is what hands it to lapin, so polling here is what keeps the order; [`ClientLink::next`] waits for
+    /// the answer.
+    fn begin(&mut self, binding: impl Future<Output = lapin::Result<()>> + Send + 'static) -> Result<(), Broken> {
+        let mut binding: Binding = Box::pin(binding);
+        match binding.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(done) => done.map_err(|_| Broken),
+            Poll::Pending => {
+                self.bindings.push(binding);
+                Ok(())
+            }
+        }
     }
 
     /// The next thing that the broker brings. Dropping the future loses nothing.
@@ -207,15 +227,20 @@ impl ClientLink {
         if let Some(event) = self.owed.take() {
             return event;
         }
-        tokio::select! {
-            Some((id, confirmation)) = self.confirms.next() => self.on_confirmation(id, confirmation),
-            delivery = self.consumer.next() => match delivery {
-                Some(Ok(delivery)) => LinkEvent::Delivery {
-                    reply: delivery.exchange.as_str().is_empty(),
-                    body: delivery.data,
+        loop {
+            tokio::select! {
+                Some((id, confirmation)) = self.confirms.next() => return self.on_confirmation(id, confirmation),
+                Some(bound) = self.bindings.next() => if bound.is_err() {
+                    return LinkEvent::Lost;
                 },
-                Some(Err(_)) | None => LinkEvent::Lost,
-            },
+                delivery = self.consumer.next() => return match delivery {
+                    Some(Ok(delivery)) => LinkEvent::Delivery {
+                        reply: delivery.exchange.as_str().is_empty(),
+                        body: delivery.data,
+                    },
+                    Some(Err(_)) | None => LinkEvent::Lost,
+                },
+            }
         }
     }
 
@@ -249,6 +274,11 @@ impl ClientLink {
         let closing = self.connection.close(200, "done".into());
         let _ = tokio::time::timeout(CLOSE_TIMEOUT, closing).await;
     }
+}
+
+/// Groups are checked before; no key of one is longer than AMQP can say.
+fn group_key(group: &str) -> ShortString {
+    ShortString::try_new(Names::group_key(group)).unwrap_or_default()
 }
 
 async fn settle(id: u64, confirm: PublisherConfirm) -> (u64, lapin::Result<Confirmation>) {

@@ -5,6 +5,7 @@ use super::failure::{Exit, Failure};
 use super::shared::{Seat, SharedConnection};
 use crate::broker::client_link::{self, Broken, ClientLink, LinkEvent};
 use crate::broker::names::Names;
+use crate::chat::SessionId;
 use crate::random::{NoRandomness, random};
 use crate::wire::client::{Delivery, Request, decode_delivery};
 
@@ -22,17 +23,17 @@ pub enum Connection {
 }
 
 impl Connection {
-    /// Connects. Returns where the broker is by then, too.
-    pub(super) async fn open(self) -> (Connection, Result<Line, Failure>) {
+    /// Connects for a session. Returns where the broker is by then, too.
+    pub(super) async fn open(self, session: SessionId) -> (Connection, Result<Line, Failure>) {
         let line = match &self {
             Connection::Own { address, names } => open_link(address, names).await.map(|link| Line::Own(Box::new(link))),
-            Connection::Shared(shared) => shared.sit_down().await.map(Line::Shared),
+            Connection::Shared(shared) => shared.sit_down(session).await.map(Line::Shared),
         };
         (self, line)
     }
 
     /// As [`Connection::open`], where the broker is by now.
-    pub(super) async fn open_again(self) -> (Connection, Result<Line, Failure>) {
+    pub(super) async fn open_again(self, session: SessionId) -> (Connection, Result<Line, Failure>) {
         let refreshed = match self {
             Connection::Own { address, names } => Connection::Own {
                 address: address.refreshed().await,
@@ -40,7 +41,7 @@ impl Connection {
             },
             shared => shared,
         };
-        refreshed.open().await
+        refreshed.open(session).await
     }
 }
 
@@ -92,16 +93,16 @@ impl Line {
         }
     }
 
-    pub(super) async fn bind_group(&mut self, group: String) -> Result<(), Broken> {
+    pub(super) fn bind_group(&mut self, group: String) -> Result<(), Broken> {
         match self {
-            Line::Own(link) => link.bind_group(&group).await,
+            Line::Own(link) => link.bind_group(&group),
             Line::Shared(seat) => seat.bind_group(group),
         }
     }
 
-    pub(super) async fn unbind_group(&mut self, group: String) -> Result<(), Broken> {
+    pub(super) fn unbind_group(&mut self, group: String) -> Result<(), Broken> {
         match self {
-            Line::Own(link) => link.unbind_group(&group).await,
+            Line::Own(link) => link.unbind_group(&group),
             Line::Shared(seat) => seat.unbind_group(group),
         }
     }

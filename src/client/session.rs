@@ -15,9 +15,9 @@ use super::failure::Failure;
 use super::line::{Connection, Line, Told, drawn};
 use crate::broker::client_link::LinkEvent;
 use crate::broker::connection::Backoff;
-use crate::chat::{ErrorCode, SessionId};
+use crate::chat::{ErrorCode, SessionId, normalise_group};
 use crate::ring::Millis;
-use crate::wire::client::MAX_TEXT_BYTES;
+use crate::wire::client::{MAX_BODY_BYTES, MAX_TEXT_BYTES};
 
 /// Requests on their way into the session; beyond it [`SessionHandle::ask`] waits.
 pub const ASKS_MAX: usize = 1024;
@@ -111,8 +111,8 @@ impl Session {
 
 async fn run(options: Options, asks: mpsc::Receiver<(u64, Ask)>, updates: mpsc::Sender<Update>) {
     let first = async {
-        let session = drawn()?;
-        let (_, line) = options.connection.clone().open().await;
+        let session = SessionId(drawn()?);
+        let (_, line) = options.connection.clone().open(session).await;
         Ok((session, line?))
     };
     let opened = tokio::select! {
@@ -121,7 +121,7 @@ async fn run(options: Options, asks: mpsc::Receiver<(u64, Ask)>, updates: mpsc::
     };
     match opened {
         Ok((session, line)) => {
-            let driver = Driver::new(options, SessionId(session), asks, updates);
+            let driver = Driver::new(options, session, asks, updates);
             driver.run(line).await;
         }
         Err(failure) => {
@@ -309,8 +309,8 @@ impl Driver {
                     Ok(())
                 }
                 (Output::Publish { id, requests }, Wire::Up(line)) => line.publish(id, &requests).await,
-                (Output::Bind(group), Wire::Up(line)) => line.bind_group(group).await,
-                (Output::Unbind(group), Wire::Up(line)) => line.unbind_group(group).await,
+                (Output::Bind(group), Wire::Up(line)) => line.bind_group(group),
+                (Output::Unbind(group), Wire::Up(line)) => line.unbind_group(group),
                 // The connection broke on the way here: the session repeats what it wants on the next one.
                 (_, Wire::Opening(_)) => Ok(()),
             };
@@ -398,7 +398,11 @@ impl Driver {
 
     fn check_and_submit(&mut self, tag: u64, ask: &Ask, now: Millis) -> Result<(), (Option<ErrorCode>, String)> {
         match ask {
-            Ask::Say { text, .. } | Ask::Tell { text, .. } if text.len() > MAX_TEXT_BYTES => {
+            _ if !matches!(ask, Ask::Groups { .. }) && normalise_group(ask.group()) != Some(ask.group()) => {
+                let message = ErrorCode::BadGroup.explain().to_owned();
+                return Err((Some(ErrorCode::BadGroup), message));
+            }
+            Ask::Say { text, .. } | Ask::Tell { text, .. } if is_too_long(text) => {
                 let message = format!("the text has {} bytes; send it in smaller pieces", text.len());
                 return Err((Some(ErrorCode::TextTooLong), message));
             }
@@ -425,10 +429,10 @@ impl Driver {
     /// Connects again after a wait, longer each time in a row.
     fn reopen(&mut self) -> Wire {
         let wait = self.backoff.next_delay();
-        let connection = self.options.connection.clone();
+        let (connection, session) = (self.options.connection.clone(), self.core.session());
         Wire::Opening(Box::pin(async move {
             tokio::time::sleep(wait).await;
-            connection.open_again().await
+            connection.open_again(session).await
         }))
     }
 
@@ -445,9 +449,22 @@ impl Driver {
     }
 }
 
+/// Whether no publication holds this text: JSON takes up to six bytes for one.
+fn is_too_long(text: &str) -> bool {
+    const AROUND: usize = 4096;
+    let in_json = || serde_json::to_string(text).map_or(usize::MAX, |json| json.len());
+    text.len() > MAX_TEXT_BYTES || (6 * text.len() > MAX_BODY_BYTES - AROUND && in_json() > MAX_BODY_BYTES - AROUND)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_text_is_as_long_as_its_json() {
+        assert!(!is_too_long(&"x".repeat(MAX_TEXT_BYTES)) && is_too_long(&"x".repeat(MAX_TEXT_BYTES + 1)));
+        assert!(!is_too_long(&"\0".repeat(170_000)) && is_too_long(&"\0".repeat(180_000)));
+    }
 
     #[test]
     fn a_late_user_is_waited_for_and_one_that_stays_away_is_not() {

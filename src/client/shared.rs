@@ -4,11 +4,12 @@
 //! share one have a *seat* each. What several of them want published at one moment travels in one publication, each one's
 //! requests under the tag of its seat; what is for one of them alone comes back with that tag, and what a group is told
 //! comes once for all that are in it. When the connection is lost it is lost for all of them, and all of them resume.
+//! When a session is over the ring is told that it is gone, for the queue does not say so by going.
 //!
 //! A publication waits for the broker to have taken the one before, unless much waits: so a lone request goes at once, and
 //! on a busy machine those of many sessions travel together.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::Future;
 use std::pin::Pin;
 
@@ -20,13 +21,17 @@ use super::failure::{Exit, Failure};
 use super::line::{Told, open_link};
 use crate::broker::client_link::{Broken, ClientLink, LinkEvent};
 use crate::broker::names::Names;
-use crate::wire::client::{Delivery, Event, MAX_REQUESTS, decode_deliveries};
+use crate::chat::SessionId;
+use crate::wire::client::{Delivery, Event, MAX_REQUESTS, Request, decode_deliveries};
 
 /// Deliveries that wait for a session. Beyond it they are dropped as if the wire had lost them: one session that does
 /// not listen must not hold up the others, and asks for what it misses.
 const DELIVERIES_MAX: usize = 256;
-/// Most things taken from the sessions, or from the broker, before the others' turn comes.
-const TURN_MAX: usize = 1024;
+/// Most things taken from the sessions, or from the broker, before the others' turn comes: less than what waits for a
+/// session at most, so that one that listens misses nothing.
+const TURN_MAX: usize = DELIVERIES_MAX / 2;
+/// Most sessions that are gone and may have to be called so again. Beyond it the ring is not told again of the oldest.
+const GONE_MAX: usize = 16_384;
 /// So many bytes of requests wait for no confirmation, and about so many travel in one publication.
 const PUBLICATION_BYTES: usize = 128 * 1024;
 
@@ -45,11 +50,11 @@ impl SharedConnection {
         SharedConnection { orders }
     }
 
-    /// A seat, once there is a connection.
-    pub(super) async fn sit_down(&self) -> Result<Seat, Failure> {
+    /// A seat for a session, once there is a connection.
+    pub(super) async fn sit_down(&self, session: SessionId) -> Result<Seat, Failure> {
         let over = || Failure::new(Exit::Failed, "the shared connection is over");
         let (answer, seat) = oneshot::channel();
-        self.orders.send(Order::Seat(answer)).map_err(|_| over())?;
+        self.orders.send(Order::Seat(session, answer)).map_err(|_| over())?;
         seat.await.unwrap_or_else(|_| Err(over()))
     }
 }
@@ -92,9 +97,11 @@ impl Drop for Seat {
     }
 }
 
+type Answer = oneshot::Sender<Result<Seat, Failure>>;
+
 /// What sessions want of their connection. An order of a seat at a former connection has no effect.
 enum Order {
-    Seat(oneshot::Sender<Result<Seat, Failure>>),
+    Seat(SessionId, Answer),
     Publish(Requests),
     Bind(u64, String),
     Unbind(u64, String),
@@ -119,6 +126,13 @@ enum Trunk {
     Up(Box<ClientLink>),
 }
 
+/// A seat that is taken.
+struct Taken {
+    session: SessionId,
+    events: mpsc::Sender<LinkEvent<Told>>,
+    groups: BTreeSet<String>,
+}
+
 /// The task that keeps the connection.
 struct Keeper {
     address: Address,
@@ -127,12 +141,14 @@ struct Keeper {
     is_old: bool,
     trunk: Trunk,
     /// Who waits for the connection.
-    waiting: Vec<oneshot::Sender<Result<Seat, Failure>>>,
+    waiting: Vec<(SessionId, Answer)>,
     /// Numbers are never used again: they are the tags, and tell a session from one that came before.
     next_seat: u64,
-    seats: BTreeMap<u64, mpsc::Sender<LinkEvent<Told>>>,
+    seats: BTreeMap<u64, Taken>,
+    /// Who stood up at this connection.
+    gone: BTreeMap<u64, SessionId>,
     /// Who is in which group.
-    groups: BTreeMap<String, Vec<u64>>,
+    groups: BTreeMap<String, BTreeSet<u64>>,
     unpublished: VecDeque<Requests>,
     unpublished_bytes: usize,
     next_publication: u64,
@@ -157,6 +173,7 @@ impl Keeper {
             waiting: Vec::new(),
             next_seat: 1,
             seats: BTreeMap::new(),
+            gone: BTreeMap::new(),
             groups: BTreeMap::new(),
             unpublished: VecDeque::new(),
             unpublished_bytes: 0,
@@ -180,48 +197,85 @@ impl Keeper {
                 Wake::Orders(0) => break,
                 Wake::Orders(_) => {
                     for order in taken.drain(..) {
-                        if self.take(order, &own).await.is_err() {
+                        if self.take(order, &own).is_err() {
                             self.lose();
                         }
                     }
                 }
-                Wake::Link(event) => self.take_turn(event),
+                Wake::Link(event) => {
+                    self.take_turn(event);
+                    // Those who were told something take it before there is more.
+                    tokio::task::yield_now().await;
+                }
                 Wake::Opened(address, opened) => self.opened(address, opened, &own),
             }
+        }
+        // What waits for a confirmation waits no longer.
+        self.in_flight.clear();
+        while !self.unpublished.is_empty() && self.publish_what_is_due().await.is_ok() {
+            self.in_flight.clear();
         }
         if let Trunk::Up(link) = self.trunk {
             link.close().await;
         }
     }
 
-    async fn take(&mut self, order: Order, own: &mpsc::WeakUnboundedSender<Order>) -> Result<(), Broken> {
+    fn take(&mut self, order: Order, own: &mpsc::WeakUnboundedSender<Order>) -> Result<(), Broken> {
         match order {
-            Order::Seat(answer) => {
-                self.waiting.push(answer);
+            Order::Seat(session, answer) => {
+                self.waiting.push((session, answer));
                 match self.trunk {
                     Trunk::Down => self.open(),
                     Trunk::Opening(_) => {}
                     Trunk::Up(_) => self.seat_who_wait(own),
                 }
             }
-            Order::Publish(requests) if self.seats.contains_key(&requests.seat) => {
-                self.unpublished_bytes += requests.body.len();
-                self.unpublished.push_back(requests);
-            }
-            Order::Bind(seat, group) if self.seats.contains_key(&seat) => return self.bind(seat, group).await,
-            Order::Unbind(seat, group) => return self.unbind(seat, &group).await,
-            Order::StandUp(seat) => {
-                if self.seats.remove(&seat).is_some() {
-                    let its = self.groups.iter().filter(|(_, seats)| seats.contains(&seat));
-                    for group in its.map(|(group, _)| group.clone()).collect::<Vec<_>>() {
-                        self.unbind(seat, &group).await?;
-                    }
+            // Seats of a connection that is gone have nothing to say.
+            Order::Publish(requests) => {
+                if self.seats.contains_key(&requests.seat) {
+                    self.push(requests);
                 }
             }
-            // Of a connection that is gone.
-            Order::Publish(_) | Order::Bind(..) => {}
+            Order::Bind(seat, group) => return self.bind(seat, group),
+            Order::Unbind(seat, group) => {
+                if let Some(taken) = self.seats.get_mut(&seat) {
+                    taken.groups.remove(&group);
+                }
+                return self.unbind(seat, &group);
+            }
+            Order::StandUp(seat) => {
+                if let Some(taken) = self.seats.remove(&seat) {
+                    self.gone.insert(seat, taken.session);
+                    if self.gone.len() > GONE_MAX {
+                        self.gone.pop_first();
+                    }
+                    self.say_gone(seat);
+                    return taken.groups.iter().try_for_each(|group| self.unbind(seat, group));
+                }
+            }
         }
         Ok(())
+    }
+
+    fn push(&mut self, requests: Requests) {
+        self.unpublished_bytes += requests.body.len();
+        self.unpublished.push_back(requests);
+    }
+
+    /// Tells the ring, after all that was published for that seat, that nobody sits there any more.
+    fn say_gone(&mut self, seat: u64) {
+        let request = self
+            .gone
+            .get(&seat)
+            .map(|session| [Request::Gone { session: *session }]);
+        if let Some(Ok(body)) = request.map(|request| serde_json::to_vec(&request)) {
+            self.push(Requests {
+                seat,
+                id: 0,
+                body,
+                count: 1,
+            });
+        }
     }
 
     // ---- the connection -------------------------------------------------------------------------------------------------
@@ -251,7 +305,7 @@ impl Keeper {
             Err(failure) => {
                 self.trunk = Trunk::Down;
                 // Each of them tries again in its own time.
-                for answer in self.waiting.drain(..) {
+                for (_, answer) in self.waiting.drain(..) {
                     let _gone = answer.send(Err(failure.clone()));
                 }
             }
@@ -259,13 +313,18 @@ impl Keeper {
     }
 
     fn seat_who_wait(&mut self, own: &mpsc::WeakUnboundedSender<Order>) {
-        for answer in std::mem::take(&mut self.waiting) {
+        for (session, answer) in std::mem::take(&mut self.waiting) {
             // Without a sender whoever waited is gone, too.
             let Some(orders) = own.upgrade() else { continue };
             let (sender, events) = mpsc::channel(DELIVERIES_MAX + UNCONFIRMED_MAX);
             let number = self.next_seat;
             self.next_seat += 1;
-            self.seats.insert(number, sender);
+            let taken = Taken {
+                session,
+                events: sender,
+                groups: BTreeSet::new(),
+            };
+            self.seats.insert(number, taken);
             // Whoever does not wait any more drops its seat, which stands up.
             let _gone = answer.send(Ok(Seat { number, orders, events }));
         }
@@ -275,6 +334,7 @@ impl Keeper {
     fn lose(&mut self) {
         self.trunk = Trunk::Down;
         self.seats.clear();
+        self.gone.clear();
         self.groups.clear();
         self.unpublished.clear();
         self.unpublished_bytes = 0;
@@ -284,29 +344,31 @@ impl Keeper {
         }
     }
 
-    async fn bind(&mut self, seat: u64, group: String) -> Result<(), Broken> {
+    fn bind(&mut self, seat: u64, group: String) -> Result<(), Broken> {
+        let Some(taken) = self.seats.get_mut(&seat) else {
+            return Ok(());
+        };
+        taken.groups.insert(group.clone());
         let seats = self.groups.entry(group.clone()).or_default();
         let is_first = seats.is_empty();
-        if !seats.contains(&seat) {
-            seats.push(seat);
-        }
+        seats.insert(seat);
         match &mut self.trunk {
-            Trunk::Up(link) if is_first => link.bind_group(&group).await,
+            Trunk::Up(link) if is_first => link.bind_group(&group),
             _ => Ok(()),
         }
     }
 
-    async fn unbind(&mut self, seat: u64, group: &str) -> Result<(), Broken> {
+    fn unbind(&mut self, seat: u64, group: &str) -> Result<(), Broken> {
         let Some(seats) = self.groups.get_mut(group) else {
             return Ok(());
         };
-        seats.retain(|other| *other != seat);
+        seats.remove(&seat);
         if !seats.is_empty() {
             return Ok(());
         }
         self.groups.remove(group);
         match &mut self.trunk {
-            Trunk::Up(link) => link.unbind_group(group).await,
+            Trunk::Up(link) => link.unbind_group(group),
             _ => Ok(()),
         }
     }
@@ -325,7 +387,7 @@ impl Keeper {
             let (mut body, mut whose, mut count) = (vec![b'['], Vec::new(), 0);
             while let Some(next) = self.unpublished.front()
                 && (whose.is_empty()
-                    || (count + next.count <= MAX_REQUESTS && body.len() + next.body.len() <= PUBLICATION_BYTES))
+                    || (count + next.count < MAX_REQUESTS && body.len() + next.body.len() <= PUBLICATION_BYTES))
                 && let Some(Requests {
                     seat,
                     id,
@@ -341,7 +403,8 @@ impl Keeper {
                 body.extend_from_slice(&requests);
                 body.push(b'}');
                 whose.push((seat, id));
-                count += more;
+                // The tag counts, too.
+                count += more + 1;
             }
             body.push(b']');
             let id = self.next_publication;
@@ -392,9 +455,9 @@ impl Keeper {
     /// What became of a publication became of everything in it.
     fn settled(&mut self, id: u64, what: impl Fn(u64) -> LinkEvent<Told>) {
         for (seat, id) in self.in_flight.remove(&id).unwrap_or_default() {
-            if let Some(events) = self.seats.get(&seat) {
-                // There is room for as many as a session has on the way; one that has ended hears nothing.
-                let _gone = events.try_send(what(id));
+            if let Some(taken) = self.seats.get(&seat) {
+                // There is room for as many as a session has on the way. One that is gone is called so again when it beats.
+                let _gone = taken.events.try_send(what(id));
             }
         }
     }
@@ -404,14 +467,15 @@ impl Keeper {
         let mut told: BTreeMap<u64, Vec<Event>> = BTreeMap::new();
         match tag.map(|tag| tag.parse()) {
             Some(Ok(seat)) => drop(told.insert(seat, events)),
-            // Nobody's here.
+            // Nobody's here: an error in what was published, which says not in whose.
             Some(Err(_)) => {}
+            None if reply => {}
             None => {
                 for event in events {
                     match group_of(&event) {
                         Some(group) => {
-                            let seats = self.groups.get(group).map_or(&[][..], Vec::as_slice);
-                            give(&mut told, seats.iter().copied(), event);
+                            let seats = self.groups.get(group).into_iter().flatten();
+                            give(&mut told, seats.copied(), event);
                         }
                         None => give(&mut told, self.seats.keys().copied(), event),
                     }
@@ -419,7 +483,11 @@ impl Keeper {
             }
         }
         for (seat, events) in told {
-            let Some(sender) = self.seats.get(&seat) else { continue };
+            let Some(taken) = self.seats.get(&seat) else {
+                // The ring does not know yet that it is gone.
+                self.say_gone(seat);
+                continue;
+            };
             let delivery = Delivery {
                 v,
                 epoch,
@@ -427,9 +495,9 @@ impl Keeper {
                 events,
             };
             // What confirms its publications must find room whatever comes.
-            if sender.capacity() > UNCONFIRMED_MAX {
+            if taken.events.capacity() > UNCONFIRMED_MAX {
                 let body = Told::Read(delivery);
-                let _gone = sender.try_send(LinkEvent::Delivery { reply, body });
+                let _gone = taken.events.try_send(LinkEvent::Delivery { reply, body });
             }
         }
     }

@@ -36,6 +36,9 @@ const FRAME_BYTES: usize = 256 * 1024;
 /// A group of more members does not look for others to share frames with: it has enough to say by itself.
 const SHARING_MEMBERS: usize = 64;
 
+/// Most members that a run looks at for that. Groups after those have frames of their own.
+const SHARING_LOOKS: usize = 8192;
+
 /// Tokens of deliveries start here; lower ones belong to others.
 pub const TOKENS: u64 = 1 << 62;
 
@@ -228,11 +231,12 @@ fn companies<'a>(state: &State, groups: BTreeMap<&'a str, Vec<&'a GroupEvent>>) 
         return groups.into_values().collect();
     }
     let mut companies: Vec<Vec<&GroupEvent>> = Vec::new();
+    let mut looks = SHARING_LOOKS;
     // Where the last company of those queues is, and how much of its keys there may still be.
     let mut open: BTreeMap<Vec<&str>, (usize, usize)> = BTreeMap::new();
     for (group, mut events) in groups {
         let bytes = copy_bytes(&Names::group_key(group));
-        let queues = queues_of(state, group);
+        let queues = queues_of(state, group, &mut looks);
         let company = queues.as_ref().and_then(|queues| open.get_mut(queues));
         if let Some((at, room)) = company
             && *room >= bytes
@@ -252,10 +256,11 @@ fn companies<'a>(state: &State, groups: BTreeMap<&'a str, Vec<&'a GroupEvent>>) 
 
 /// The queues of a group's members, each once, if all of them have tags: whoever has none is told of its groups in frames of
 /// their own.
-fn queues_of<'a>(state: &'a State, group: &str) -> Option<Vec<&'a str>> {
+fn queues_of<'a>(state: &'a State, group: &str, looks: &mut usize) -> Option<Vec<&'a str>> {
     let group = state
         .group(group)
         .filter(|group| group.member_count() <= SHARING_MEMBERS)?;
+    *looks = looks.checked_sub(group.member_count())?;
     let shared = |address| match Address::of(address) {
         Address { queue, tag: Some(_) } => Some(queue),
         Address { tag: None, .. } => None,

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::answers::conversations;
 use crate::chat::{Command, Presence, SessionId, SessionView, State, home};
 use crate::ring::{Index, Member, Millis, View};
-use crate::wire::client::{Address, Event};
+use crate::wire::client::{Address, Event, Told, told_together};
 
 /// The sessions are looked after in so many turns within one beat interval, so that beats do not come in bursts.
 pub const TURNS: u64 = 10;
@@ -20,9 +20,6 @@ pub const TURNS: u64 = 10;
 /// learn how often beats come; but a nick whose client was killed is free that much later, and who waits for it waits 40 s:
 /// with more than 1,500 queues at one home it may have given up before.
 const PUBLICATION_MS: Millis = 4;
-
-/// Most beats of one queue's sessions that travel together.
-pub const BEATS_TOGETHER: usize = 16;
 
 /// After an own reconnection clients have so long to come back before they are `away`.
 const RECONNECT_GRACE_MS: Millis = 3000;
@@ -41,6 +38,8 @@ pub struct Home {
     connected_at: Millis,
     /// Queues that beats came back from, until a turn has asked for all that they were.
     gone: BTreeSet<String>,
+    /// Whose away was asked for, and when: a beat interval passes before it is again.
+    asked: BTreeMap<SessionId, Millis>,
     /// The aways that are being waited out: which one, and since when.
     away: BTreeMap<SessionId, (Index, Millis)>,
 }
@@ -48,8 +47,8 @@ pub struct Home {
 /// What a turn asks for.
 #[derive(Debug, Default)]
 pub struct Turn {
-    /// Beats: of each queue what to tell its sessions, by their tags.
-    pub beats: BTreeMap<String, Vec<(Option<String>, Event)>>,
+    /// Beats: of each queue what to tell its sessions.
+    pub beats: BTreeMap<String, Vec<Told>>,
     /// For the head.
     pub commands: Vec<Command>,
 }
@@ -63,6 +62,7 @@ impl Home {
             turn: 0,
             connected_at: 0,
             gone: BTreeSet::new(),
+            asked: BTreeMap::new(),
             away: BTreeMap::new(),
         }
     }
@@ -71,6 +71,7 @@ impl Home {
     pub fn reconnected(&mut self, now: Millis) {
         self.connected_at = now;
         self.gone.clear();
+        self.asked.clear();
         self.away.clear();
     }
 
@@ -94,6 +95,7 @@ impl Home {
     /// Looks after a part of the sessions.
     pub fn turn(&mut self, now: Millis, me: Member, view: &View, state: &State, cluster: &str) -> Turn {
         self.turn = (self.turn + 1) % TURNS;
+        self.asked.retain(|_, at| now < *at + self.beat_ms);
         let mut turn = Turn::default();
         for session in state.sessions() {
             let is_due = session.id().0 as u64 % TURNS == self.turn;
@@ -105,16 +107,16 @@ impl Home {
                 if is_due && is_here {
                     let Address { queue, tag } = Address::of(session.queue());
                     let told = turn.beats.entry(queue.to_owned()).or_default();
-                    told.push((tag.map(str::to_owned), beat(&session, cluster)));
+                    told.push((tag.map(str::to_owned), vec![beat(&session, cluster)]));
                 }
             }
         }
-        let together = turn.beats.values().map(|beats| beats.len().div_ceil(BEATS_TOGETHER));
-        let many = PUBLICATION_MS.saturating_mul(together.sum::<usize>() as Millis);
+        let publications = turn.beats.values().flat_map(|beats| told_together(beats)).count();
+        let many = PUBLICATION_MS.saturating_mul(publications as Millis);
         self.next_turn_at = now + (self.beat_ms / TURNS).max(many).max(1);
         self.away
             .retain(|id, (at, _)| state.session(*id).is_some_and(|session| session.away_at() == Some(*at)));
-        // Whoever is not in it by now has another home, or another queue; and what was asked for in vain comes back again.
+        // All that had such a queue are asked for now; and if it is in vain, the next beat comes back, too.
         if turn.commands.len() < COMMANDS {
             self.gone.clear();
         }
@@ -130,7 +132,8 @@ impl Home {
         match session.presence() {
             Presence::Here => {
                 self.away.remove(&session.id());
-                if room && self.is_gone(session) {
+                if room && self.is_gone(session) && !self.asked.contains_key(&session.id()) {
+                    self.asked.insert(session.id(), now);
                     let queue = session.queue().to_owned();
                     turn.commands.push(Command::Away {
                         session: session.id(),
@@ -218,7 +221,7 @@ mod tests {
         let shared = |n: u64| format!("q{}\n{n}", n % 2);
         let own_and_shared: [(&dyn Fn(u64) -> String, _); 2] = [
             (&own, [(0, 1000), (10, 1000), (240, 1000), (500, 2000)]),
-            (&shared, [(0, 1000), (500, 1000), (3000, 1000), (10_000, 2600)]),
+            (&shared, [(0, 1000), (500, 1000), (3000, 1000), (20_000, 1300)]),
         ];
         for (address, cases) in own_and_shared {
             for (sessions, last_turn_at) in cases {
@@ -231,28 +234,29 @@ mod tests {
         }
     }
 
-    /// C10: one queue that is gone is that of all its sessions, and of no other one.
+    /// C10: one queue that is gone is that of all its sessions, and of no other one. What is asked for is not asked for again
+    /// before there was time for it to come to pass.
     #[test]
     fn all_whose_queue_is_gone_are_away() {
         let (view, many) = (view(), 2 * COMMANDS as u64 + 20);
         let state = chat(many, |n| format!("q{}\n{n}", n % 2));
         let mut home = Home::new(1000, 30_000);
-        home.returned("q1".to_owned(), RECONNECT_GRACE_MS);
-        let mut asked = BTreeMap::new();
+        let mut asked = BTreeSet::new();
         for turn in 0..3 {
-            let now = RECONNECT_GRACE_MS + turn;
-            let mut state = state.clone();
-            for (index, command) in (many + 1..).zip(asked.values()) {
-                state.apply(index, 0, std::slice::from_ref(command));
-            }
-            for command in home.turn(now, ME, &view, &state, "c").commands {
+            // Nothing of it is applied yet, and other beats come back.
+            home.returned("q1".to_owned(), RECONNECT_GRACE_MS);
+            for command in home.turn(RECONNECT_GRACE_MS + turn, ME, &view, &state, "c").commands {
                 let Command::Away { session, queue } = &command else {
                     panic!("{command:?}")
                 };
                 assert_eq!(*queue, format!("q1\n{}", session.0));
-                assert_eq!(asked.insert(*session, command.clone()), None, "asked for once");
+                assert!(asked.insert(*session), "asked for once");
             }
         }
         assert_eq!(asked.len() as u64, many / 2);
+        // It was lost.
+        home.returned("q1".to_owned(), RECONNECT_GRACE_MS);
+        let again = home.turn(RECONNECT_GRACE_MS + 2000, ME, &view, &state, "c").commands;
+        assert_eq!(again.len(), COMMANDS);
     }
 }

@@ -5,13 +5,14 @@ use std::time::{Duration, Instant};
 use super::answers;
 use super::effects::NO_TOKEN;
 use super::engine::Engine;
-use super::home::BEATS_TOGETHER;
 use super::start::Fatal;
 use crate::broker::link::{Exchange, Lane, OUTBOX_BYTES, Publication, RequestTag};
 use crate::chat::{Admit, Command, GroupView, SessionId, home};
 use crate::control::{GroupMemberState, GroupState, MAX_LINE_BYTES};
 use crate::ring::Index;
-use crate::wire::client::{Address, Event, Incoming, RequestLimits, encode_beats, encode_delivery_to, parse_requests};
+use crate::wire::client::{
+    Address, Event, Incoming, RequestLimits, Told, encode_delivery_to, encode_told, parse_requests, told_together,
+};
 use crate::wire::frame::{Payload, Read, ReadWhat};
 
 /// Reads that wait for this node to apply what they must see. When as many do, further ones are dropped; clients ask again.
@@ -33,9 +34,9 @@ const REPLY_BYTES: usize = 256 * 1024;
 struct Replies {
     /// When it began to be dealt with.
     began: Instant,
-    /// Where to: of the requests that are being dealt with.
+    /// Where to: of the requests that are being dealt with. The tags may change, the queue does not.
     address: Option<String>,
-    waiting: Vec<Event>,
+    waiting: Vec<Told>,
     waiting_bytes: usize,
     bytes: usize,
 }
@@ -45,7 +46,11 @@ impl Replies {
         let bytes = encoded_bytes(&event);
         self.waiting_bytes += bytes;
         self.bytes += bytes;
-        self.waiting.push(event);
+        let tag = self.address.as_deref().and_then(|address| Address::of(address).tag);
+        match self.waiting.last_mut() {
+            Some((last, events)) if last.as_deref() == tag => events.push(event),
+            _ => self.waiting.push((tag.map(str::to_owned), vec![event])),
+        }
     }
 
     /// No time or no room for another outcome.
@@ -107,8 +112,8 @@ impl Engine {
                     self.flush(&mut replies);
                 }
             }
-            self.flush(&mut replies);
         }
+        self.flush(&mut replies);
         match &mut self.head {
             Some(head) => head.read(tag),
             None => {
@@ -119,10 +124,12 @@ impl Engine {
     }
 
     fn flush(&mut self, replies: &mut Replies) {
-        let events = std::mem::take(&mut replies.waiting);
+        let told = std::mem::take(&mut replies.waiting);
         replies.waiting_bytes = 0;
-        if let (Some(address), false) = (&replies.address, events.is_empty()) {
-            self.tell(address, &events);
+        let Some(address) = &replies.address else { return };
+        let epoch = self.ring.view().epoch;
+        for told in told_together(&told) {
+            self.publish_to_client(Address::of(address).queue, encode_told(epoch, told), false);
         }
     }
 
@@ -157,6 +164,16 @@ impl Engine {
                     self.attach(session, queue);
                 }
                 (session, n, ReadWhat::Resume { cluster })
+            }
+            Incoming::Gone { session, address } => {
+                let away = Command::Away {
+                    session,
+                    queue: address,
+                };
+                if let Some(head) = &mut self.head {
+                    head.command(away);
+                }
+                return Ok(());
             }
         };
         let read = Read {
@@ -234,7 +251,9 @@ impl Engine {
             };
             let address = read.reply_to.clone().or_else(session_queue);
             if let Some(address) = address.filter(|address| Address::of(address).is_valid(&prefix)) {
-                self.tell(&address, &[event]);
+                let Address { queue, tag } = Address::of(&address);
+                let body = encode_delivery_to(self.ring.view().epoch, tag, &[event]);
+                self.publish_to_client(queue, body, false);
             }
             if self.turn_is_over() {
                 self.leave_for_next_turn();
@@ -259,10 +278,8 @@ impl Engine {
         let turn = self.home.turn(now, me, self.ring.view(), &self.chat.state, &cluster);
         let epoch = self.ring.view().epoch;
         for (queue, beats) in turn.beats {
-            // Only who uses tags reads several frames at once.
-            let runs = beats.chunk_by(|(a, _), (b, _)| a.is_some() && b.is_some());
-            for beats in runs.flat_map(|run| run.chunks(BEATS_TOGETHER)) {
-                self.publish_to_client(&queue, encode_beats(epoch, beats), true);
+            for beats in told_together(&beats) {
+                self.publish_to_client(&queue, encode_told(epoch, beats), true);
             }
         }
         self.ask_head(turn.commands);
@@ -292,13 +309,6 @@ impl Engine {
         let session = SessionId(u128::from_le_bytes(bytes));
         self.probe = Some((number, session));
         self.ask_head(vec![probe_command(session)]);
-    }
-
-    /// What is for the session at an address alone.
-    fn tell(&mut self, address: &str, events: &[Event]) {
-        let Address { queue, tag } = Address::of(address);
-        let body = encode_delivery_to(self.ring.view().epoch, tag, events);
-        self.publish_to_client(queue, body, false);
     }
 
     fn publish_to_client(&mut self, queue: &str, body: Vec<u8>, mandatory: bool) {

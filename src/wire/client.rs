@@ -32,7 +32,7 @@ pub use parse::{
 };
 pub use read::{DeliveryError, decode_deliveries, decode_delivery};
 pub use time::rfc3339;
-pub use write::{encode_beats, encode_delivery, encode_delivery_to, encode_group_events};
+pub use write::{Told, encode_delivery, encode_delivery_to, encode_group_events, encode_told, told_together};
 
 /// Version of [`Delivery`], its field `v`.
 pub const DELIVERY_VERSION: u32 = 1;
@@ -129,6 +129,10 @@ pub enum Request {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         cluster: Option<String>,
     },
+    /// The session's client is gone, though the queue that it shares is not. Not numbered, and not answered.
+    Gone {
+        session: SessionId,
+    },
 }
 
 fn default_history_limit() -> u32 {
@@ -147,7 +151,8 @@ impl Request {
             | Request::Who { session, .. }
             | Request::Groups { session, .. }
             | Request::Digest { session, .. }
-            | Request::Resume { session, .. } => *session,
+            | Request::Resume { session, .. }
+            | Request::Gone { session } => *session,
         }
     }
 
@@ -164,6 +169,7 @@ impl Request {
             | Request::Groups { n, .. }
             | Request::Digest { n, .. }
             | Request::Resume { n, .. } => *n,
+            Request::Gone { .. } => 0,
         }
     }
 }

@@ -336,6 +336,14 @@ impl Ring {
                 }
             }
             Incoming::Read { .. } => return,
+            Incoming::Gone { session, address } => {
+                return self
+                    .apply(Command::Away {
+                        session,
+                        queue: address,
+                    })
+                    .await;
+            }
             Incoming::Resume { session, n, queue, .. } => {
                 let queue = queue.clone();
                 self.apply(Command::Attach { session, queue }).await;

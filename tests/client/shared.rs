@@ -42,7 +42,7 @@ fn talk(sessions: &[Session], prefix: &str, lines: usize) -> Vec<tokio::task::Jo
             for line in 0..lines {
                 let text = format!("line {line}");
                 handle.ask(Ask::say(group.clone(), text)).await.expect("taken");
-                tokio::task::yield_now().await;
+                tokio::time::sleep(Duration::from_millis(1)).await;
             }
         })
     };
@@ -50,12 +50,19 @@ fn talk(sessions: &[Session], prefix: &str, lines: usize) -> Vec<tokio::task::Jo
 }
 
 /// Everybody hears each line of its group once, in order; each line is its talker's to acknowledge.
-async fn hear_all(sessions: &mut [Session], lines: usize) -> Vec<Heard> {
-    let hearing = sessions.iter_mut().enumerate().map(|(number, session)| async move {
+async fn hear_all(sessions: &mut [Session], lines: usize) {
+    let mut heard: Vec<Heard> = sessions.iter().map(|_| Heard::default()).collect();
+    hear_more(sessions, &mut heard, lines).await;
+    heard.iter().for_each(|heard| assert_once_in_order(heard, lines));
+}
+
+/// Until all have heard so many lines in all.
+async fn hear_more(sessions: &mut [Session], heard: &mut [Heard], lines: usize) {
+    let both = sessions.iter_mut().zip(heard).enumerate();
+    let hearing = both.map(|(number, (session, heard))| async move {
         if number % 2 == 0 {
-            return hear(session, lines).await;
+            return heard.more(session, lines).await;
         }
-        let mut heard = Heard::default();
         while heard.texts.len() < lines {
             match next(session).await {
                 SessionEvent::Deliver {
@@ -69,11 +76,8 @@ async fn hear_all(sessions: &mut [Session], lines: usize) -> Vec<Heard> {
                 event => heard.rest.push(event),
             }
         }
-        heard
     });
-    let heard = futures_util::future::join_all(hearing).await;
-    heard.iter().for_each(|heard| assert_once_in_order(heard, lines));
-    heard
+    futures_util::future::join_all(hearing).await;
 }
 
 async fn close(sessions: Vec<Session>) {
@@ -111,13 +115,13 @@ pub async fn cut(url: &str) {
     let proxy = Proxy::start(url).await;
     let mut sessions = gather(proxy.url(), "cut", 12).await;
     let talking = talk(&sessions, "cut", 300);
-    let cutting = async {
-        for _ in 0..3 {
-            tokio::time::sleep(Duration::from_millis(60)).await;
-            proxy.cut();
-        }
-    };
-    let (heard, ()) = tokio::join!(hear_all(&mut sessions, 300), cutting);
+    let mut heard: Vec<Heard> = sessions.iter().map(|_| Heard::default()).collect();
+    for cut in 1..=3 {
+        hear_more(&mut sessions, &mut heard, cut * 80).await;
+        proxy.cut();
+    }
+    hear_more(&mut sessions, &mut heard, 300).await;
+    heard.iter().for_each(|heard| assert_once_in_order(heard, 300));
     futures_util::future::join_all(talking).await;
     let is_interrupted = |event: &SessionEvent| matches!(event, SessionEvent::Interrupted { .. });
     let interrupted = heard.iter().filter(|heard| heard.rest.iter().any(is_interrupted));
@@ -181,6 +185,17 @@ pub async fn comes_and_goes(url: &str) {
         while !matches!(next(&mut goes).await, SessionEvent::Acknowledged { .. }) {}
         goes.close().await;
         assert_eq!(hear_text(&mut stays).await, format!("round {round}"));
+    }
+    // One that goes without a word is away.
+    join_by(on(&shared), "inn", "lost").await.close().await;
+    loop {
+        if let SessionEvent::Deliver {
+            event: Event::Away(it), ..
+        } = next(&mut stays).await
+        {
+            assert_eq!(it.user, "lost");
+            break;
+        }
     }
     stays.close().await;
     let again = join_by(on(&shared), "inn", "again").await;

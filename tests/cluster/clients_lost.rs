@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::{Broker, Cluster, Listener, Options, RawClient, check_history, new_session};
+use crate::support::{Broker, Cluster, Listener, Options, RawClient, Told, check_history, new_session};
 use crate::{alone, together};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -137,6 +137,75 @@ fn a_killed_client_is_away_then_left_and_its_nick_is_free_after_the_grace_and_no
         );
     }
     assert!(texts(&mut eve).is_empty());
+}
+
+/// Two sessions on one queue: each is told under its tag what is for it alone, and one can go while the other stays.
+#[test]
+fn sessions_of_one_queue_are_told_apart_and_go_one_by_one() {
+    let _turn = together();
+    let ring = ring(3);
+    let mut eve = ring.listen("1", "eve");
+    let mut gateway = raw(&ring);
+    gateway.bind("1");
+    let (ann, bob) = (new_session(), new_session());
+    let under = |tag: &str, requests: Value| json!({"tag": tag, "requests": requests});
+    let tell = json!({"op": "tell", "session": ann, "n": 2, "group": "1", "to": "bob", "text": "psst"});
+    gateway.ask(&json!([
+        under("a", json!([join(&ann, 1, "ann")])),
+        under(
+            "b",
+            json!([join(&bob, 1, "bob"), {"op": "who", "session": bob, "n": 77, "group": "1"}])
+        ),
+        under("a", json!([tell, {"op": "dance", "n": 5}])),
+        under("no tag", json!([join(&new_session(), 1, "nobody")])),
+    ]));
+    let of = |tag: &'static str, what: &'static str| {
+        move |told: &Told| told.reply && told.tag.as_deref() == Some(tag) && told.event["type"] == what
+    };
+    // In no order: they come from different nodes.
+    let mut told = Vec::new();
+    while told.len() < 7 {
+        told.push(gateway.wait_for("what is for one alone", |told| told.reply));
+    }
+    let find = |is_it: &dyn Fn(&Told) -> bool| {
+        let found: Vec<&Value> = told.iter().filter(|told| is_it(told)).map(|told| &told.event).collect();
+        assert_eq!(found.len(), 1, "{told:#?}");
+        found[0]
+    };
+    assert_eq!(find(&of("a", "joined"))["user"], "ann");
+    assert_eq!(find(&of("b", "joined"))["user"], "bob");
+    assert_eq!(find(&of("b", "members"))["ref"], 77);
+    assert_eq!(find(&of("a", "error"))["code"], "unknown-op");
+    for tag in ["a", "b"] {
+        assert_eq!(find(&of(tag, "private"))["text"], "psst");
+    }
+    assert_eq!(find(&|told| told.tag.is_none())["code"], "malformed");
+    // Both have beats, of their own groups.
+    let mut beats = std::collections::BTreeSet::new();
+    while beats.len() < 2 {
+        beats.insert(gateway.tagged_beat().0);
+    }
+    assert_eq!(beats, ["a", "b"].map(str::to_owned).into());
+
+    gateway.ask(&under("a", json!([{"op": "gone", "session": ann}])));
+    wait_to_be_told(&mut eve, "left", "ann");
+    // Nobody goes by another's address.
+    gateway.ask(&under("a", json!([{"op": "gone", "session": bob}])));
+    gateway.ask(&json!({"op": "gone", "session": bob}));
+    let say = json!({"op": "say", "session": bob, "n": 2, "group": "1", "text": "here"});
+    gateway.ask(&under("b", json!([say])));
+    eve.wait_until(SOON, "bob says something", |heard| {
+        heard.iter().any(|heard| heard.event["text"] == "here")
+    });
+    assert_eq!((told_of(&mut eve, "ann"), told_of(&mut eve, "bob")), (3, 2));
+    drop(gateway);
+    wait_to_be_told(&mut eve, "left", "bob");
+}
+
+/// How often `listener` was told something of `user`.
+fn told_of(listener: &mut Listener, user: &str) -> usize {
+    let is_of = |event: &Value| event["user"] == user || event["from"] == user;
+    listener.heard().iter().filter(|heard| is_of(&heard.event)).count()
 }
 
 #[test]

@@ -31,10 +31,11 @@ const TOLD_WAITING: usize = 1 << 20;
 /// Orders that wait for the client. When it is full, the test waits.
 const ORDERS_WAITING: usize = 16;
 
-/// One event, and whether it came straight into the client's own queue.
+/// One event, whether it came straight into the client's own queue, and under which tag.
 #[derive(Debug, Clone)]
 pub struct Told {
     pub reply: bool,
+    pub tag: Option<String>,
     pub event: Value,
 }
 
@@ -251,14 +252,24 @@ impl RawClient {
         }
     }
 
+    /// The next beat, and under which tag.
+    pub fn tagged_beat(&mut self) -> (String, Value) {
+        let (tag, beat) = self.next_beat();
+        (tag.expect("a tag"), beat)
+    }
+
     /// The next beat, however long that takes within reason.
     pub fn beat(&mut self) -> Value {
+        self.next_beat().1
+    }
+
+    fn next_beat(&mut self) -> (Option<String>, Value) {
         let started = Instant::now();
         loop {
             let left = ANSWER_DEADLINE.saturating_sub(started.elapsed());
             let told = self.hear(left).expect("a beat");
             if told.event["type"] == "beat" {
-                return told.event;
+                return (told.tag, told.event);
             }
         }
     }
@@ -380,9 +391,14 @@ async fn serve(
                 let Some(Ok(delivery)) = delivery else { return };
                 let frame: Value = serde_json::from_slice(&delivery.data).expect("deliveries are JSON");
                 let reply = delivery.exchange.as_str().is_empty();
-                for event in frame["events"].as_array().expect("deliveries have events") {
-                    if teller.send(Told { reply, event: event.clone() }).is_err() {
-                        return;
+                let frames = frame.as_array().map_or(std::slice::from_ref(&frame), Vec::as_slice);
+                for frame in frames {
+                    let tag = frame["tag"].as_str().map(str::to_owned);
+                    for event in frame["events"].as_array().expect("deliveries have events") {
+                        let (tag, event) = (tag.clone(), event.clone());
+                        if teller.send(Told { reply, tag, event }).is_err() {
+                            return;
+                        }
                     }
                 }
             }

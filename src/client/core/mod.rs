@@ -238,6 +238,11 @@ impl Core {
         self.window.room()
     }
 
+    /// The session's id: a secret.
+    pub fn session(&self) -> SessionId {
+        self.session
+    }
+
     pub fn is_ended(&self) -> bool {
         self.link == Link::Ended
     }

@@ -17,7 +17,7 @@ use crate::wire::frame::ReadWhat;
 /// Longest body of one publish. A longer one is refused as a whole with `malformed`.
 pub const MAX_BODY_BYTES: usize = 1024 * 1024;
 
-/// Most requests in one body, under all tags together. Those after them are not read, which one `malformed` error at the
+/// Most requests in one body, under all tags together; a tag counts as one. Those after them are not read, which one `malformed` error at the
 /// end says.
 pub const MAX_REQUESTS: usize = 4096;
 
@@ -35,8 +35,8 @@ pub const MAX_HISTORY_LIMIT: u32 = 1000;
 /// Longest reason that an error repeats, in characters: reasons quote the request, which may be long. The rest is cut off.
 const MAX_REASON_CHARS: usize = 200;
 
-const OPS: [&str; 10] = [
-    "join", "say", "tell", "leave", "read", "history", "who", "groups", "digest", "resume",
+const OPS: [&str; 11] = [
+    "join", "say", "tell", "leave", "read", "history", "who", "groups", "digest", "resume", "gone",
 ];
 
 /// What requests are measured against.
@@ -64,6 +64,8 @@ pub enum Incoming {
         groups: BTreeMap<String, u64>,
         cluster: Option<String>,
     },
+    /// Nobody is at this address of the session any more.
+    Gone { session: SessionId, address: String },
 }
 
 /// A request that is refused before it is ordered, and changes nothing.
@@ -165,7 +167,7 @@ struct Reading<'a> {
     limits: &'a RequestLimits<'a>,
     /// The client's queue, if it is a valid one.
     reply_to: Option<&'a str>,
-    /// Requests read so far.
+    /// Requests and tags read so far.
     count: usize,
     /// The last one is being filled.
     parcels: Vec<Parcel>,
@@ -202,9 +204,9 @@ impl<'de> Visitor<'de> for Array<'_, '_> {
 impl Reading<'_> {
     /// A request without a tag, or requests under one.
     fn element(&mut self, element: &str) {
-        let tagged = element
-            .contains(REQUESTS_FIELD)
-            .then(|| serde_json::from_str::<Tagged<'_>>(element).ok());
+        // An array would pass as an object with its fields in order, here as in `request`.
+        let may_be_tagged = element.starts_with('{') && element.contains(REQUESTS_FIELD);
+        let tagged = may_be_tagged.then(|| serde_json::from_str::<Tagged<'_>>(element).ok());
         match tagged.flatten() {
             Some(tagged) => self.tagged(&tagged),
             None => {
@@ -219,6 +221,8 @@ impl Reading<'_> {
             return self.malformed(&format!("a tag is 1 to {MAX_TAG_BYTES} of A-Za-z0-9_-"));
         }
         self.answer_at(Some(tag));
+        // However little is under it.
+        self.count += 1;
         let array = Array {
             reading: self,
             is_body: false,
@@ -389,6 +393,10 @@ impl Reading<'_> {
                     groups,
                     cluster,
                 })
+            }
+            Request::Gone { session } => {
+                let address = self.queue(0)?;
+                Ok(Incoming::Gone { session, address })
             }
         }
     }

@@ -103,15 +103,27 @@ pub fn encode_delivery(epoch: Epoch, events: &[Event]) -> Vec<u8> {
     encode_delivery_to(epoch, None, events)
 }
 
-/// What each of these sessions of a queue is told alone: a frame, or an array of them.
-pub fn encode_beats(epoch: Epoch, beats: &[(Option<String>, Event)]) -> Vec<u8> {
-    let frames: Vec<Frame<'_, Event>> = beats
+/// What a session of a queue is told alone, under its tag.
+pub type Told = (Option<String>, Vec<Event>);
+
+/// Most frames of one queue's sessions that travel in one delivery.
+const TOLD_TOGETHER: usize = 64;
+
+/// What travels in one delivery each: only who uses tags reads several frames at once.
+pub fn told_together(told: &[Told]) -> impl Iterator<Item = &[Told]> {
+    let runs = told.chunk_by(|(a, _), (b, _)| a.is_some() && b.is_some());
+    runs.flat_map(|run| run.chunks(TOLD_TOGETHER))
+}
+
+/// A frame, or an array of them.
+pub fn encode_told(epoch: Epoch, told: &[Told]) -> Vec<u8> {
+    let frames: Vec<Frame<'_, Event>> = told
         .iter()
-        .map(|(tag, beat)| Frame {
+        .map(|(tag, events)| Frame {
             v: DELIVERY_VERSION,
             epoch: epoch.0,
             tag: tag.as_deref(),
-            events: std::slice::from_ref(beat),
+            events,
         })
         .collect();
     match frames.as_slice() {
@@ -289,15 +301,22 @@ mod tests {
             groups: [("1".to_owned(), 7)].into(),
             private: Vec::new(),
         };
-        let alone = encode_beats(Epoch(7), &[(None, beat("a"))]);
+        let alone = encode_told(Epoch(7), &[(None, vec![beat("a")])]);
         assert_eq!(alone, encode_delivery(Epoch(7), &[beat("a")]));
-        let beats = [(Some("1".to_owned()), beat("a")), (Some("2".to_owned()), beat("b"))];
-        let together: Vec<Delivery> = serde_json::from_slice(&encode_beats(Epoch(7), &beats)).unwrap();
+        let beats = [
+            (Some("1".to_owned()), vec![beat("a")]),
+            (Some("2".to_owned()), vec![beat("b")]),
+        ];
+        let together: Vec<Delivery> = serde_json::from_slice(&encode_told(Epoch(7), &beats)).unwrap();
         let told = together
             .into_iter()
             .map(|delivery| (delivery.tag.map(String::from), delivery.events));
-        let expected = beats.map(|(tag, beat)| (tag, vec![beat]));
-        assert_eq!(told.collect::<Vec<_>>(), expected);
+        assert_eq!(told.collect::<Vec<_>>(), beats);
+
+        let mut told = vec![(Some("1".to_owned()), Vec::new()); TOLD_TOGETHER + 1];
+        told.extend([(None, Vec::new()), (None, Vec::new())]);
+        let lengths: Vec<usize> = told_together(&told).map(<[Told]>::len).collect();
+        assert_eq!(lengths, [TOLD_TOGETHER, 1, 1, 1]);
     }
 
     #[test]

@@ -99,6 +99,12 @@ impl World {
     fn request(&mut self, request: Incoming) {
         match request {
             Incoming::Ordered { session, n, action } => self.admit(session, n, action),
+            Incoming::Gone { session, address } => {
+                self.head.command(Command::Away {
+                    session,
+                    queue: address,
+                });
+            }
             Incoming::Resume { session, queue, .. } => {
                 assert!(
                     self.head.command(Command::Attach { session, queue }),

@@ -10,7 +10,8 @@ use chaley::terminal::render::{self, Around};
 use chaley::terminal::text::{Colours, Paint};
 use chaley::wire::client::{
     Address, Conversation, DELIVERY_VERSION, Delivery, Event, Incoming, MAX_HISTORY_LIMIT, MAX_REQUESTS, Message,
-    NodeDigest, Presence, Private, RequestLimits, ResumedGroup, decode_delivery, encode_delivery, parse_requests,
+    NodeDigest, Presence, Private, RequestLimits, ResumedGroup, decode_deliveries, decode_delivery, encode_delivery,
+    parse_requests,
 };
 use chaley::wire::frame::ReadWhat;
 
@@ -94,11 +95,13 @@ fn taken(incoming: Incoming) {
             assert!(Address::of(&queue).is_valid(LIMITS.queue_prefix));
             assert!(groups.keys().all(|group| normalise_group(group) == Some(group)));
         }
+        Incoming::Gone { address, .. } => assert!(Address::of(&address).is_valid(LIMITS.queue_prefix)),
     }
 }
 
 pub fn delivery(bytes: &[u8]) {
     let limit = AT_ONCE + BYTES_A_JSON_BYTE * bytes.len();
+    let _one_or_many = within(limit, || decode_deliveries(bytes));
     let read = within(limit, || decode_delivery(bytes)).ok();
     if let Ok(plainly) = serde_json::from_slice::<Delivery>(bytes)
         && plainly.v == DELIVERY_VERSION

@@ -167,6 +167,7 @@ impl Ring {
                 };
                 vec![self.parcel(true, answer(1)), self.parcel(true, answer(2))]
             }
+            Request::Gone { .. } => Vec::new(),
             Request::Resume { .. } if !self.known => vec![self.parcel(true, self.error(ErrorCode::NoSession, n, None))],
             Request::Resume { .. } => {
                 let mine = |(name, g): (&String, &RingGroup)| {
@@ -240,7 +241,8 @@ impl Ring {
             | Request::Who { .. }
             | Request::Groups { .. }
             | Request::Digest { .. }
-            | Request::Resume { .. } => {
+            | Request::Resume { .. }
+            | Request::Gone { .. } => {
                 unreachable!("reads are not applied")
             }
         }

@@ -394,7 +394,7 @@ fn parcels(body: &str) -> Vec<(Option<String>, Vec<u64>)> {
     let numbers = |requests: Vec<Result<Incoming, RequestError>>| {
         let number = |request| match request {
             Ok(Incoming::Ordered { n, .. } | Incoming::Read { n, .. } | Incoming::Resume { n, .. }) => n,
-            Err(_) => 0,
+            Ok(Incoming::Gone { .. }) | Err(_) => 0,
         };
         requests.into_iter().map(number).collect()
     };

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use chaley::broker::link::{Exchange, Lane};
 use chaley::broker::{link, names::Names};
-use chaley::chat::SessionId;
+use chaley::chat::{Command, SessionId};
 use chaley::node::answers;
 use chaley::node::delivery;
 use chaley::ring::{Index, Input, Member};
 use chaley::wire::client::{
-    Address, Event, Incoming, Parcel, RequestLimits, encode_beats, encode_delivery, encode_delivery_to, parse_requests,
+    Address, Event, Incoming, Parcel, RequestLimits, encode_delivery, encode_delivery_to, encode_told, parse_requests,
 };
 use chaley::wire::frame::{Frame, Payload, Read, ReadWhat};
 
@@ -167,6 +167,13 @@ impl World {
                 }
                 (session, n, ReadWhat::Resume { cluster: meant })
             }
+            Incoming::Gone { session, address } => {
+                head.command(Command::Away {
+                    session,
+                    queue: address,
+                });
+                return;
+            }
         };
         head.read_later(Read {
             session,
@@ -288,7 +295,7 @@ impl World {
         }
         for (queue, beats) in turn.beats {
             for beat in beats {
-                self.tell_queue(at, Exchange::Default, queue.clone(), encode_beats(epoch, &[beat]), true);
+                self.tell_queue(at, Exchange::Default, queue.clone(), encode_told(epoch, &[beat]), true);
             }
         }
     }
