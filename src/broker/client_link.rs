@@ -230,7 +230,7 @@ impl ClientLink {
         loop {
             tokio::select! {
                 Some((id, confirmation)) = self.confirms.next() => return self.on_confirmation(id, confirmation),
-                Some(bound) = self.bindings.next() => if bound.is_err() {
+                Some(bound) = self.bindings.next(), if !self.bindings.is_empty() => if bound.is_err() {
                     return LinkEvent::Lost;
                 },
                 delivery = self.consumer.next() => return match delivery {

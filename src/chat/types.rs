@@ -158,7 +158,7 @@ impl ErrorCode {
                 "this is not a request: send one JSON object, or an array of them, as the README shows"
             }
             ErrorCode::UnknownOp => {
-                "this op is unknown here: use join, say, tell, leave, read, history, who, groups, digest or resume, or a ring of a later version"
+                "this op is unknown here: use join, say, tell, leave, read, history, who, groups, digest, resume or gone, or a ring of a later version"
             }
             ErrorCode::BadGroup => {
                 "a group is a number or a name of 1 to 64 letters a-z, digits, _ or -: choose another"

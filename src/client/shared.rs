@@ -212,7 +212,10 @@ impl Keeper {
         }
         // What waits for a confirmation waits no longer.
         self.in_flight.clear();
-        while !self.unpublished.is_empty() && self.publish_what_is_due().await.is_ok() {
+        while matches!(self.trunk, Trunk::Up(_))
+            && !self.unpublished.is_empty()
+            && self.publish_what_is_due().await.is_ok()
+        {
             self.in_flight.clear();
         }
         if let Trunk::Up(link) = self.trunk {

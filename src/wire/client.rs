@@ -38,7 +38,8 @@ pub use write::{Told, encode_delivery, encode_delivery_to, encode_group_events, 
 pub const DELIVERY_VERSION: u32 = 1;
 
 /// What a client asks. `n` numbers a session's *ordered* requests (join, say, tell, leave, read) from 1 without gaps; the
-/// reads (history, who, groups, digest, resume) carry an `n` of the client's choice that only comes back as `ref`.
+/// reads (history, who, groups, digest, resume) carry an `n` of the client's choice that only comes back as `ref`; `gone` has
+/// neither number nor answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "lowercase")]
 pub enum Request {

@@ -162,6 +162,9 @@ struct Tagged<'a> {
 /// As JSON writes the name of a field that only [`Tagged`] has: what lacks it is not looked at twice.
 const REQUESTS_FIELD: &str = "\"requests\"";
 
+/// How a request begins as most clients write it: nothing more has to be looked for.
+const OP_FIRST: &str = "{\"op\"";
+
 /// A body being read.
 struct Reading<'a> {
     limits: &'a RequestLimits<'a>,
@@ -205,7 +208,8 @@ impl Reading<'_> {
     /// A request without a tag, or requests under one.
     fn element(&mut self, element: &str) {
         // An array would pass as an object with its fields in order, here as in `request`.
-        let may_be_tagged = element.starts_with('{') && element.contains(REQUESTS_FIELD);
+        let may_be_tagged =
+            element.starts_with('{') && !element.starts_with(OP_FIRST) && element.contains(REQUESTS_FIELD);
         let tagged = may_be_tagged.then(|| serde_json::from_str::<Tagged<'_>>(element).ok());
         match tagged.flatten() {
             Some(tagged) => self.tagged(&tagged),
