@@ -232,10 +232,10 @@ fn a_head_orders_only_what_a_home_may_ask_for() {
     let mut head = chaley::node::head::Head::new(&State::new(), []);
     let session = SessionId(1);
     let queue = "q".repeat(chaley::wire::client::MAX_ADDRESS_BYTES + 1);
-    assert!(!head.command(Command::Away { session, queue }));
+    assert!(!head.command(0, Command::Away { session, queue }));
     let action = Action::Leave { group: "1".into() };
-    assert!(!head.command(Command::Request { session, n: 1, action }));
+    assert!(!head.command(0, Command::Request { session, n: 1, action }));
     assert_eq!(head.next_entry(), None);
-    assert!(head.command(Command::Expire { session, away_at: 1 }));
+    assert!(head.command(0, Command::Expire { session, away_at: 1 }));
     assert!(head.next_entry().is_some());
 }

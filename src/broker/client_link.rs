@@ -11,7 +11,7 @@ use lapin::options::{
 };
 use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
-use lapin::{BasicProperties, Channel, Confirmation, Connection, Consumer, ErrorKind, PublisherConfirm};
+use lapin::{BasicProperties, Channel, Confirmation, Connection, Consumer, ErrorKind};
 
 use super::connection::{BrokerUrl, ConnectError, connect_any};
 use super::names::Names;
@@ -76,17 +76,18 @@ impl<B> LinkEvent<B> {
     }
 }
 
-type Binding = Pin<Box<dyn Future<Output = lapin::Result<()>> + Send>>;
-type Confirm = Pin<Box<dyn Future<Output = (u64, lapin::Result<Confirmation>)> + Send>>;
+/// What was handed to lapin and is not answered by the broker yet.
+type Pending<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+type Confirmed = (u64, lapin::Result<Confirmation>);
 
 /// An open connection with its queue bound to the announcements of views.
 pub struct ClientLink {
     connection: Connection,
     channel: Channel,
     consumer: Consumer,
-    confirms: FuturesUnordered<Confirm>,
+    confirms: FuturesUnordered<Pending<Confirmed>>,
     /// Bindings that were asked for. What is published after them comes to the broker after them.
-    bindings: FuturesUnordered<Binding>,
+    bindings: FuturesUnordered<Pending<lapin::Result<()>>>,
     /// A publication whose return was reported with another one's confirmation.
     owed: Option<LinkEvent>,
     queue: ShortString,
@@ -167,13 +168,11 @@ fn explain(error: &lapin::Error, url: &BrokerUrl, names: &Names) -> OpenError {
     }
 }
 
-/// The connection broke while something was asked of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Broken;
-
 impl ClientLink {
-    /// Publishes a body to the ring's head; its fate is reported under `id` by [`ClientLink::next`].
-    pub async fn publish(&mut self, id: u64, body: &[u8]) -> Result<(), Broken> {
+    /// Publishes a body to the ring's head; its fate is reported under `id` by [`ClientLink::next`]. A broker that takes
+    /// nothing for a while does not keep what it brings from being heard: nothing here waits for it.
+    pub fn publish(&mut self, id: u64, body: Vec<u8>) {
+        let (channel, requests) = (self.channel.clone(), self.requests.clone());
         let properties = BasicProperties::default()
             .with_reply_to(self.queue.clone())
             .with_content_type("application/json".into())
@@ -182,44 +181,31 @@ impl ClientLink {
             mandatory: true,
             ..BasicPublishOptions::default()
         };
-        let confirm = self
-            .channel
-            .basic_publish(self.requests.clone(), "".into(), mandatory, body, properties)
-            .await
-            .map_err(|_| Broken)?;
-        self.confirms.push(Box::pin(settle(id, confirm)));
-        Ok(())
+        let publish = async move {
+            let publish = channel.basic_publish(requests, "".into(), mandatory, &body, properties);
+            publish.await?.await
+        };
+        self.confirms.push(begun(async move { (id, publish.await) }));
     }
 
     /// Has the broker bind the queue to a group, before it takes anything that is published after this.
-    pub fn bind_group(&mut self, group: &str) -> Result<(), Broken> {
+    pub fn bind_group(&mut self, group: &str) {
         let channel = self.channel.clone();
         let (queue, deliver, key) = (self.queue.clone(), self.deliver.clone(), group_key(group));
         let options = QueueBindOptions::default();
-        self.begin(async move {
+        self.bindings.push(begun(async move {
             channel
                 .queue_bind(queue, deliver, key, options, FieldTable::default())
                 .await
-        })
+        }));
     }
 
-    pub fn unbind_group(&mut self, group: &str) -> Result<(), Broken> {
+    pub fn unbind_group(&mut self, group: &str) {
         let channel = self.channel.clone();
         let (queue, deliver, key) = (self.queue.clone(), self.deliver.clone(), group_key(group));
-        self.begin(async move { channel.queue_unbind(queue, deliver, key, FieldTable::default()).await })
-    }
-
-    /// The first poll is what hands it to lapin, so polling here is what keeps the order; [`ClientLink::next`] waits for
-    /// the answer.
-    fn begin(&mut self, binding: impl Future<Output = lapin::Result<()>> + Send + 'static) -> Result<(), Broken> {
-        let mut binding: Binding = Box::pin(binding);
-        match binding.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(done) => done.map_err(|_| Broken),
-            Poll::Pending => {
-                self.bindings.push(binding);
-                Ok(())
-            }
-        }
+        self.bindings.push(begun(async move {
+            channel.queue_unbind(queue, deliver, key, FieldTable::default()).await
+        }));
     }
 
     /// The next thing that the broker brings. Dropping the future loses nothing.
@@ -269,9 +255,13 @@ impl ClientLink {
         }
     }
 
-    /// Ends the connection, orderly if the broker plays along.
-    pub async fn close(self) {
-        let closing = self.connection.close(200, "done".into());
+    /// Ends the connection once all is published, orderly if the broker plays along.
+    pub async fn close(mut self) {
+        let closing = async {
+            // The close would overtake what waits to be sent.
+            while self.confirms.next().await.is_some() {}
+            self.connection.close(200, "done".into()).await
+        };
         let _ = tokio::time::timeout(CLOSE_TIMEOUT, closing).await;
     }
 }
@@ -281,6 +271,12 @@ fn group_key(group: &str) -> ShortString {
     ShortString::try_new(Names::group_key(group)).unwrap_or_default()
 }
 
-async fn settle(id: u64, confirm: PublisherConfirm) -> (u64, lapin::Result<Confirmation>) {
-    (id, confirm.await)
+/// The first poll is what hands an operation to lapin, so polling it here keeps the order of what is asked;
+/// [`ClientLink::next`] waits for the answer.
+fn begun<T: Send + 'static>(operation: impl Future<Output = T> + Send + 'static) -> Pending<T> {
+    let mut operation: Pending<T> = Box::pin(operation);
+    match operation.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(done) => Box::pin(std::future::ready(done)),
+        Poll::Pending => operation,
+    }
 }

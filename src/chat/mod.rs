@@ -61,6 +61,8 @@
 //!   ([`Flood`]). What is too much is ordered as its refusal, `too-fast`, so that it has its number like any other, and so
 //!   is all that follows it within [`FLOOD_SILENCE_MS`]: nothing overtakes what is sent again, if its sender learns of the
 //!   refusal in that time. A later head knows nothing of it: lines that were under way when the head died are taken.
+//!   A session that comes and goes is listened to a few times a second in any case: what it or its home asks for beyond
+//!   that has no effect, and is asked for again.
 #![deny(clippy::disallowed_types, clippy::disallowed_methods)]
 
 mod admission;

@@ -3,7 +3,7 @@
 use super::address::Address;
 use super::failure::{Exit, Failure};
 use super::shared::{Seat, SharedConnection};
-use crate::broker::client_link::{self, Broken, ClientLink, LinkEvent};
+use crate::broker::client_link::{self, ClientLink, LinkEvent};
 use crate::broker::names::Names;
 use crate::chat::SessionId;
 use crate::random::{NoRandomness, random};
@@ -82,25 +82,23 @@ impl Told {
 
 impl Line {
     /// Publishes requests to the ring's head; their fate is reported under `id` by [`Line::next`].
-    pub(super) async fn publish(&mut self, id: u64, requests: &[Request]) -> Result<(), Broken> {
+    pub(super) fn publish(&mut self, id: u64, requests: &[Request]) {
         // Requests are plain strings and numbers: this cannot fail, and a lost one would be repeated.
-        let Ok(body) = serde_json::to_vec(requests) else {
-            return Ok(());
-        };
+        let Ok(body) = serde_json::to_vec(requests) else { return };
         match self {
-            Line::Own(link) => link.publish(id, &body).await,
+            Line::Own(link) => link.publish(id, body),
             Line::Shared(seat) => seat.publish(id, body, requests.len()),
         }
     }
 
-    pub(super) fn bind_group(&mut self, group: String) -> Result<(), Broken> {
+    pub(super) fn bind_group(&mut self, group: String) {
         match self {
             Line::Own(link) => link.bind_group(&group),
             Line::Shared(seat) => seat.bind_group(group),
         }
     }
 
-    pub(super) fn unbind_group(&mut self, group: String) -> Result<(), Broken> {
+    pub(super) fn unbind_group(&mut self, group: String) {
         match self {
             Line::Own(link) => link.unbind_group(&group),
             Line::Shared(seat) => seat.unbind_group(group),

@@ -217,7 +217,7 @@ impl Driver {
         self.core.connected(self.now());
         loop {
             self.core.flush(self.now());
-            wire = self.execute(wire).await;
+            self.execute(&mut wire);
             self.tell();
             match self.wait(&mut wire).await {
                 Wake::Gone => break,
@@ -299,27 +299,21 @@ impl Driver {
     }
 
     /// Does what the session wants done.
-    async fn execute(&mut self, mut wire: Wire) -> Wire {
+    fn execute(&mut self, wire: &mut Wire) {
         while let Some(output) = self.core.poll_output() {
-            let done = match (output, &mut wire) {
+            match (output, &mut *wire) {
                 (Output::Tell(event), _) => {
                     if self.options.deliver || !matches!(*event, SessionEvent::Deliver { .. }) {
                         self.untold.push_back(Update::Event(event));
                     }
-                    Ok(())
                 }
-                (Output::Publish { id, requests }, Wire::Up(line)) => line.publish(id, &requests).await,
+                (Output::Publish { id, requests }, Wire::Up(line)) => line.publish(id, &requests),
                 (Output::Bind(group), Wire::Up(line)) => line.bind_group(group),
                 (Output::Unbind(group), Wire::Up(line)) => line.unbind_group(group),
                 // The connection broke on the way here: the session repeats what it wants on the next one.
-                (_, Wire::Opening(_)) => Ok(()),
-            };
-            if done.is_err() {
-                self.core.disconnected(self.now());
-                wire = self.reopen();
+                (_, Wire::Opening(_)) => {}
             }
         }
-        wire
     }
 
     /// Takes what the broker has brought by now, so that one publication can answer all of it.
@@ -377,10 +371,11 @@ impl Driver {
                 && let Ok(session) = drawn()
             {
                 self.core.renew(SessionId(session));
+                // One that is being opened is the old session's, too: at a shared connection its seat is.
                 if let Wire::Up(line) = wire {
                     tokio::spawn(line.close());
-                    wire = self.reopen();
                 }
+                wire = self.reopen();
             }
             if let Err((code, message)) = self.check_and_submit(tag, &ask, now) {
                 let refused = SessionEvent::Refused {

@@ -19,7 +19,7 @@ use super::address::Address;
 use super::core::UNCONFIRMED_MAX;
 use super::failure::{Exit, Failure};
 use super::line::{Told, open_link};
-use crate::broker::client_link::{Broken, ClientLink, LinkEvent};
+use crate::broker::client_link::{ClientLink, LinkEvent};
 use crate::broker::names::Names;
 use crate::chat::SessionId;
 use crate::wire::client::{Delivery, Event, MAX_REQUESTS, Request, decode_deliveries};
@@ -30,10 +30,13 @@ const DELIVERIES_MAX: usize = 256;
 /// Most things taken from the sessions, or from the broker, before the others' turn comes: less than what waits for a
 /// session at most, so that one that listens misses nothing.
 const TURN_MAX: usize = DELIVERIES_MAX / 2;
-/// Most sessions that are gone and may have to be called so again. Beyond it the ring is not told again of the oldest.
+/// Most sessions that are gone and may have to be called so again. Beyond it the ring is not told again of those that
+/// went first.
 const GONE_MAX: usize = 16_384;
 /// So many bytes of requests wait for no confirmation, and about so many travel in one publication.
 const PUBLICATION_BYTES: usize = 128 * 1024;
+/// Most publications that the broker has not taken yet.
+const IN_FLIGHT_MAX: usize = 64;
 
 /// Many sessions' connection. Cheap to clone; it ends with the last clone and the last session.
 #[derive(Clone)]
@@ -67,22 +70,23 @@ pub(super) struct Seat {
 }
 
 impl Seat {
-    fn order(&self, order: Order) -> Result<(), Broken> {
-        self.orders.send(order).map_err(|_| Broken)
+    fn order(&self, order: Order) {
+        // When nobody takes it, the seat's events have ended, too.
+        let _over = self.orders.send(order);
     }
 
     /// `body` is an array of `count` requests.
-    pub(super) fn publish(&self, id: u64, body: Vec<u8>, count: usize) -> Result<(), Broken> {
+    pub(super) fn publish(&self, id: u64, body: Vec<u8>, count: usize) {
         let seat = self.number;
-        self.order(Order::Publish(Requests { seat, id, body, count }))
+        self.order(Order::Publish(Requests { seat, id, body, count }));
     }
 
-    pub(super) fn bind_group(&self, group: String) -> Result<(), Broken> {
-        self.order(Order::Bind(self.number, group))
+    pub(super) fn bind_group(&self, group: String) {
+        self.order(Order::Bind(self.number, group));
     }
 
-    pub(super) fn unbind_group(&self, group: String) -> Result<(), Broken> {
-        self.order(Order::Unbind(self.number, group))
+    pub(super) fn unbind_group(&self, group: String) {
+        self.order(Order::Unbind(self.number, group));
     }
 
     /// The next thing that the broker brings. Dropping the future loses nothing.
@@ -93,7 +97,7 @@ impl Seat {
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        let _nobody_to_tell = self.order(Order::StandUp(self.number));
+        self.order(Order::StandUp(self.number));
     }
 }
 
@@ -133,6 +137,13 @@ struct Taken {
     groups: BTreeSet<String>,
 }
 
+/// A session that stood up.
+struct Gone {
+    session: SessionId,
+    /// Whether the broker has not said yet what became of telling the ring so.
+    is_being_said: bool,
+}
+
 /// The task that keeps the connection.
 struct Keeper {
     address: Address,
@@ -146,7 +157,9 @@ struct Keeper {
     next_seat: u64,
     seats: BTreeMap<u64, Taken>,
     /// Who stood up at this connection.
-    gone: BTreeMap<u64, SessionId>,
+    gone: BTreeMap<u64, Gone>,
+    /// Their seats, in the order in which they did.
+    went: VecDeque<u64>,
     /// Who is in which group.
     groups: BTreeMap<String, BTreeSet<u64>>,
     unpublished: VecDeque<Requests>,
@@ -174,6 +187,7 @@ impl Keeper {
             next_seat: 1,
             seats: BTreeMap::new(),
             gone: BTreeMap::new(),
+            went: VecDeque::new(),
             groups: BTreeMap::new(),
             unpublished: VecDeque::new(),
             unpublished_bytes: 0,
@@ -185,9 +199,7 @@ impl Keeper {
     async fn run(mut self, mut orders: mpsc::UnboundedReceiver<Order>, own: mpsc::WeakUnboundedSender<Order>) {
         let mut taken = Vec::new();
         loop {
-            if self.publish_what_is_due().await.is_err() {
-                self.lose();
-            }
+            self.publish_what_is_due();
             let wake = tokio::select! {
                 count = orders.recv_many(&mut taken, TURN_MAX) => Wake::Orders(count),
                 wake = brought(&mut self.trunk) => wake,
@@ -197,9 +209,7 @@ impl Keeper {
                 Wake::Orders(0) => break,
                 Wake::Orders(_) => {
                     for order in taken.drain(..) {
-                        if self.take(order, &own).is_err() {
-                            self.lose();
-                        }
+                        self.take(order, &own);
                     }
                 }
                 Wake::Link(event) => {
@@ -211,19 +221,16 @@ impl Keeper {
             }
         }
         // What waits for a confirmation waits no longer.
-        self.in_flight.clear();
-        while matches!(self.trunk, Trunk::Up(_))
-            && !self.unpublished.is_empty()
-            && self.publish_what_is_due().await.is_ok()
-        {
+        while matches!(self.trunk, Trunk::Up(_)) && !self.unpublished.is_empty() {
             self.in_flight.clear();
+            self.publish_what_is_due();
         }
         if let Trunk::Up(link) = self.trunk {
             link.close().await;
         }
     }
 
-    fn take(&mut self, order: Order, own: &mpsc::WeakUnboundedSender<Order>) -> Result<(), Broken> {
+    fn take(&mut self, order: Order, own: &mpsc::WeakUnboundedSender<Order>) {
         match order {
             Order::Seat(session, answer) => {
                 self.waiting.push((session, answer));
@@ -239,25 +246,34 @@ impl Keeper {
                     self.push(requests);
                 }
             }
-            Order::Bind(seat, group) => return self.bind(seat, group),
+            Order::Bind(seat, group) => self.bind(seat, group),
             Order::Unbind(seat, group) => {
                 if let Some(taken) = self.seats.get_mut(&seat) {
                     taken.groups.remove(&group);
                 }
-                return self.unbind(seat, &group);
+                self.unbind(seat, &group);
             }
             Order::StandUp(seat) => {
-                if let Some(taken) = self.seats.remove(&seat) {
-                    self.gone.insert(seat, taken.session);
-                    if self.gone.len() > GONE_MAX {
-                        self.gone.pop_first();
-                    }
-                    self.say_gone(seat);
-                    return taken.groups.iter().try_for_each(|group| self.unbind(seat, group));
+                let Some(taken) = self.seats.remove(&seat) else {
+                    return;
+                };
+                if self.went.len() >= GONE_MAX
+                    && let Some(first) = self.went.pop_front()
+                {
+                    self.gone.remove(&first);
+                }
+                let gone = Gone {
+                    session: taken.session,
+                    is_being_said: false,
+                };
+                self.gone.insert(seat, gone);
+                self.went.push_back(seat);
+                self.say_gone(seat);
+                for group in &taken.groups {
+                    self.unbind(seat, group);
                 }
             }
         }
-        Ok(())
     }
 
     fn push(&mut self, requests: Requests) {
@@ -267,11 +283,12 @@ impl Keeper {
 
     /// Tells the ring, after all that was published for that seat, that nobody sits there any more.
     fn say_gone(&mut self, seat: u64) {
-        let request = self
-            .gone
-            .get(&seat)
-            .map(|session| [Request::Gone { session: *session }]);
-        if let Some(Ok(body)) = request.map(|request| serde_json::to_vec(&request)) {
+        let Some(gone) = self.gone.get_mut(&seat).filter(|gone| !gone.is_being_said) else {
+            return;
+        };
+        let session = gone.session;
+        if let Ok(body) = serde_json::to_vec(&[Request::Gone { session }]) {
+            gone.is_being_said = true;
             self.push(Requests {
                 seat,
                 id: 0,
@@ -338,6 +355,7 @@ impl Keeper {
         self.trunk = Trunk::Down;
         self.seats.clear();
         self.gone.clear();
+        self.went.clear();
         self.groups.clear();
         self.unpublished.clear();
         self.unpublished_bytes = 0;
@@ -347,45 +365,43 @@ impl Keeper {
         }
     }
 
-    fn bind(&mut self, seat: u64, group: String) -> Result<(), Broken> {
+    fn bind(&mut self, seat: u64, group: String) {
         let Some(taken) = self.seats.get_mut(&seat) else {
-            return Ok(());
+            return;
         };
         taken.groups.insert(group.clone());
         let seats = self.groups.entry(group.clone()).or_default();
         let is_first = seats.is_empty();
         seats.insert(seat);
-        match &mut self.trunk {
-            Trunk::Up(link) if is_first => link.bind_group(&group),
-            _ => Ok(()),
+        if let Trunk::Up(link) = &mut self.trunk
+            && is_first
+        {
+            link.bind_group(&group);
         }
     }
 
-    fn unbind(&mut self, seat: u64, group: &str) -> Result<(), Broken> {
+    fn unbind(&mut self, seat: u64, group: &str) {
         let Some(seats) = self.groups.get_mut(group) else {
-            return Ok(());
+            return;
         };
         seats.remove(&seat);
         if !seats.is_empty() {
-            return Ok(());
+            return;
         }
         self.groups.remove(group);
-        match &mut self.trunk {
-            Trunk::Up(link) => link.unbind_group(group),
-            _ => Ok(()),
+        if let Trunk::Up(link) = &mut self.trunk {
+            link.unbind_group(group);
         }
     }
 
     // ---- to the ring ----------------------------------------------------------------------------------------------------
 
     /// Publishes what waits, in as few publications as the limits allow.
-    async fn publish_what_is_due(&mut self) -> Result<(), Broken> {
-        let Trunk::Up(link) = &mut self.trunk else {
-            return Ok(());
-        };
+    fn publish_what_is_due(&mut self) {
+        let Trunk::Up(link) = &mut self.trunk else { return };
         while !self.unpublished.is_empty()
             && (self.in_flight.is_empty() || self.unpublished_bytes >= PUBLICATION_BYTES)
-            && self.in_flight.len() < UNCONFIRMED_MAX
+            && self.in_flight.len() < IN_FLIGHT_MAX
         {
             let (mut body, mut whose, mut count) = (vec![b'['], Vec::new(), 0);
             while let Some(next) = self.unpublished.front()
@@ -413,9 +429,8 @@ impl Keeper {
             let id = self.next_publication;
             self.next_publication += 1;
             self.in_flight.insert(id, whose);
-            link.publish(id, &body).await?;
+            link.publish(id, body);
         }
-        Ok(())
     }
 
     // ---- from the broker ------------------------------------------------------------------------------------------------
@@ -459,8 +474,11 @@ impl Keeper {
     fn settled(&mut self, id: u64, what: impl Fn(u64) -> LinkEvent<Told>) {
         for (seat, id) in self.in_flight.remove(&id).unwrap_or_default() {
             if let Some(taken) = self.seats.get(&seat) {
-                // There is room for as many as a session has on the way. One that is gone is called so again when it beats.
+                // There is room for as many as a session has on the way.
                 let _gone = taken.events.try_send(what(id));
+            } else if let Some(gone) = self.gone.get_mut(&seat) {
+                // If the ring has not heard it, it shows by the next beat.
+                gone.is_being_said = false;
             }
         }
     }
@@ -488,7 +506,9 @@ impl Keeper {
         for (seat, events) in told {
             let Some(taken) = self.seats.get(&seat) else {
                 // The ring does not know yet that it is gone.
-                self.say_gone(seat);
+                if events.iter().any(|event| matches!(event, Event::Beat { .. })) {
+                    self.say_gone(seat);
+                }
                 continue;
             };
             let delivery = Delivery {
@@ -536,5 +556,85 @@ async fn brought(trunk: &mut Trunk) -> Wake {
             Wake::Opened(address, opened.map(Box::new))
         }
         Trunk::Up(link) => Wake::Link(link.next().await),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn keeper() -> (Keeper, mpsc::UnboundedSender<Order>) {
+        let address = Address::find(Some("amqp://nobody.invalid"), None, "c").unwrap();
+        let (own, _) = mpsc::unbounded_channel();
+        (Keeper::new(address, Names::new("c").unwrap()), own)
+    }
+
+    impl Keeper {
+        /// Somebody sits there now; what it is told has nobody to hear it.
+        fn seat(&mut self, seat: u64) {
+            let (events, _) = mpsc::channel(1);
+            let taken = Taken {
+                session: SessionId(u128::from(seat)),
+                events,
+                groups: BTreeSet::new(),
+            };
+            self.seats.insert(seat, taken);
+        }
+
+        fn said_gone(&mut self) -> Vec<u64> {
+            self.unpublished.drain(..).map(|requests| requests.seat).collect()
+        }
+
+        fn beat(&mut self, seat: u64) {
+            let beat = Event::Beat {
+                cluster: "c".to_owned(),
+                groups: BTreeMap::new(),
+                private: Vec::new(),
+            };
+            let delivery = Delivery {
+                v: 1,
+                epoch: 1,
+                tag: Some(seat.to_string().into()),
+                events: vec![beat],
+            };
+            self.deliver(delivery, true);
+        }
+    }
+
+    #[test]
+    fn who_sat_longest_is_gone_like_any_other() {
+        let (mut keeper, own) = keeper();
+        let own = own.downgrade();
+        keeper.seat(1);
+        for seat in 2..GONE_MAX as u64 + 10 {
+            keeper.seat(seat);
+            keeper.take(Order::StandUp(seat), &own);
+        }
+        assert_eq!(keeper.gone.len(), GONE_MAX);
+        keeper.said_gone();
+        keeper.take(Order::StandUp(1), &own);
+        assert_eq!(keeper.said_gone(), [1]);
+        assert_eq!((keeper.gone.len(), keeper.went.len()), (GONE_MAX, GONE_MAX));
+        keeper.settled(7, LinkEvent::Confirmed);
+        keeper.beat(2);
+        assert_eq!(
+            keeper.said_gone(),
+            [0; 0],
+            "it went first, and the ring is not told again"
+        );
+    }
+
+    #[test]
+    fn a_session_is_said_to_be_gone_once_at_a_time() {
+        let (mut keeper, own) = keeper();
+        keeper.seat(1);
+        keeper.take(Order::StandUp(1), &own.downgrade());
+        (0..3).for_each(|_| keeper.beat(1));
+        assert_eq!(keeper.said_gone(), [1], "it is under way");
+        keeper.in_flight.insert(1, vec![(1, 0)]);
+        keeper.settled(1, LinkEvent::Returned);
+        assert_eq!(keeper.said_gone(), [0; 0], "nobody has beaten since");
+        (0..3).for_each(|_| keeper.beat(1));
+        assert_eq!(keeper.said_gone(), [1]);
     }
 }

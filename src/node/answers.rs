@@ -98,8 +98,10 @@ pub fn attach(state: &State, session: SessionId, queue: String) -> Option<Comman
 /// answer would tell the client that it is back while its old queue is watched: no answer, and it asks again.
 pub fn lacks_its_attach(state: &State, read: &Read) -> bool {
     let session = state.session(read.session);
-    matches!(read.what, ReadWhat::Resume { .. })
-        && session.is_some_and(|session| Some(session.queue()) != read.reply_to.as_deref())
+    let is_there = |session: &SessionView<'_>| {
+        session.presence() == Presence::Here && Some(session.queue()) == read.reply_to.as_deref()
+    };
+    matches!(read.what, ReadWhat::Resume { .. }) && session.is_some_and(|session| !is_there(&session))
 }
 
 /// The answer to a read, from all that this node has applied.
@@ -248,5 +250,40 @@ pub fn presence(presence: Presence) -> &'static str {
     match presence {
         Presence::Here => "here",
         Presence::Away { .. } => "away",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A session that called itself gone and comes back at the same address is not told that it is back before it is.
+    #[test]
+    fn a_resume_waits_until_its_session_is_here() {
+        let (session, queue) = (SessionId(7), "q".to_owned());
+        let (group, user) = ("1".to_owned(), "eve".to_owned());
+        let action = crate::chat::Action::Join {
+            group,
+            user,
+            queue: queue.clone(),
+        };
+        let read = |queue: &str| Read {
+            session,
+            n: 1,
+            reply_to: Some(queue.to_owned()),
+            what: ReadWhat::Resume { cluster: None },
+        };
+        let mut state = State::new();
+        assert!(!lacks_its_attach(&state, &read("q")), "nobody knows it: it is told so");
+        state.apply(1, 0, &[Command::Request { session, n: 1, action }]);
+        assert!(!lacks_its_attach(&state, &read("q")) && lacks_its_attach(&state, &read("other")));
+        let away = Command::Away {
+            session,
+            queue: queue.clone(),
+        };
+        state.apply(2, 0, &[away]);
+        assert!(lacks_its_attach(&state, &read("q")));
+        state.apply(3, 0, &[Command::Attach { session, queue }]);
+        assert!(!lacks_its_attach(&state, &read("q")));
     }
 }

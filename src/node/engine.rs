@@ -435,11 +435,12 @@ impl Engine {
             Payload::Ring(message) => self.step(Input::Received { from, epoch, message }),
             Payload::Order(_) | Payload::Read { .. } if self.is_out_of_place(epoch, from) => Ok(()),
             Payload::Order(commands) => {
+                let now = self.now();
                 let Some(head) = &mut self.head else {
                     self.dropped("not the head");
                     return Ok(());
                 };
-                let theirs = commands.into_iter().map(|command| head.command(command));
+                let theirs = commands.into_iter().map(|command| head.command(now, command));
                 if !theirs.fold(true, |all, is_one| all & is_one) {
                     self.dropped("no command of a home");
                 }

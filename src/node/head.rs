@@ -21,6 +21,10 @@ const ENTRY_BYTES: usize = 48 * 1024;
 /// Most commands of one entry that touch all groups of a session: each may bring forth hundreds of events.
 const ENTRY_PRESENCE_COMMANDS: usize = 32;
 
+/// How often a session may change its queue or be away, a second (and the burst of [`Flood`] on top): each time is an event
+/// in all of its groups. What is more is as good as lost; who meant it asks again.
+const PRESENCE_PER_S: u32 = 4;
+
 /// Commands that wait for the ring. When so many do, sessions' homes are refused (they ask again), and clients'
 /// requests wait unacknowledged at the broker.
 const WAITING: usize = 65_536;
@@ -34,6 +38,7 @@ pub struct Head {
     admission: Admission,
     /// Only with a limit.
     flood: Option<Flood>,
+    presence: Option<Flood>,
     waiting: VecDeque<Command>,
     /// How many commands were ever put into `waiting`, and taken out of it.
     put: u64,
@@ -51,6 +56,7 @@ impl Head {
         Head {
             admission: Admission::rebuild(state, unapplied),
             flood: None,
+            presence: Flood::new(PRESENCE_PER_S),
             waiting: VecDeque::new(),
             put: 0,
             taken: 0,
@@ -93,18 +99,25 @@ impl Head {
         }
     }
 
-    /// A command of a session's home, or of a resume. Repeating one is harmless, so a full queue may refuse it. Returns
-    /// whether it was one: nobody but a client asks for a request, and an address is short.
-    pub fn command(&mut self, command: Command) -> bool {
-        let is_one = match &command {
-            Command::Attach { queue, .. } | Command::Away { queue, .. } => queue.len() <= MAX_ADDRESS_BYTES,
-            Command::Expire { .. } => true,
-            Command::Request { .. } => false,
+    /// A command of a session's home, or of a session that comes or goes. Repeating one is harmless, so a full queue may
+    /// refuse it, and what is too much for one session. Returns whether it was one: nobody but a client asks for a request,
+    /// and an address is short.
+    pub fn command(&mut self, now: Millis, command: Command) -> bool {
+        let (is_one, of) = match &command {
+            Command::Attach { session, queue } | Command::Away { session, queue } => {
+                (queue.len() <= MAX_ADDRESS_BYTES, Some(*session))
+            }
+            Command::Expire { .. } => (true, None),
+            Command::Request { .. } => (false, None),
         };
-        if is_one && self.waiting.len() < WAITING {
+        if is_one && self.waiting.len() < WAITING && of.is_none_or(|session| self.allows_presence(session, now)) {
             self.put(command);
         }
         is_one
+    }
+
+    fn allows_presence(&mut self, session: SessionId, now: Millis) -> bool {
+        self.presence.as_mut().is_none_or(|flood| flood.allows(session, now))
     }
 
     fn put(&mut self, command: Command) {
@@ -217,6 +230,26 @@ mod tests {
             (9, vec![6, 7]),
             "two seconds' worth are four"
         );
+    }
+
+    /// Whoever comes and goes without end does not fill its groups, and nobody else waits for it.
+    #[test]
+    fn c20_a_session_changes_its_presence_only_so_often() {
+        let mut head = Head::new(&State::new(), []);
+        let come_and_go = |head: &mut Head, now, session| {
+            let (queue, other) = ("q".to_owned(), "q".to_owned());
+            assert!(head.command(now, Command::Attach { session, queue }));
+            assert!(head.command(now, Command::Away { session, queue: other }));
+        };
+        (0..500).for_each(|_| come_and_go(&mut head, 0, EVE));
+        come_and_go(&mut head, 0, SessionId(8));
+        let of_eve = |command: &&Command| matches!(command, Command::Attach { session, .. } | Command::Away { session, .. } if *session == EVE);
+        let commands = decode(&head.next_entry().expect("an entry")).expect("ours");
+        assert_eq!((commands.iter().filter(of_eve).count(), commands.len()), (8, 10));
+        (1..=200).for_each(|turn| come_and_go(&mut head, turn * 50, EVE));
+        let commands = std::iter::from_fn(|| head.next_entry()).flat_map(|entry| decode(&entry).expect("ours"));
+        let count = commands.count();
+        assert!((20..=40).contains(&count), "{count} in ten seconds");
     }
 
     #[test]

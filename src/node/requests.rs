@@ -1,5 +1,6 @@
 //! Clients' requests at the head, and reads at a session's home.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use super::answers;
@@ -36,7 +37,8 @@ struct Replies {
     began: Instant,
     /// Where to: of the requests that are being dealt with. The tags may change, the queue does not.
     address: Option<String>,
-    waiting: Vec<Told>,
+    /// By the tag, for as many publications leave as there are changes between none and any.
+    waiting: BTreeMap<Option<String>, Vec<Event>>,
     waiting_bytes: usize,
     bytes: usize,
 }
@@ -47,10 +49,7 @@ impl Replies {
         self.waiting_bytes += bytes;
         self.bytes += bytes;
         let tag = self.address.as_deref().and_then(|address| Address::of(address).tag);
-        match self.waiting.last_mut() {
-            Some((last, events)) if last.as_deref() == tag => events.push(event),
-            _ => self.waiting.push((tag.map(str::to_owned), vec![event])),
-        }
+        self.waiting.entry(tag.map(str::to_owned)).or_default().push(event);
     }
 
     /// No time or no room for another outcome.
@@ -94,7 +93,7 @@ impl Engine {
         let mut replies = Replies {
             began: Instant::now(),
             address: None,
-            waiting: Vec::new(),
+            waiting: BTreeMap::new(),
             waiting_bytes: 0,
             bytes: 0,
         };
@@ -124,7 +123,7 @@ impl Engine {
     }
 
     fn flush(&mut self, replies: &mut Replies) {
-        let told = std::mem::take(&mut replies.waiting);
+        let told: Vec<Told> = std::mem::take(&mut replies.waiting).into_iter().collect();
         replies.waiting_bytes = 0;
         let Some(address) = &replies.address else { return };
         let epoch = self.ring.view().epoch;
@@ -170,8 +169,9 @@ impl Engine {
                     session,
                     queue: address,
                 };
+                let now = self.now();
                 if let Some(head) = &mut self.head {
-                    head.command(away);
+                    head.command(now, away);
                 }
                 return Ok(());
             }
@@ -190,8 +190,9 @@ impl Engine {
 
     fn attach(&mut self, session: SessionId, queue: String) {
         let attach = answers::attach(&self.chat.state, session, queue);
+        let now = self.now();
         if let (Some(attach), Some(head)) = (attach, &mut self.head) {
-            head.command(attach);
+            head.command(now, attach);
         }
     }
 
@@ -290,11 +291,11 @@ impl Engine {
         if commands.is_empty() {
             return;
         }
-        let epoch = self.ring.view().epoch;
+        let (now, epoch) = (self.now(), self.ring.view().epoch);
         match (&mut self.head, self.ring.view().head()) {
             (Some(head), _) => {
                 for command in commands {
-                    head.command(command);
+                    head.command(now, command);
                 }
             }
             (None, Some(head)) => self.send_payload(head, epoch, Payload::Order(commands), NO_TOKEN),

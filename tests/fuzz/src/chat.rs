@@ -67,7 +67,8 @@ impl World {
             }
             2..=6 => self.ordered(session(script), script),
             7 => {
-                self.head.command(presence(script, self.state.applied()));
+                let command = presence(script, self.state.applied());
+                self.head.command(self.time_ms, command);
             }
             8 => self.frame(script.bytes()),
             9 => {
@@ -100,14 +101,12 @@ impl World {
         match request {
             Incoming::Ordered { session, n, action } => self.admit(session, n, action),
             Incoming::Gone { session, address } => {
-                self.head.command(Command::Away {
-                    session,
-                    queue: address,
-                });
+                let queue = address;
+                self.head.command(self.time_ms, Command::Away { session, queue });
             }
             Incoming::Resume { session, queue, .. } => {
                 assert!(
-                    self.head.command(Command::Attach { session, queue }),
+                    self.head.command(self.time_ms, Command::Attach { session, queue }),
                     "every client's queue will do"
                 );
             }
@@ -136,7 +135,7 @@ impl World {
         match Frame::decode(bytes).map(|frame| frame.payload) {
             Ok(Payload::Order(commands)) => {
                 for command in commands {
-                    self.head.command(command);
+                    self.head.command(self.time_ms, command);
                 }
             }
             Ok(Payload::Ring(Message::Entries { entries, .. } | Message::CatchUp { entries, .. })) => {

@@ -73,6 +73,7 @@ impl World {
     }
 
     fn frame_in(&mut self, at: usize, frame: Frame) -> Result<(), String> {
+        let now = self.hosts[at].monotonic(self.now);
         let Some(process) = &mut self.hosts[at].process else {
             return Ok(());
         };
@@ -88,7 +89,7 @@ impl World {
             Payload::Order(commands) if passes => {
                 if let Some(head) = &mut process.head {
                     for command in commands {
-                        head.command(command);
+                        head.command(now, command);
                     }
                 }
             }
@@ -163,15 +164,13 @@ impl World {
                 if meant.as_ref().is_none_or(|meant| *meant == cluster)
                     && let Some(attach) = answers::attach(&process.state, session, queue)
                 {
-                    head.command(attach);
+                    head.command(now, attach);
                 }
                 (session, n, ReadWhat::Resume { cluster: meant })
             }
             Incoming::Gone { session, address } => {
-                head.command(Command::Away {
-                    session,
-                    queue: address,
-                });
+                let queue = address;
+                head.command(now, Command::Away { session, queue });
                 return;
             }
         };
@@ -288,7 +287,7 @@ impl World {
         let head: Option<Member> = view.head();
         if let Some(leading) = &mut process.head {
             for command in turn.commands {
-                leading.command(command);
+                leading.command(now, command);
             }
         } else if let Some(head) = head.filter(|_| !turn.commands.is_empty()) {
             self.send(at, head, Payload::Order(turn.commands));
