@@ -483,14 +483,15 @@ impl Keeper {
         }
     }
 
-    fn deliver(&mut self, delivery: Delivery, reply: bool) {
+    /// `straight`: it came through the default exchange.
+    fn deliver(&mut self, delivery: Delivery, straight: bool) {
         let Delivery { v, epoch, tag, events } = delivery;
+        let reply = tag.is_some();
         let mut told: BTreeMap<u64, Vec<Event>> = BTreeMap::new();
         match tag.map(|tag| tag.parse()) {
             Some(Ok(seat)) => drop(told.insert(seat, events)),
-            // Nobody's here: an error in what was published, which says not in whose.
+            // Nobody's here.
             Some(Err(_)) => {}
-            None if reply => {}
             None => {
                 for event in events {
                     match group_of(&event) {
@@ -498,6 +499,8 @@ impl Keeper {
                             let seats = self.groups.get(group).into_iter().flatten();
                             give(&mut told, seats.copied(), event);
                         }
+                        // An error in what was published, which says not in whose.
+                        None if straight => {}
                         None => give(&mut told, self.seats.keys().copied(), event),
                     }
                 }

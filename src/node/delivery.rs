@@ -2,17 +2,17 @@
 //! has confirmed it.
 //!
 //! A run of consecutive entries travels together: one frame for each group in it, then the replies. Groups of sessions that
-//! share the same queues share frames, for a frame is dear and an event cheap. The broker leads it to whoever is bound to
-//! one of them, so nothing is lost whoever shares it with whom. After a
-//! reconnection, and on becoming tail, delivery starts again after what is known to be delivered; clients drop what
-//! they have seen (rule 6 of [`crate::ring`]).
+//! share the same queues share frames, for a frame is dear and an event cheap; those go straight to the queues, for to the
+//! broker a routing key of a group is dearer than one of a queue. All of it passes through one channel, so a queue gets it in
+//! order whichever way it comes. After a reconnection, and on becoming tail, delivery starts again after what is known to be
+//! delivered; clients drop what they have seen (rule 6 of [`crate::ring`]).
 
 use std::collections::{BTreeMap, VecDeque};
 
 use super::past::Past;
 use crate::broker::link::{COPIES_BYTES, Exchange, Lane, LinkHandle, NotSent, Publication, copy_bytes};
 use crate::broker::names::Names;
-use crate::chat::{Applied, GroupEvent, Output, State};
+use crate::chat::{Applied, EventKind, GroupEvent, Output, State};
 use crate::ring::{Epoch, Index};
 use crate::wire::client::{Address, Event, encode_delivery_to, encode_group_events};
 
@@ -207,12 +207,19 @@ fn frames(epoch: Epoch, state: &State, results: &[std::sync::Arc<Applied>], toke
         token,
     };
     let mut frames = Vec::new();
-    for events in companies(state, groups) {
+    for Company { events, queues } in companies(state, groups) {
         for part in parts(&events, |event| event.kind.text().len()) {
-            let mut keys = keys(part);
             let body = encode_group_events(epoch, part.iter().copied());
-            let key = keys.next().unwrap_or_default();
-            frames.push(publication(Exchange::Deliver, key, keys.collect(), body));
+            frames.push(match part.first() {
+                Some(event) if queues.is_empty() => {
+                    publication(Exchange::Deliver, Names::group_key(&event.group), Vec::new(), body)
+                }
+                // The routing key comes with the delivery, and one queue's name is no business of another's reader.
+                _ => {
+                    let queues = queues.iter().copied().map(str::to_owned).collect();
+                    publication(Exchange::Default, String::new(), queues, body)
+                }
+            });
         }
     }
     for (address, events) in alone {
@@ -225,38 +232,48 @@ fn frames(epoch: Epoch, state: &State, results: &[std::sync::Arc<Applied>], toke
     frames
 }
 
-/// The events of all groups that share frames: a group's stay together, and its routing key fits in beside the others'.
-fn companies<'a>(state: &State, groups: BTreeMap<&'a str, Vec<&'a GroupEvent>>) -> Vec<Vec<&'a GroupEvent>> {
-    if groups.len() < 2 {
-        return groups.into_values().collect();
-    }
-    let mut companies: Vec<Vec<&GroupEvent>> = Vec::new();
+/// Groups that share frames.
+struct Company<'a> {
+    /// A group's stay together.
+    events: Vec<&'a GroupEvent>,
+    /// Where they go to. Those of a group that is alone go to whoever is bound to it.
+    queues: Vec<&'a str>,
+}
+
+fn companies<'a>(state: &'a State, groups: BTreeMap<&'a str, Vec<&'a GroupEvent>>) -> Vec<Company<'a>> {
+    let may_share = groups.len() > 1;
+    let mut companies: Vec<Company<'_>> = Vec::new();
     let mut looks = SHARING_LOOKS;
-    // Where the last company of those queues is, and how much of its keys there may still be.
-    let mut open: BTreeMap<Vec<&str>, (usize, usize)> = BTreeMap::new();
+    // Where the company of those queues is.
+    let mut open: BTreeMap<Vec<&str>, usize> = BTreeMap::new();
     for (group, mut events) in groups {
-        let bytes = copy_bytes(&Names::group_key(group));
-        let queues = queues_of(state, group, &mut looks);
-        let company = queues.as_ref().and_then(|queues| open.get_mut(queues));
-        if let Some((at, room)) = company
-            && *room >= bytes
-            && let Some(company) = companies.get_mut(*at)
-        {
-            *room -= bytes;
-            company.append(&mut events);
-        } else {
-            if let Some(queues) = queues {
-                open.insert(queues, (companies.len(), COPIES_BYTES));
+        let queues = may_share
+            .then(|| queues_of(state, group, &events, &mut looks))
+            .flatten();
+        let Some(queues) = queues else {
+            let queues = Vec::new();
+            companies.push(Company { events, queues });
+            continue;
+        };
+        match open.get(&queues).and_then(|at| companies.get_mut(*at)) {
+            Some(company) => {
+                company.events.append(&mut events);
+                company.queues = queues;
             }
-            companies.push(events);
+            None => {
+                open.insert(queues, companies.len());
+                let queues = Vec::new();
+                companies.push(Company { events, queues });
+            }
         }
     }
     companies
 }
 
 /// The queues of a group's members, each once, if all of them have tags: whoever has none is told of its groups in frames of
-/// their own.
-fn queues_of<'a>(state: &'a State, group: &str, looks: &mut usize) -> Option<Vec<&'a str>> {
+/// their own. So is a group that somebody left, who is no member any more and to hear of it all the same. (Who leaves while
+/// what it said before waits here for a later run misses it, as it may miss any delivery, and asks for it.)
+fn queues_of<'a>(state: &'a State, group: &str, events: &[&GroupEvent], looks: &mut usize) -> Option<Vec<&'a str>> {
     let group = state
         .group(group)
         .filter(|group| group.member_count() <= SHARING_MEMBERS)?;
@@ -268,13 +285,9 @@ fn queues_of<'a>(state: &'a State, group: &str, looks: &mut usize) -> Option<Vec
     let mut queues: Vec<&str> = group.addresses().map(shared).collect::<Option<_>>()?;
     queues.sort_unstable();
     queues.dedup();
-    (!queues.is_empty()).then_some(queues)
-}
-
-/// The routing key of each group that has events here, one after the other.
-fn keys(events: &[&GroupEvent]) -> impl Iterator<Item = String> {
-    let runs = events.chunk_by(|a, b| a.group == b.group);
-    runs.filter_map(|run| run.first().map(|event| Names::group_key(&event.group)))
+    let somebody_left = events.iter().any(|event| matches!(event.kind, EventKind::Left { .. }));
+    let bytes: usize = queues.iter().map(|queue| copy_bytes(queue)).sum();
+    (!queues.is_empty() && !somebody_left && bytes <= COPIES_BYTES).then_some(queues)
 }
 
 fn private_bytes(event: &Event) -> usize {
@@ -305,7 +318,7 @@ fn parts<E>(events: &[E], bytes_of: impl Fn(&E) -> usize) -> Vec<&[E]> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::chat::{Action, Command, EventKind, Reply, SessionId};
+    use crate::chat::{Action, Command, LeftReason, Reply, SessionId};
     use crate::ring::Digest;
     use crate::wire::client::decode_delivery;
 
@@ -356,22 +369,38 @@ mod tests {
         state
     }
 
-    /// The routing keys of each frame of a run in which each of these groups was told something, and how many events it has.
-    fn told(state: &State, groups: &[&str]) -> Vec<(Vec<String>, usize)> {
-        let said = |group: &&str| {
-            let mut event = message(1, 10);
-            event.group = (*group).into();
-            Output::Event(event)
-        };
-        let outputs = groups.iter().map(said).collect();
+    fn said(group: &str) -> GroupEvent {
+        let mut event = message(1, 10);
+        event.group = group.into();
+        event
+    }
+
+    /// Where each frame of a run goes in which this happened, and the groups of its events.
+    fn told(state: &State, events: Vec<GroupEvent>) -> Vec<(Vec<String>, Vec<String>)> {
+        let outputs = events.into_iter().map(Output::Event).collect();
         let frames = frames(Epoch(1), state, &[Applied { outputs }.into()], 7);
-        let keys_and_count = |frame: Publication| {
-            assert_eq!((frame.exchange, frame.token), (Exchange::Deliver, 7));
-            let delivery = decode_delivery(&frame.body).expect("a delivery");
+        let read = |frame: Publication| {
+            assert_eq!(frame.token, 7);
+            let body: serde_json::Value = serde_json::from_slice(&frame.body).expect("JSON");
+            let events = body["events"].as_array().expect("events");
+            let groups = events
+                .iter()
+                .map(|event| event["group"].as_str().expect("a group").to_owned());
+            match frame.exchange {
+                Exchange::Deliver => assert_eq!(frame.copies_to.len(), 0),
+                _ => assert_eq!((frame.exchange, frame.routing_key.as_str()), (Exchange::Default, "")),
+            }
             let keys = std::iter::once(frame.routing_key).chain(frame.copies_to);
-            (keys.collect(), delivery.events.len())
+            (keys.filter(|key| !key.is_empty()).collect(), groups.collect())
         };
-        frames.into_iter().map(keys_and_count).collect()
+        frames.into_iter().map(read).collect()
+    }
+
+    /// As `told`, each written in one line.
+    fn lines(state: &State, events: Vec<GroupEvent>) -> Vec<String> {
+        let told = told(state, events).into_iter();
+        told.map(|(keys, groups)| format!("{} to {}", groups.join(" "), keys.join(" ")))
+            .collect()
     }
 
     #[test]
@@ -385,38 +414,69 @@ mod tests {
             ("q2", &["8", "9"]),
             ("q3", &["8", "9"]),
         ]);
-        let keys = |groups: &[&str]| -> Vec<String> { groups.iter().map(|group| Names::group_key(group)).collect() };
+        let all = ["1", "2", "3", "4", "5", "6", "7", "8", "9", "1", "3"];
         assert_eq!(
-            told(&state, &["1", "2", "3", "4", "5", "6", "7", "8", "9", "1", "3"]),
+            lines(&state, all.map(said).into()),
             [
-                (keys(&["1", "4"]), 3),
-                (keys(&["2", "3"]), 3),
-                (keys(&["5", "6"]), 2),
+                "1 1 4 to q1",
+                "2 3 3 to q1 q2",
+                "5 6 to q2",
                 // Nobody is there to share it with.
-                (keys(&["7"]), 1),
-                (keys(&["8"]), 1),
-                (keys(&["9"]), 1),
+                "7 to group.7",
+                "8 to group.8",
+                "9 to group.9",
             ]
         );
-        assert_eq!(told(&state, &["5"]), [(keys(&["5"]), 1)]);
+        assert_eq!(lines(&state, vec![said("5")]), ["5 to group.5"]);
+    }
+
+    /// Who left is bound to the group still, and hears that it left.
+    #[test]
+    fn a_group_that_somebody_left_shares_no_frame() {
+        let state = chat(&[("q1\na", &["1", "2", "3"]), ("q2\nb", &["1", "2", "3"])]);
+        let mut left = said("2");
+        left.kind = EventKind::Left {
+            reason: LeftReason::Asked,
+        };
+        let events = vec![said("1"), said("2"), left, said("3")];
+        assert_eq!(lines(&state, events), ["1 3 to q1 q2", "2 2 to group.2"]);
     }
 
     #[test]
-    fn keys_beside_each_other_are_bounded_and_no_group_is_lost() {
-        let names: Vec<String> = (0..200).map(|n| format!("g{n:0>63}")).collect();
+    fn no_more_queues_share_a_frame_than_its_header_holds() {
+        let address = |n: usize| format!("{n:0>255}\na");
+        let addresses: Vec<String> = (0..12).map(address).collect();
+        let both = |addresses: &[String]| {
+            let members: Vec<(&str, &[&str])> = addresses
+                .iter()
+                .map(|address| (address.as_str(), ["1", "2"].as_slice()))
+                .collect();
+            told(&chat(&members), vec![said("1"), said("2")])
+        };
+        let fits = both(&addresses[..11]);
+        assert_eq!(fits.len(), 1);
+        assert!(fits[0].0.iter().map(|key| copy_bytes(key)).sum::<usize>() <= COPIES_BYTES);
+        assert_eq!(both(&addresses).len(), 2);
+    }
+
+    #[test]
+    fn no_group_of_many_is_lost() {
+        let names: Vec<String> = (0..2000).map(|n| format!("g{n:0>63}")).collect();
         let groups: Vec<&str> = names.iter().map(String::as_str).collect();
-        let state = chat(&[("q1\na", &groups[..100]), ("q1\nb", &groups[100..])]);
-        let frames = told(&state, &groups);
-        assert!(frames.len() < 10, "they travel together: {}", frames.len());
-        let mut found = Vec::new();
-        for (keys, count) in frames {
-            assert_eq!(keys.len(), count);
-            let copies: usize = keys.iter().skip(1).map(|key| copy_bytes(key)).sum();
-            assert!(copies <= COPIES_BYTES);
-            found.extend(keys);
-        }
-        let expected: Vec<String> = groups.iter().map(|group| Names::group_key(group)).collect();
-        assert_eq!(found, expected);
+        let members: Vec<(String, &[&str])> = groups
+            .chunks(200)
+            .enumerate()
+            .map(|(at, part)| (format!("q{}\n{at}", at % 2), part))
+            .collect();
+        let members: Vec<(&str, &[&str])> = members
+            .iter()
+            .map(|(address, part)| (address.as_str(), *part))
+            .collect();
+        let told = told(&chat(&members), groups.iter().map(|group| said(group)).collect());
+        assert!(told.len() < 10, "they travel together: {}", told.len());
+        let mut found: Vec<String> = told.into_iter().flat_map(|(_, groups)| groups).collect();
+        found.sort();
+        assert_eq!(found, names);
     }
 
     #[test]

@@ -84,9 +84,10 @@ impl World {
         let delivery: Delivery = serde_json::from_slice(&publication.body)
             .map_err(|error| format!("a delivery is not what clients read: {error}"))?;
         chat::published(&mut self.ledger.chat, &publication, &delivery)?;
-        let reply = publication.exchange == Exchange::Default;
+        let straight = publication.exchange == Exchange::Default;
+        let reply = !chat::is_of_groups(&publication);
         let keys = std::iter::once(&publication.routing_key).chain(&publication.copies_to);
-        let mut takes = |queue: &&Queue| match reply {
+        let mut takes = |queue: &&Queue| match straight {
             true => keys.clone().any(|key| **key == *queue.name),
             false => keys.clone().any(|key| queue.keys.contains(key)),
         };

@@ -176,14 +176,17 @@ pub fn applied_alike(truth: &Truth, at: usize, state: &State) -> Verdict {
 
 /// What the broker is given for a group is committed, and leaves no gap.
 pub fn published(truth: &mut Truth, publication: &link::Publication, delivery: &Delivery) -> Verdict {
-    if publication.exchange == Exchange::Default {
+    if !is_of_groups(publication) {
         return Ok(());
+    }
+    let straight = publication.exchange == Exchange::Default;
+    if straight && !publication.routing_key.is_empty() {
+        return Err(format!("no reader learns another's queue: {publication:?}"));
     }
     for event in &delivery.events {
         let Some(seq) = seq_of(event) else { continue };
         let name = group_of(event);
-        let mut keys = std::iter::once(&publication.routing_key).chain(&publication.copies_to);
-        if !keys.any(|key| *key == Names::group_key(name)) {
+        if !straight && publication.routing_key != Names::group_key(name) {
             return Err(format!("what a group is told comes to who is bound to it: {event:?}"));
         }
         let group = truth.groups.entry(name.to_owned()).or_default();
@@ -199,6 +202,11 @@ pub fn published(truth: &mut Truth, publication: &link::Publication, delivery: &
         group.published = group.published.max(seq);
     }
     Ok(())
+}
+
+/// Whether it says what groups are told, and not one session alone.
+pub fn is_of_groups(publication: &link::Publication) -> bool {
+    publication.exchange == Exchange::Deliver || !publication.copies_to.is_empty()
 }
 
 /// An entry counts as delivered once the broker was given all that it brought forth.
