@@ -1,5 +1,6 @@
 //! The chat's state on this node: applied from the log, kept in the store.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
@@ -20,7 +21,7 @@ const SNAPSHOT_BYTES: usize = 1024 * 1024;
 const ENTRY_BYTES: usize = 64;
 
 /// A large state is not written again before the log has grown by so many times its size.
-const SNAPSHOT_SIZES: usize = 4;
+const SNAPSHOT_SIZES: usize = 8;
 
 /// Nodes apply the same entries, but do not all write their snapshots at the same one: by its id a node waits up to twice
 /// as long, in so many steps, so that a large state never holds all of them up together.
@@ -135,21 +136,15 @@ impl Chat {
         let mut batch = store.batch();
         for (index, result) in self.after(stored) {
             batch.outputs(*index, &result.encode());
-            let mut groups: Vec<(&str, u64)> = Vec::new();
+            let mut firsts: BTreeMap<Cow<'_, str>, u64> = BTreeMap::new();
             for event in result.events() {
-                if !groups.iter().any(|(group, _)| *group == event.group.as_ref()) {
-                    groups.push((&event.group, event.seq));
-                }
+                firsts.entry(Cow::Borrowed(&event.group)).or_insert(event.seq);
             }
-            for (group, first_seq) in groups {
-                batch.group_index(group, first_seq, *index);
-            }
-            let mut conversations: BTreeMap<String, u64> = BTreeMap::new();
             for event in result.private_events() {
-                conversations.entry(event.conversation()).or_insert(event.seq);
+                firsts.entry(Cow::Owned(event.conversation())).or_insert(event.seq);
             }
-            for (conversation, first_seq) in conversations {
-                batch.group_index(&conversation, first_seq, *index);
+            for (name, first_seq) in firsts {
+                batch.group_index(&name, first_seq, *index);
             }
         }
         batch.commit()?;
