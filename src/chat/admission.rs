@@ -79,6 +79,11 @@ impl Admission {
         }
     }
 
+    /// Whether this session has requests in flight.
+    pub fn has_in_flight(&self, session: SessionId) -> bool {
+        self.in_flight.contains_key(&session)
+    }
+
     /// How many sessions have requests in flight.
     pub fn len(&self) -> usize {
         self.in_flight.len()

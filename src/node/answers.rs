@@ -85,23 +85,39 @@ pub struct Here<'a> {
     pub view: &'a View,
 }
 
-/// A resumed session's queue is ordered, so that every node knows where it is; unless it is known there already.
-pub fn attach(state: &State, session: SessionId, queue: String) -> Option<Command> {
+/// A resumed session's queue is ordered, so that every node knows where it is; unless it is known there already. Of a
+/// session that nobody knows that is worth a place in the log only if it `is_beginning`: its join is on its way there.
+pub fn attach(state: &State, session: SessionId, queue: String, is_beginning: bool) -> Option<Command> {
     let needed = match state.session(session) {
         Some(known) => known.queue() != queue || known.presence() != Presence::Here,
-        None => !state.has_ended(session),
+        None => is_beginning,
     };
     needed.then_some(Command::Attach { session, queue })
 }
 
+/// A session that is over at this address is away, if it is there or beginning.
+pub fn gone(state: &State, session: SessionId, address: String, is_beginning: bool) -> Option<Command> {
+    let is_there = |known: SessionView<'_>| known.queue() == address && known.presence() == Presence::Here;
+    let needed = is_beginning || state.session(session).is_some_and(is_there);
+    needed.then_some(Command::Away {
+        session,
+        queue: address,
+    })
+}
+
 /// The head that ordered a resume's attach may have died with it, and others have its place in the log by now. An
-/// answer would tell the client that it is back while its old queue is watched: no answer, and it asks again.
-pub fn lacks_its_attach(state: &State, read: &Read) -> bool {
+/// answer would tell the client that it is back while its old queue is watched: no answer, and it asks again. Whoever
+/// means another cluster than `cluster`, this one, has none and is told so.
+pub fn lacks_its_attach(state: &State, cluster: &str, read: &Read) -> bool {
     let session = state.session(read.session);
     let is_there = |session: &SessionView<'_>| {
         session.presence() == Presence::Here && Some(session.queue()) == read.reply_to.as_deref()
     };
-    matches!(read.what, ReadWhat::Resume { .. }) && session.is_some_and(|session| !is_there(&session))
+    let means_this = match &read.what {
+        ReadWhat::Resume { cluster: meant } => meant.as_ref().is_none_or(|meant| meant == cluster),
+        _ => false,
+    };
+    means_this && session.is_some_and(|session| !is_there(&session))
 }
 
 /// The answer to a read, from all that this node has applied.
@@ -267,23 +283,58 @@ mod tests {
             user,
             queue: queue.clone(),
         };
-        let read = |queue: &str| Read {
+        let read = |queue: &str, cluster: Option<&str>| Read {
             session,
             n: 1,
             reply_to: Some(queue.to_owned()),
-            what: ReadWhat::Resume { cluster: None },
+            what: ReadWhat::Resume {
+                cluster: cluster.map(str::to_owned),
+            },
+        };
+        let waits = |state: &State, queue| {
+            assert!(!lacks_its_attach(state, "ours", &read(queue, Some("theirs"))));
+            assert_eq!(
+                lacks_its_attach(state, "ours", &read(queue, Some("ours"))),
+                lacks_its_attach(state, "ours", &read(queue, None))
+            );
+            lacks_its_attach(state, "ours", &read(queue, None))
         };
         let mut state = State::new();
-        assert!(!lacks_its_attach(&state, &read("q")), "nobody knows it: it is told so");
+        assert!(!waits(&state, "q"), "nobody knows it: it is told so");
         state.apply(1, 0, &[Command::Request { session, n: 1, action }]);
-        assert!(!lacks_its_attach(&state, &read("q")) && lacks_its_attach(&state, &read("other")));
+        assert!(!waits(&state, "q") && waits(&state, "other"));
         let away = Command::Away {
             session,
             queue: queue.clone(),
         };
         state.apply(2, 0, &[away]);
-        assert!(lacks_its_attach(&state, &read("q")));
+        assert!(waits(&state, "q"));
         state.apply(3, 0, &[Command::Attach { session, queue }]);
-        assert!(!lacks_its_attach(&state, &read("q")));
+        assert!(!waits(&state, "q"));
+    }
+
+    /// Sessions that somebody invents have no place in the log.
+    #[test]
+    fn only_who_is_known_or_beginning_comes_and_goes() {
+        let (session, queue) = (SessionId(7), || "q".to_owned());
+        let mut state = State::new();
+        for is_beginning in [false, true] {
+            assert_eq!(attach(&state, session, queue(), is_beginning).is_some(), is_beginning);
+            assert_eq!(gone(&state, session, queue(), is_beginning).is_some(), is_beginning);
+        }
+        let (group, user) = ("1".to_owned(), "eve".to_owned());
+        let action = crate::chat::Action::Join {
+            group,
+            user,
+            queue: queue(),
+        };
+        state.apply(1, 0, &[Command::Request { session, n: 1, action }]);
+        assert_eq!(attach(&state, session, queue(), false), None);
+        assert!(attach(&state, session, "other".to_owned(), false).is_some());
+        assert_eq!(gone(&state, session, "other".to_owned(), false), None);
+        let away = gone(&state, session, queue(), false).expect("it is there");
+        state.apply(2, 0, &[away]);
+        assert_eq!(gone(&state, session, queue(), false), None);
+        assert!(attach(&state, session, queue(), false).is_some());
     }
 }

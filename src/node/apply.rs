@@ -21,7 +21,7 @@ const SNAPSHOT_BYTES: usize = 1024 * 1024;
 const ENTRY_BYTES: usize = 64;
 
 /// A large state is not written again before the log has grown by so many times its size.
-const SNAPSHOT_SIZES: usize = 8;
+const SNAPSHOT_SIZES: usize = 4;
 
 /// Nodes apply the same entries, but do not all write their snapshots at the same one: by its id a node waits up to twice
 /// as long, in so many steps, so that a large state never holds all of them up together.

@@ -272,7 +272,8 @@ fn companies<'a>(state: &'a State, groups: BTreeMap<&'a str, Vec<&'a GroupEvent>
 
 /// The queues of a group's members, each once, if all of them have tags: whoever has none is told of its groups in frames of
 /// their own. So is a group that somebody left, who is no member any more and to hear of it all the same. (Who leaves while
-/// what it said before waits here for a later run misses it, as it may miss any delivery, and asks for it.)
+/// what was said before still waits here misses that, as it may miss any delivery, and asks for it; whose session has ended
+/// by then learns so.)
 fn queues_of<'a>(state: &'a State, group: &str, events: &[&GroupEvent], looks: &mut usize) -> Option<Vec<&'a str>> {
     let group = state
         .group(group)

@@ -99,6 +99,11 @@ impl Head {
         }
     }
 
+    /// Whether requests of this session are in the log and not applied yet.
+    pub fn has_in_flight(&self, session: SessionId) -> bool {
+        self.admission.has_in_flight(session)
+    }
+
     /// A command of a session's home, or of a session that comes or goes. Repeating one is harmless, so a full queue may
     /// refuse it, and what is too much for one session. Returns whether it was one: nobody but a client asks for a request,
     /// and an address is short.

@@ -165,12 +165,10 @@ impl Engine {
                 (session, n, ReadWhat::Resume { cluster })
             }
             Incoming::Gone { session, address } => {
-                let away = Command::Away {
-                    session,
-                    queue: address,
-                };
                 let now = self.now();
-                if let Some(head) = &mut self.head {
+                if let Some(head) = &mut self.head
+                    && let Some(away) = answers::gone(&self.chat.state, session, address, head.has_in_flight(session))
+                {
                     head.command(now, away);
                 }
                 return Ok(());
@@ -189,9 +187,10 @@ impl Engine {
     }
 
     fn attach(&mut self, session: SessionId, queue: String) {
-        let attach = answers::attach(&self.chat.state, session, queue);
         let now = self.now();
-        if let (Some(attach), Some(head)) = (attach, &mut self.head) {
+        if let Some(head) = &mut self.head
+            && let Some(attach) = answers::attach(&self.chat.state, session, queue, head.has_in_flight(session))
+        {
             head.command(now, attach);
         }
     }
@@ -233,7 +232,7 @@ impl Engine {
         while self.link.has_room(Lane::Deliver, ANSWERS_ROOM)
             && let Some((_, read)) = ready.next()
         {
-            if answers::lacks_its_attach(&self.chat.state, &read) {
+            if answers::lacks_its_attach(&self.chat.state, &self.cluster_id(), &read) {
                 self.dropped("a resume whose attach was lost");
                 continue;
             }

@@ -5,7 +5,8 @@
 //! *deliveries* ([`Delivery`]) from two sides: its groups' events through the topic exchange
 //! `chaley.<cluster>.deliver` (routing keys `group.<g>` and `view`), and replies and beats straight into its queue
 //! through the default exchange. A client tells the two apart by the delivery's `exchange`: empty for replies. What only
-//! some are to know is a reply, too: private messages, refusals, a session's own copy of its `joined`.
+//! some are to know is a reply, too: private messages, refusals, a session's own copy of its `joined`. Sessions that share a
+//! queue tell replies by their tag: what several of their groups are told may come through the default exchange without one.
 //!
 //! Unknown fields are ignored, fields and types are only ever added.
 //!

@@ -252,7 +252,7 @@ fn with_always_no_disk_lacks_anything_while_a_full_journal_is_replaced() {
         (state >> 56) as u8
     });
     let noise: Vec<u8> = noise.take(1_000_000).collect();
-    for _ in 0..63 {
+    for _ in 0..59 {
         let mut batch = store.batch();
         batch.snapshot(end, &noise);
         batch.commit().unwrap();

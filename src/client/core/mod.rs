@@ -99,8 +99,9 @@ pub const READS_MAX: usize = 64;
 /// Of the user's questions whose answers may be large, so many are asked at a time: the answers to more could fill the
 /// queue, which then drops its oldest.
 pub const LARGE_READS_IN_FLIGHT: usize = 4;
-/// Most publications that the broker has neither confirmed nor returned; beyond it nothing is published.
-pub const UNCONFIRMED_MAX: usize = 1024;
+/// Most publications that the broker has neither confirmed nor returned; beyond it nothing is published. A broker that takes
+/// nothing for long is asked the same for as long: more would come to the ring all at once, later.
+pub const UNCONFIRMED_MAX: usize = 128;
 /// The references of reads start here (2^48), so that they never meet the number of an ordered request.
 pub const READ_REFERENCE_BASE: u64 = 1 << 48;
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use chaley::chat::{
     self, Action, Admission, Admit, Command, GroupEvent, MAX_GROUPS_PER_SESSION, PrivateEvent, SessionId, State, decode,
 };
+use chaley::node::answers;
 use chaley::node::head::Head;
 use chaley::ring::{Digest, Entry, Epoch, Message};
 use chaley::wire::client::{Delivery, Event, Incoming, encode_delivery, encode_group_events, parse_requests};
@@ -101,8 +102,9 @@ impl World {
         match request {
             Incoming::Ordered { session, n, action } => self.admit(session, n, action),
             Incoming::Gone { session, address } => {
-                let queue = address;
-                self.head.command(self.time_ms, Command::Away { session, queue });
+                let is_beginning = self.head.has_in_flight(session);
+                let away = answers::gone(&self.state, session, address, is_beginning);
+                away.map(|away| self.head.command(self.time_ms, away));
             }
             Incoming::Resume { session, queue, .. } => {
                 assert!(

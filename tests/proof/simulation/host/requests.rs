@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use chaley::broker::link::{Exchange, Lane};
 use chaley::broker::{link, names::Names};
-use chaley::chat::{Command, SessionId};
+use chaley::chat::SessionId;
 use chaley::node::answers;
 use chaley::node::delivery;
 use chaley::ring::{Index, Input, Member};
@@ -162,15 +162,16 @@ impl World {
                 cluster: meant,
             } => {
                 if meant.as_ref().is_none_or(|meant| *meant == cluster)
-                    && let Some(attach) = answers::attach(&process.state, session, queue)
+                    && let Some(attach) = answers::attach(&process.state, session, queue, head.has_in_flight(session))
                 {
                     head.command(now, attach);
                 }
                 (session, n, ReadWhat::Resume { cluster: meant })
             }
             Incoming::Gone { session, address } => {
-                let queue = address;
-                head.command(now, Command::Away { session, queue });
+                if let Some(away) = answers::gone(&process.state, session, address, head.has_in_flight(session)) {
+                    head.command(now, away);
+                }
                 return;
             }
         };
@@ -255,7 +256,7 @@ impl World {
         };
         let mut replies = Vec::new();
         for (_, read) in &ready {
-            if answers::lacks_its_attach(&process.state, read) {
+            if answers::lacks_its_attach(&process.state, &cluster, read) {
                 continue;
             }
             let here = answers::Here {
