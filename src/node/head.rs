@@ -38,6 +38,7 @@ pub struct Head {
     admission: Admission,
     /// Only with a limit.
     flood: Option<Flood>,
+    /// Of [`PRESENCE_PER_S`].
     presence: Option<Flood>,
     waiting: VecDeque<Command>,
     /// How many commands were ever put into `waiting`, and taken out of it.
@@ -115,14 +116,11 @@ impl Head {
             Command::Expire { .. } => (true, None),
             Command::Request { .. } => (false, None),
         };
-        if is_one && self.waiting.len() < WAITING && of.is_none_or(|session| self.allows_presence(session, now)) {
+        let limit = of.zip(self.presence.as_mut());
+        if is_one && self.waiting.len() < WAITING && limit.is_none_or(|(session, flood)| flood.allows(session, now)) {
             self.put(command);
         }
         is_one
-    }
-
-    fn allows_presence(&mut self, session: SessionId, now: Millis) -> bool {
-        self.presence.as_mut().is_none_or(|flood| flood.allows(session, now))
     }
 
     fn put(&mut self, command: Command) {
@@ -242,13 +240,17 @@ mod tests {
     fn c20_a_session_changes_its_presence_only_so_often() {
         let mut head = Head::new(&State::new(), []);
         let come_and_go = |head: &mut Head, now, session| {
-            let (queue, other) = ("q".to_owned(), "q".to_owned());
+            let queue = "q".to_owned();
             assert!(head.command(now, Command::Attach { session, queue }));
-            assert!(head.command(now, Command::Away { session, queue: other }));
+            let queue = "q".to_owned();
+            assert!(head.command(now, Command::Away { session, queue }));
         };
         (0..500).for_each(|_| come_and_go(&mut head, 0, EVE));
         come_and_go(&mut head, 0, SessionId(8));
-        let of_eve = |command: &&Command| matches!(command, Command::Attach { session, .. } | Command::Away { session, .. } if *session == EVE);
+        let of_eve = |command: &&Command| match command {
+            Command::Attach { session, .. } | Command::Away { session, .. } => *session == EVE,
+            _ => false,
+        };
         let commands = decode(&head.next_entry().expect("an entry")).expect("ours");
         assert_eq!((commands.iter().filter(of_eve).count(), commands.len()), (8, 10));
         (1..=200).for_each(|turn| come_and_go(&mut head, turn * 50, EVE));

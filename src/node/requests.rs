@@ -8,7 +8,7 @@ use super::effects::NO_TOKEN;
 use super::engine::Engine;
 use super::start::Fatal;
 use crate::broker::link::{Exchange, Lane, OUTBOX_BYTES, Publication, RequestTag};
-use crate::chat::{Admit, Command, GroupView, SessionId, home};
+use crate::chat::{Admit, Command, GroupView, SessionId, State, home};
 use crate::control::{GroupMemberState, GroupState, MAX_LINE_BYTES};
 use crate::ring::Index;
 use crate::wire::client::{
@@ -160,17 +160,16 @@ impl Engine {
             } => {
                 // Whoever means another cluster is told so, and its queue is not this session's.
                 if cluster.as_ref().is_none_or(|cluster| *cluster == self.cluster_id()) {
-                    self.attach(session, queue);
+                    self.order_presence(session, |state, is_beginning| {
+                        answers::attach(state, session, queue, is_beginning)
+                    });
                 }
                 (session, n, ReadWhat::Resume { cluster })
             }
             Incoming::Gone { session, address } => {
-                let now = self.now();
-                if let Some(head) = &mut self.head
-                    && let Some(away) = answers::gone(&self.chat.state, session, address, head.has_in_flight(session))
-                {
-                    head.command(now, away);
-                }
+                self.order_presence(session, |state, is_beginning| {
+                    answers::gone(state, session, address, is_beginning)
+                });
                 return Ok(());
             }
         };
@@ -186,12 +185,13 @@ impl Engine {
         Ok(())
     }
 
-    fn attach(&mut self, session: SessionId, queue: String) {
+    /// Orders what is to be, if anything: by what is applied, and whether the session has requests on the way there.
+    fn order_presence(&mut self, session: SessionId, what: impl FnOnce(&State, bool) -> Option<Command>) {
         let now = self.now();
         if let Some(head) = &mut self.head
-            && let Some(attach) = answers::attach(&self.chat.state, session, queue, head.has_in_flight(session))
+            && let Some(command) = what(&self.chat.state, head.has_in_flight(session))
         {
-            head.command(now, attach);
+            head.command(now, command);
         }
     }
 
@@ -228,16 +228,17 @@ impl Engine {
             .partition(|(at, _)| *at <= applied);
         self.reads = later;
         let mut ready = Vec::<(Index, Read)>::into_iter(ready);
+        let cluster = self.cluster_id();
         // Answers leave room for deliveries, and a turn has time for a few of them only: the first come first.
         while self.link.has_room(Lane::Deliver, ANSWERS_ROOM)
             && let Some((_, read)) = ready.next()
         {
-            if answers::lacks_its_attach(&self.chat.state, &self.cluster_id(), &read) {
+            if answers::lacks_its_attach(&self.chat.state, &cluster, &read) {
                 self.dropped("a resume whose attach was lost");
                 continue;
             }
             let here = answers::Here {
-                cluster: &self.cluster_id(),
+                cluster: &cluster,
                 me: self.ring.me(),
                 view: self.ring.view(),
             };
