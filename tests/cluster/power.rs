@@ -79,7 +79,7 @@ impl Machine {
 
     /// The power is lost: everything stops at once, and of what `files` were written to not all is there.
     fn loses_power(&mut self, what_is_lost: impl Fn(&Path)) {
-        self.ring.kill_supervisor();
+        self.ring.kill_all();
         (1..=3).for_each(|id| what_is_lost(&self.store(id)));
         self.boots();
     }

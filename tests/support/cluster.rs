@@ -9,6 +9,9 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -393,14 +396,31 @@ impl Cluster {
 
     /// SIGKILL to the supervisor, and checks that nothing that it started outlives it, a private broker included.
     pub fn kill_supervisor(&mut self) {
-        let pid = self.supervisor_pid();
-        let children = descendants(pid);
-        assert!(!children.is_empty(), "{pid} has no children");
-        let seen = self.seen.get_mut().unwrap_or_else(PoisonError::into_inner);
-        seen.extend(children.into_iter().chain(Process::of(pid)));
-        let supervisor = nix::unistd::Pid::from_raw(i32::try_from(pid).expect("a pid"));
-        nix::sys::signal::kill(supervisor, nix::sys::signal::Signal::SIGKILL).expect("killed");
+        let supervisor = self.supervisor_pid();
+        self.see_all(supervisor);
+        signal(supervisor, Signal::SIGKILL);
         self.check_gone();
+    }
+
+    /// SIGKILL to all processes of the ring, a private broker included, and to none before the supervisor is stopped: no
+    /// node lives to see that the supervisor is gone, which is an order to end in good order.
+    pub fn kill_all(&mut self) {
+        let supervisor = self.supervisor_pid();
+        signal(supervisor, Signal::SIGSTOP);
+        for child in self.see_all(supervisor) {
+            signal(child.pid, Signal::SIGKILL);
+        }
+        signal(supervisor, Signal::SIGKILL);
+        self.check_gone();
+    }
+
+    /// What the supervisor has started, which [`Cluster::check_gone`] will look for, as for itself.
+    fn see_all(&mut self, supervisor: u32) -> Vec<Process> {
+        let children = descendants(supervisor);
+        assert!(!children.is_empty(), "{supervisor} has no children");
+        let seen = self.seen.get_mut().unwrap_or_else(PoisonError::into_inner);
+        seen.extend(children.iter().copied().chain(Process::of(supervisor)));
+        children
     }
 
     /// Waits until the supervisor has ended, and checks that no process of the ring is left.
@@ -525,4 +545,13 @@ fn read_lines(pipe: impl Read + Send + 'static) -> Receiver<String> {
         }
     });
     lines
+}
+
+/// A process that has ended by then is what was wanted.
+fn signal(pid: u32, signal: Signal) {
+    let sent = kill(Pid::from_raw(i32::try_from(pid).expect("a pid")), signal);
+    assert!(
+        matches!(sent, Ok(()) | Err(Errno::ESRCH)),
+        "{signal} to {pid}: {sent:?}"
+    );
 }
