@@ -14,6 +14,11 @@ use crate::store::Store;
 const APPLY_ENTRIES: usize = 256;
 const APPLY_BYTES: usize = 4 * 1024 * 1024;
 
+/// Results are stored when there are so many, or when a tick finds some: one batch costs the disk what ten do, and nothing
+/// waits for them. After a kill they are made again. More at a time would hold up what comes meanwhile.
+const RESULTS_ENTRIES: usize = 64;
+const RESULTS_BYTES: usize = 64 * 1024;
+
 /// A snapshot is written when a restart would have to replay so many bytes of entries, which takes it a tenth of a second.
 const SNAPSHOT_BYTES: usize = 1024 * 1024;
 
@@ -161,6 +166,11 @@ impl Chat {
     /// Whether there is something for [`Chat::store_results`].
     pub fn has_unstored(&self, store: &Store) -> bool {
         self.state.applied() > store.last_applied()
+    }
+
+    /// Whether there is so much for [`Chat::store_results`] that it does not wait for a tick.
+    pub fn has_much_unstored(&self, store: &Store) -> bool {
+        self.unstored_bytes >= RESULTS_BYTES || self.unstored(store).len() >= RESULTS_ENTRIES
     }
 
     fn unstored(&self, store: &Store) -> impl ExactSizeIterator<Item = &(Index, Arc<Applied>)> {
@@ -324,6 +334,25 @@ mod tests {
             (seqs(&again, &store, 0), store.last_applied()),
             (vec![1, 2, 3, 4, 5], 3)
         );
+    }
+
+    #[test]
+    fn results_wait_for_a_tick_unless_there_are_many_or_large_ones() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut store = Store::open(directory.path(), &Durability::default()).unwrap();
+        let many = RESULTS_ENTRIES as u64;
+        append(&mut store, &(1..=many).map(|n| vec![say(n)]).collect::<Vec<_>>());
+        let (group, text) = ("1".to_owned(), "x".repeat(RESULTS_BYTES));
+        append(&mut store, &[vec![request(many + 1, Action::Say { group, text })]]);
+        let mut chat = Chat::restore(NodeId(1), &store).unwrap();
+        for (upto, much) in [(many - 1, false), (many, true)] {
+            chat.apply_upto(&mut store, upto, |_| {}).unwrap();
+            assert_eq!(chat.has_much_unstored(&store), much);
+        }
+        chat.store_results(&mut store).unwrap();
+        assert!(!chat.has_unstored(&store) && !chat.has_much_unstored(&store));
+        chat.apply_upto(&mut store, many + 1, |_| {}).unwrap();
+        assert!(chat.has_much_unstored(&store));
     }
 
     #[test]

@@ -205,6 +205,7 @@ impl Engine {
             if tick.deadline() != ticks.next().into() {
                 tick.as_mut().reset(ticks.next().into());
             }
+            let mut is_tick = false;
             let done = tokio::select! {
                 biased;
                 signal = signals.recv() => return self.end(signal, events).await,
@@ -214,6 +215,7 @@ impl Engine {
                 },
                 // What waits in the mailbox goes before a tick (duty 3 of the ring).
                 () = &mut tick => {
+                    is_tick = true;
                     ticks.ticked(Instant::now());
                     self.turn(None, &mut events).and_then(|()| self.tick())
                 }
@@ -228,10 +230,13 @@ impl Engine {
                 Err(left) if left.code == 0 => return self.end("left the view", events).await,
                 Err(fatal) => return Err(fatal),
             }
-            if self.unfinished || self.turn_is_over() || self.chat.has_unstored(&self.store) {
+            let is_due = self.chat.has_much_unstored(&self.store) || (is_tick && self.chat.has_unstored(&self.store));
+            if self.unfinished || self.turn_is_over() || is_due {
                 // The link's tasks share this thread, and publish now what came of all this: before the disk has its turn,
                 // and though the loop never rests while events wait.
                 tokio::task::yield_now().await;
+            }
+            if is_due {
                 self.chat.store_results(&mut self.store)?;
             }
             let progress = self.ring.progress();
