@@ -10,14 +10,16 @@ use crate::chat::{Applied, Command, DecodeError, State, decode};
 use crate::ring::{Entry, Index, NodeId};
 use crate::store::Store;
 
-/// Entries that are applied in one go, and how large they may be; about as many have their results stored in one batch.
+/// Entries that are applied in one go, and how large they may be.
 const APPLY_ENTRIES: usize = 256;
 const APPLY_BYTES: usize = 4 * 1024 * 1024;
 
-/// Results are stored when there are so many, or when a tick finds some: one batch costs the disk what ten do, and nothing
-/// waits for them. After a kill they are made again. More at a time would hold up what comes meanwhile.
+/// Results are stored when those of so many entries wait, with so many bytes or outputs in them, or when a tick finds some:
+/// one batch costs the disk what ten do, and nothing waits for them. After a kill they are made again. More at a time would
+/// hold up what comes meanwhile.
 const RESULTS_ENTRIES: usize = 64;
 const RESULTS_BYTES: usize = 64 * 1024;
+const RESULTS_OUTPUTS: usize = 2048;
 
 /// A snapshot is written when a restart would have to replay so many bytes of entries, which takes it a tenth of a second.
 const SNAPSHOT_BYTES: usize = 1024 * 1024;
@@ -42,8 +44,9 @@ pub struct Chat {
     pub state: State,
     recent: VecDeque<(Index, Arc<Applied>)>,
     recent_outputs: usize,
-    /// Bytes of the entries whose results are not stored yet.
+    /// Bytes and outputs of the entries whose results are not stored yet.
     unstored_bytes: usize,
+    unstored_outputs: usize,
     last_time_ms: u64,
     /// Bytes of entries that were applied since the last snapshot.
     bytes_since_snapshot: usize,
@@ -66,6 +69,7 @@ impl Chat {
             recent: VecDeque::new(),
             recent_outputs: 0,
             unstored_bytes: 0,
+            unstored_outputs: 0,
             last_time_ms: 0,
             bytes_since_snapshot: 0,
             snapshot_bytes,
@@ -100,7 +104,7 @@ impl Chat {
     ) -> Result<(), Fatal> {
         while self.state.applied() < upto {
             let is_much = self.unstored(store).len() >= APPLY_ENTRIES || self.unstored_bytes >= APPLY_BYTES;
-            if is_much || self.recent_outputs > RECENT_OUTPUTS {
+            if is_much || self.unstored_outputs > RECENT_OUTPUTS {
                 self.store_results(store)?;
             }
             let wanted = usize::try_from(upto - self.state.applied())
@@ -114,9 +118,11 @@ impl Chat {
                 let (commands, result) = self.apply(entry);
                 applied(&commands);
                 self.unstored_bytes += entry.body.len();
+                self.unstored_outputs += result.outputs.len();
                 self.recent_outputs += result.outputs.len();
                 self.recent.push_back((entry.index, Arc::new(result)));
             }
+            self.forget_stored(store);
         }
         self.snapshot_if_due(store)
     }
@@ -153,14 +159,22 @@ impl Chat {
             }
         }
         batch.commit()?;
-        self.unstored_bytes = 0;
-        // What is stored is kept in memory only as far as there is room.
-        while self.recent.len() > RECENT || (self.recent_outputs > RECENT_OUTPUTS && self.recent.len() > 1) {
-            if let Some((_, oldest)) = self.recent.pop_front() {
-                self.recent_outputs -= oldest.outputs.len();
-            }
-        }
+        (self.unstored_bytes, self.unstored_outputs) = (0, 0);
+        self.forget_stored(store);
         Ok(())
+    }
+
+    /// What is stored is kept in memory only as far as there is room.
+    fn forget_stored(&mut self, store: &Store) {
+        let is_full =
+            |chat: &Chat| chat.recent.len() > RECENT || (chat.recent_outputs > RECENT_OUTPUTS && chat.recent.len() > 1);
+        while is_full(self)
+            && let Some((index, oldest)) = self.recent.front()
+            && *index <= store.last_applied()
+        {
+            self.recent_outputs -= oldest.outputs.len();
+            self.recent.pop_front();
+        }
     }
 
     /// Whether there is something for [`Chat::store_results`].
@@ -170,7 +184,9 @@ impl Chat {
 
     /// Whether there is so much for [`Chat::store_results`] that it does not wait for a tick.
     pub fn has_much_unstored(&self, store: &Store) -> bool {
-        self.unstored_bytes >= RESULTS_BYTES || self.unstored(store).len() >= RESULTS_ENTRIES
+        self.unstored_bytes >= RESULTS_BYTES
+            || self.unstored_outputs >= RESULTS_OUTPUTS
+            || self.unstored(store).len() >= RESULTS_ENTRIES
     }
 
     fn unstored(&self, store: &Store) -> impl ExactSizeIterator<Item = &(Index, Arc<Applied>)> {
@@ -353,6 +369,32 @@ mod tests {
         assert!(!chat.has_unstored(&store) && !chat.has_much_unstored(&store));
         chat.apply_upto(&mut store, many + 1, |_| {}).unwrap();
         assert!(chat.has_much_unstored(&store));
+    }
+
+    /// What is kept for delivery is no reason to store, however much it is.
+    #[test]
+    fn to_apply_large_entries_one_by_one_stores_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut store = Store::open(directory.path(), &Durability::default()).unwrap();
+        let (group, user, queue) = ("1".to_owned(), "eve".to_owned(), "q".to_owned());
+        append(&mut store, &[vec![request(1, Action::Join { group, user, queue })]]);
+        let entries = RECENT as u64 + 100;
+        let says = |entry: u64| (0..40).map(|at| say(2 + 40 * entry + at)).collect();
+        append(&mut store, &(0..entries).map(says).collect::<Vec<Vec<_>>>());
+        let mut chat = Chat::restore(NodeId(1), &store).unwrap();
+        let mut batches = 0;
+        for upto in 1..=entries {
+            let stored = store.last_applied();
+            chat.apply_upto(&mut store, upto, |_| {}).unwrap();
+            assert_eq!(store.last_applied(), stored);
+            assert!(chat.recent_outputs <= RECENT_OUTPUTS + RESULTS_OUTPUTS + 40);
+            if chat.has_much_unstored(&store) {
+                chat.store_results(&mut store).unwrap();
+                batches += 1;
+            }
+        }
+        assert!((2..entries / 8).contains(&batches), "{batches}");
+        assert_eq!(chat.result(&store, 100).unwrap().outputs.len(), 40, "from the store");
     }
 
     #[test]

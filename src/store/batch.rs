@@ -113,7 +113,8 @@ impl<'a> Batch<'a> {
         }
     }
 
-    /// Stores what applying the entry at `index` gave. Every applied entry gets one, empty or not.
+    /// Stores what applying the entry at `index` gave. Every applied entry gets one in the end, empty or not; until then it
+    /// can be made again from the log.
     pub fn outputs(&mut self, index: Index, outputs: &[u8]) {
         self.last_applied = self.last_applied.max(index);
         self.writes

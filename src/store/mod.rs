@@ -7,7 +7,7 @@
 //! | keyspace  | key                          | value                                                      |
 //! | --------- | ---------------------------- | ---------------------------------------------------------- |
 //! | `log`     | index                        | epoch, time, digest, body                                  |
-//! | `outputs` | index                        | what applying that entry gave; one record an applied entry |
+//! | `outputs` | index                        | what applying that entry gave, up to `last_applied`        |
 //! | `groups`  | group, first sequence number | the index of the entry that holds that number              |
 //! | `aside`   | generation, index            | a suffix that was set aside, encoded as in `log`           |
 //! | `meta`    | a name                       | layout version, membership, view records, chat snapshot    |

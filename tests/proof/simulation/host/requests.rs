@@ -32,8 +32,9 @@ impl World {
         if self.hosts[at].process.is_none() {
             return Ok(());
         }
-        // As a turn of the real one may take in several things before it stores.
-        if !self.rng.one_in(3) {
+        // As the real one takes in many things before it stores, and a tick finds them.
+        let has_many = self.rng.one_in(8);
+        if has_many || matches!(arrival, Arrival::Ring(Input::Tick)) {
             self.store_results(at);
         }
         match arrival {
