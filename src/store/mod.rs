@@ -12,6 +12,8 @@
 //! | `aside`   | generation, index            | a suffix that was set aside, encoded as in `log`           |
 //! | `meta`    | a name                       | layout version, membership, view records, chat snapshot    |
 //!
+//! What applying gave follows the log some entries late: nobody waits for it, and after a kill it is made again.
+//!
 //! # What is promised
 //! - A batch whose commit returned is there after the process is killed at any instant. After a power loss that holds
 //!   with `fsync = "always"`; with `interval` the last `fsync_interval_ms` may be gone, from the end and whole batches.

@@ -1,6 +1,7 @@
 //! A wire to the broker that can be cut.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::broadcast;
@@ -34,9 +35,11 @@ impl Proxy {
         &self.url
     }
 
-    /// Breaks every connection that there is.
-    pub fn cut(&self) {
-        self.cuts.send(()).expect("there is a connection to cut");
+    /// Breaks every connection that there is. If the last ones have just been cut, waits for the next.
+    pub async fn cut(&self) {
+        while self.cuts.send(()).is_err() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
     }
 }
 

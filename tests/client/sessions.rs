@@ -258,7 +258,7 @@ pub async fn cut(url: &str) {
     let mut heard = Heard::default();
     for cut in 1..=3 {
         heard.more(&mut session, cut * 80).await;
-        proxy.cut();
+        proxy.cut().await;
     }
     heard.more(&mut session, 300).await;
     assert_once_in_order(&heard, 300);

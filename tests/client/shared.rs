@@ -118,7 +118,7 @@ pub async fn cut(url: &str) {
     let mut heard: Vec<Heard> = sessions.iter().map(|_| Heard::default()).collect();
     for cut in 1..=3 {
         hear_more(&mut sessions, &mut heard, cut * 80).await;
-        proxy.cut();
+        proxy.cut().await;
     }
     hear_more(&mut sessions, &mut heard, 300).await;
     heard.iter().for_each(|heard| assert_once_in_order(heard, 300));
