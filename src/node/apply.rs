@@ -14,12 +14,27 @@ use crate::store::Store;
 const APPLY_ENTRIES: usize = 256;
 const APPLY_BYTES: usize = 4 * 1024 * 1024;
 
-/// Results are stored when those of so many entries wait, with so many bytes or outputs in them, or when a tick finds some:
-/// one batch costs the disk what ten do, and nothing waits for them. After a kill they are made again. More at a time would
-/// hold up what comes meanwhile.
-const RESULTS_ENTRIES: usize = 64;
-const RESULTS_BYTES: usize = 64 * 1024;
-const RESULTS_OUTPUTS: usize = 2048;
+/// Entries whose results wait to be stored: how many, and the bytes and outputs in them.
+struct Unstored {
+    entries: usize,
+    bytes: usize,
+    outputs: usize,
+}
+
+/// With so much results are stored at the end of a turn, with less when a tick finds some: one batch costs the disk what ten
+/// do, and nothing waits for them. After a kill they are made again. More at a time would hold up what comes meanwhile.
+const MUCH: Unstored = Unstored {
+    entries: 64,
+    bytes: 64 * 1024,
+    outputs: 2048,
+};
+
+/// With so much they are stored at once, for what waits is in memory.
+const TOO_MUCH: Unstored = Unstored {
+    entries: APPLY_ENTRIES,
+    bytes: APPLY_BYTES,
+    outputs: RECENT_OUTPUTS,
+};
 
 /// A snapshot is written when a restart would have to replay so many bytes of entries, which takes it a tenth of a second.
 const SNAPSHOT_BYTES: usize = 1024 * 1024;
@@ -103,8 +118,7 @@ impl Chat {
         mut applied: impl FnMut(&[Command]),
     ) -> Result<(), Fatal> {
         while self.state.applied() < upto {
-            let is_much = self.unstored(store).len() >= APPLY_ENTRIES || self.unstored_bytes >= APPLY_BYTES;
-            if is_much || self.unstored_outputs > RECENT_OUTPUTS {
+            if self.has_unstored_of(&TOO_MUCH, store) {
                 self.store_results(store)?;
             }
             let wanted = usize::try_from(upto - self.state.applied())
@@ -122,7 +136,6 @@ impl Chat {
                 self.recent_outputs += result.outputs.len();
                 self.recent.push_back((entry.index, Arc::new(result)));
             }
-            self.forget_stored(store);
         }
         self.snapshot_if_due(store)
     }
@@ -160,21 +173,13 @@ impl Chat {
         }
         batch.commit()?;
         (self.unstored_bytes, self.unstored_outputs) = (0, 0);
-        self.forget_stored(store);
-        Ok(())
-    }
-
-    /// What is stored is kept in memory only as far as there is room.
-    fn forget_stored(&mut self, store: &Store) {
-        let is_full =
-            |chat: &Chat| chat.recent.len() > RECENT || (chat.recent_outputs > RECENT_OUTPUTS && chat.recent.len() > 1);
-        while is_full(self)
-            && let Some((index, oldest)) = self.recent.front()
-            && *index <= store.last_applied()
-        {
-            self.recent_outputs -= oldest.outputs.len();
-            self.recent.pop_front();
+        // What is stored is kept in memory only as far as there is room.
+        while self.recent.len() > RECENT || (self.recent_outputs > RECENT_OUTPUTS && self.recent.len() > 1) {
+            if let Some((_, oldest)) = self.recent.pop_front() {
+                self.recent_outputs -= oldest.outputs.len();
+            }
         }
+        Ok(())
     }
 
     /// Whether there is something for [`Chat::store_results`].
@@ -184,9 +189,13 @@ impl Chat {
 
     /// Whether there is so much for [`Chat::store_results`] that it does not wait for a tick.
     pub fn has_much_unstored(&self, store: &Store) -> bool {
-        self.unstored_bytes >= RESULTS_BYTES
-            || self.unstored_outputs >= RESULTS_OUTPUTS
-            || self.unstored(store).len() >= RESULTS_ENTRIES
+        self.has_unstored_of(&MUCH, store)
+    }
+
+    fn has_unstored_of(&self, limit: &Unstored, store: &Store) -> bool {
+        self.unstored_bytes >= limit.bytes
+            || self.unstored_outputs >= limit.outputs
+            || self.state.applied() - store.last_applied() >= limit.entries as Index
     }
 
     fn unstored(&self, store: &Store) -> impl ExactSizeIterator<Item = &(Index, Arc<Applied>)> {
@@ -356,9 +365,9 @@ mod tests {
     fn results_wait_for_a_tick_unless_there_are_many_or_large_ones() {
         let directory = tempfile::tempdir().unwrap();
         let mut store = Store::open(directory.path(), &Durability::default()).unwrap();
-        let many = RESULTS_ENTRIES as u64;
+        let many = MUCH.entries as u64;
         append(&mut store, &(1..=many).map(|n| vec![say(n)]).collect::<Vec<_>>());
-        let (group, text) = ("1".to_owned(), "x".repeat(RESULTS_BYTES));
+        let (group, text) = ("1".to_owned(), "x".repeat(MUCH.bytes));
         append(&mut store, &[vec![request(many + 1, Action::Say { group, text })]]);
         let mut chat = Chat::restore(NodeId(1), &store).unwrap();
         for (upto, much) in [(many - 1, false), (many, true)] {
@@ -387,7 +396,7 @@ mod tests {
             let stored = store.last_applied();
             chat.apply_upto(&mut store, upto, |_| {}).unwrap();
             assert_eq!(store.last_applied(), stored);
-            assert!(chat.recent_outputs <= RECENT_OUTPUTS + RESULTS_OUTPUTS + 40);
+            assert!(chat.recent_outputs <= RECENT_OUTPUTS + MUCH.outputs + 40);
             if chat.has_much_unstored(&store) {
                 chat.store_results(&mut store).unwrap();
                 batches += 1;

@@ -34,8 +34,7 @@ mod useless_nodes;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 
 /// The ring is whole again after any of these faults within this time, also on a machine that is busy with other work.
 pub const SOON: Duration = Duration::from_secs(30);
@@ -55,6 +54,5 @@ pub fn together() -> RwLockReadGuard<'static, ()> {
 
 /// A signal from outside, past the supervisor.
 pub fn signal(pid: u32, signal: Signal) {
-    let pid = i32::try_from(pid).expect("a pid");
-    kill(Pid::from_raw(pid), signal).expect("the signal is sent");
+    support::signal(pid, signal).expect("the signal is sent");
 }

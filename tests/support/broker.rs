@@ -8,8 +8,7 @@ use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
@@ -188,8 +187,7 @@ impl Drop for Broker {
 }
 
 fn signal(child: &Child, signal: Signal) {
-    let pid = i32::try_from(child.id()).expect("a pid");
-    kill(Pid::from_raw(pid), signal).expect("the signal is sent");
+    super::wait::signal(child.id(), signal).expect("the signal is sent");
 }
 
 /// Whether an AMQP connection to `url` comes about.

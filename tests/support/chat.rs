@@ -9,11 +9,11 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use super::keeper;
+use super::wait::signal;
 
 /// A client that has not joined within this time fails its test.
 const JOIN_DEADLINE: Duration = Duration::from_secs(20);
@@ -143,7 +143,7 @@ impl Listener {
 
     /// SIGTERM: it leaves its group and ends with 0. Returns everything it heard.
     pub fn leave(mut self) -> Vec<Heard> {
-        signal(self.pid(), Signal::SIGTERM);
+        signal(self.pid(), Signal::SIGTERM).expect("the signal is sent");
         let code = self.process.end(END_DEADLINE);
         self.heard();
         assert_eq!(
@@ -355,11 +355,6 @@ impl Drop for Reader {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-fn signal(pid: u32, signal: Signal) {
-    let pid = i32::try_from(pid).expect("a pid");
-    kill(Pid::from_raw(pid), signal).expect("the signal is sent");
 }
 
 /// Waits until every listener has heard the last acknowledged message of its group, then checks that each was told every

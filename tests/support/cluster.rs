@@ -9,16 +9,14 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
 use super::broker::Broker;
 use super::chat::{Listener, Sender};
 use super::keeper;
-use super::wait::{Process, descendants, parent, wait_for, wait_until};
+use super::wait::{Process, descendants, parent, signal, wait_for, wait_until};
 
 /// A ring that is not ready within this time fails its test.
 const READY_DEADLINE: Duration = Duration::from_secs(60);
@@ -397,8 +395,9 @@ impl Cluster {
     /// SIGKILL to the supervisor, and checks that nothing that it started outlives it, a private broker included.
     pub fn kill_supervisor(&mut self) {
         let supervisor = self.supervisor_pid();
-        self.see_all(supervisor);
-        signal(supervisor, Signal::SIGKILL);
+        let children = self.see_all(supervisor);
+        signal(supervisor, Signal::SIGKILL).expect("killed");
+        assert!(!children.is_empty(), "{supervisor} had no children");
         self.check_gone();
     }
 
@@ -406,18 +405,20 @@ impl Cluster {
     /// node lives to see that the supervisor is gone, which is an order to end in good order.
     pub fn kill_all(&mut self) {
         let supervisor = self.supervisor_pid();
-        signal(supervisor, Signal::SIGSTOP);
-        for child in self.see_all(supervisor) {
-            signal(child.pid, Signal::SIGKILL);
+        signal(supervisor, Signal::SIGSTOP).expect("stopped");
+        let children = self.see_all(supervisor);
+        for child in &children {
+            // A broker's helpers end with it.
+            let _ended = signal(child.pid, Signal::SIGKILL);
         }
-        signal(supervisor, Signal::SIGKILL);
+        signal(supervisor, Signal::SIGKILL).expect("killed");
+        assert!(!children.is_empty(), "{supervisor} had no children");
         self.check_gone();
     }
 
     /// What the supervisor has started, which [`Cluster::check_gone`] will look for, as for itself.
     fn see_all(&mut self, supervisor: u32) -> Vec<Process> {
         let children = descendants(supervisor);
-        assert!(!children.is_empty(), "{supervisor} has no children");
         let seen = self.seen.get_mut().unwrap_or_else(PoisonError::into_inner);
         seen.extend(children.iter().copied().chain(Process::of(supervisor)));
         children
@@ -545,13 +546,4 @@ fn read_lines(pipe: impl Read + Send + 'static) -> Receiver<String> {
         }
     });
     lines
-}
-
-/// A process that has ended by then is what was wanted.
-fn signal(pid: u32, signal: Signal) {
-    let sent = kill(Pid::from_raw(i32::try_from(pid).expect("a pid")), signal);
-    assert!(
-        matches!(sent, Ok(()) | Err(Errno::ESRCH)),
-        "{signal} to {pid}: {sent:?}"
-    );
 }

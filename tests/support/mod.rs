@@ -31,4 +31,4 @@ pub use chat::{Acknowledged, Heard, Listener, Pouring, Sender, check_history, co
 pub use cluster::{Cluster, Options, Ran, run, wrapped};
 pub use raw::{RawClient, Told, new_session};
 pub use terminal::Terminal;
-pub use wait::{Process, descendants, process_exists, wait_for, wait_until};
+pub use wait::{Process, descendants, process_exists, signal, wait_for, wait_until};

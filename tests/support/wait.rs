@@ -2,6 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
 /// How often a condition is looked at.
 const POLL: Duration = Duration::from_millis(20);
 
@@ -29,6 +32,11 @@ pub fn wait_for<T>(
         );
         std::thread::sleep(POLL);
     }
+}
+
+/// A signal from outside. An error is a process that has ended.
+pub fn signal(pid: u32, signal: Signal) -> nix::Result<()> {
+    kill(Pid::from_raw(i32::try_from(pid).expect("a pid")), signal)
 }
 
 /// A process that is told from a later one with the same pid by the time at which it started.
